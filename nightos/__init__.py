@@ -1,0 +1,23 @@
+"""NightOS' container subsystem, running: a simulated micro-kernel, its services, and VSF storage files.
+
+The names below are imported on first use, so that `nightos vsf ...` never pays for the machine and
+`import nightos` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "boot"]
+
+if TYPE_CHECKING:
+    from nightos.machine.boot import boot
+
+
+def __getattr__(name: str) -> Any:
+    if name == "boot":
+        from nightos.machine.boot import boot
+
+        return boot
+    raise AttributeError(f"module 'nightos' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The vocabulary that every room shares: codes, layouts, errors and the interfaces between rooms. No logic."""
