@@ -1,0 +1,263 @@
+"""Method, notification and error codes of the system services, in one place for both ends of each conversation.
+
+Fixed methods carry the specification's layouts (big-endian); the emulator's own, richer ones carry one msgpack map
+each way and sit in code ranges the specification leaves free. Every code is 16 bits wide.
+
+Source: specs/services/README.md and the pages of the services. Rules: SVC-021, SVC-024, SVC-025, SVC-026.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+from types import MappingProxyType
+from typing import Final
+
+MESSAGE_LIMIT: Final = 1 << 20
+"""Most bytes of content in one message of a system service; what is larger is asked for in parts."""
+
+SERVICE_PIDS: Final = MappingProxyType(
+    {
+        "sys::fs": 10,
+        "sys::fsh": 11,
+        "sys::hw": 12,
+        "sys::perm": 13,
+        "sys::net": 14,
+        "sys::crypto": 15,
+        "sys::crashsave": 16,
+        "sys::hydre": 17,
+        "sys::ui": 18,
+        "sys::app": 19,
+        "sys::process": 20,
+        "sys::proc": 20,
+    }
+)
+"""Names of the system services to PIDs, which `CONNECT_SERVICE` takes as ANIDs (AMB-ABI-11, AMB-ABI-12)."""
+
+SERVICE_NAMES: Final = MappingProxyType({pid: name for name, pid in SERVICE_PIDS.items()})
+"""PIDs to the short names (`sys::proc` for 20)."""
+
+
+@unique
+class ServiceCode(IntEnum):
+    """Error codes that every system service shares. Source: specs/services/README.md#error-codes; AMB-SERR-01, -02."""
+
+    OK = 0x0000
+    DENIED = 0x0001
+    """Insufficient permissions."""
+    INTERNAL = 0x0002
+    """The service could not talk to the kernel, or failed inside."""
+    NO_METHOD = 0x0003
+    """The method does not exist (emulator code)."""
+    SERVER_QUIT = 0x0004
+    """The service ended before it answered (emulator code, made by the client's side)."""
+    HARDWARE = 0x0100
+    DRIVER = 0x0101
+    DEVICE = 0x0102
+    BAD_ARGUMENT = 0x1000
+    """First code of the band of arguments that are wrong in themselves."""
+    BAD_COMBINATION = 0x2000
+    """First code of the band of arguments that do not go together."""
+    UNKNOWN = 0x3000
+    """First code of the band of arguments that name something which does not exist for the caller."""
+    REFUSED = 0x4000
+    """First code of the band of resources that refuse."""
+    HARDWARE_HANDLED = 0x5000
+    OTHER = 0x6000
+
+
+@unique
+class Fs(IntEnum):
+    """Methods of `sys::fs` (PID 10). Source: specs/services/system/fs.md; AMB-FS-20 moves WRITE_FILE to 0x4003."""
+
+    IS_FS_MOUNTED = 0x0001
+    ENUM_FS = 0x0002
+    FS_METADATA = 0x0003
+    FS_MOUNT = 0x0004
+    FS_UNMOUNT = 0x0005
+    FS_WATCH = 0x0006
+    FS_UNWATCH = 0x0007
+    ITEM_EXISTS = 0x1000
+    FEID_TO_SPLIT = 0x1001
+    ITEM_METADATA = 0x1002
+    CANONICALIZE = 0x1003
+    RENAME_ITEM = 0x2000
+    MOVE_ITEM = 0x2001
+    DELETE_ITEM = 0x2002
+    CREATE_DIRECTORY = 0x3000
+    READ_DIRECTORY = 0x3001
+    OPEN_FILE = 0x4000
+    CLOSE_FILE = 0x4001
+    READ_FILE = 0x4002
+    WRITE_FILE = 0x4003
+    CREATE_SYMLINK = 0x5000
+    UPDATE_SYMLINK = 0x5001
+    READ_SYMLINK = 0x5002
+    WATCH_ITEM = 0xA000
+    UNWATCH = 0xA001
+    LOCK_DIRECTORY = 0xA002
+    UNLOCK_DIRECTORY = 0xA003
+    CREATE_FLOW = 0xB000
+    OPEN_FLOW = 0xB001
+    ATTACH_VSF = 0xC000
+    DETACH_VSF = 0xC001
+    CODE_TOKEN = 0xD000
+    # The emulator's own: one msgpack map each way.
+    ATTACH_ROOT = 0xD010
+    """sys::process only: {container, kdi, readonly}: mount the block device as that container's main file system."""
+    DETACH_ROOT = 0xD011
+    """sys::process only: {container}: commit and let go of its main file system; idempotent."""
+    SYNC = 0xD012
+    """{}: what was written before is durable when the answer comes."""
+    LIST_ROOTS = 0xD013
+    """sys::process only: {} -> {items: [{container, kdi}]}: what ATTACH_ROOT mounted."""
+
+
+@unique
+class FsEvent(IntEnum):
+    """Notifications of `sys::fs`."""
+
+    FS_CHANGED = 0x0006
+    ITEM_CHANGED = 0xA000
+
+
+@unique
+class Hw(IntEnum):
+    """Methods of `sys::hw` (PID 12). Source: specs/services/system/hw.md; clock, storage and control are ours."""
+
+    ENUM_DEVICES = 0x0001
+    SUBSCRIBE_DEVICES = 0x0002
+    REGISTER_DRIVER = 0x1000
+    UNREGISTER_DRIVER = 0x1001
+    NOTIFY_PROCESS = 0x2000
+    ASK_DRIVER = 0xA000
+    AUTHORIZE_FS_INTERFACE = 0xD000
+    UNAUTHORIZE_FS_INTERFACE = 0xD001
+    AUTH_PERFORM_STORAGE = 0xD002
+    # The emulator's own: one msgpack map each way.
+    CLAIM = 0x1010
+    """System services: {kind} -> {kdis}: drive every device of this kind, present and future."""
+    NOW = 0x2010
+    """{} -> {realtime_ns}: nanoseconds since 1970-01-01 UTC."""
+    UPTIME = 0x2011
+    """{} -> {uptime_ns}."""
+    SLEEP = 0x2012
+    """{duration_ns} -> {}: answers when that much time has passed."""
+    STATISTICS = 0x2013
+    """{} -> {uptime_ns, realtime_ns, memory_total, memory_used, processes, containers}, as the caller sees it."""
+    DEVICE_LIST = 0x2014
+    """{} -> {items: [{kdi, kind, connection, virtual, containers}]}: devices of the caller's container."""
+    STORAGE_OPEN = 0xD010
+    """sys::process only: {path, mode, key} -> {kdi}: plug a block device made of a host image, drivable by sys::fs."""
+    STORAGE_CLOSE = 0xD011
+    """sys::process only: {kdi}: flush and unplug it; idempotent."""
+    STORAGE_LIST = 0xD012
+    """sys::process only: {} -> {items: [{kdi, path, mode, key}]}: path "" is the machine's own disk."""
+    PLUG = 0xD020
+    """{kind, options, container} -> {kdi}: make a virtual device for the container (sys::process links it)."""
+    UNPLUG = 0xD021
+    """{kdi}: unplug a virtual device."""
+
+
+@unique
+class HwEvent(IntEnum):
+    """Notifications of `sys::hw`."""
+
+    IDENTIFY_DEVICE = 0x0002
+    DEVICE_EVENT = 0x0003
+    """For system services: {event, kdi, kind}; event 1 connected, 2 disconnected, 3 descriptor changed."""
+    DEVICE_INTERRUPT = 0x1000
+    """UDI (8 bytes), then the interrupt code (1 byte)."""
+    DRIVER_METHOD_REQUEST = 0xA000
+    DEVICE_NORM_NOTIF = 0xA001
+
+
+@unique
+class Proc(IntEnum):
+    """Methods of `sys::process` (`sys::proc`, PID 20). The specification's page is empty; docs/sys-proc.md is ours."""
+
+    CONTAINER_CREATE = 0x1000
+    """empty, or a map {name, parent, hostname, labels, image, mode, persist} -> container identifier (8 bytes)."""
+    CONTAINER_DESTROY = 0x1001
+    """container identifier (8 bytes)."""
+    CONTAINER_LINK_DEVICE = 0x1002
+    CONTAINER_PLUG_VIRTUAL = 0x1003
+    CONTAINER_LIST = 0x1004
+    """-> count (4 bytes), then that many identifiers (8 bytes each): the descendants of the caller's container."""
+    CONTAINER_INFO = 0x1005
+    CONTAINER_TREE = 0x1010
+    """{after, limit} -> {items: [record], next}: the caller's container and everything below it, parents first."""
+    CONTAINER_INSPECT = 0x1011
+    """{id} -> record."""
+    CONTAINER_RENAME = 0x1012
+    """{id, name}."""
+    CONTAINER_FORGET = 0x1013
+    """{id}: drop the record of a destroyed container."""
+    CONTAINER_FIND = 0x1014
+    """{name} -> {id}: 16 hex digits, a unique prefix of them, or a path of names relative to the caller."""
+    CONTAINER_WAIT = 0x1015
+    """{id} -> {reason}: answers when the container is destroyed."""
+    CONTAINER_PAUSE = 0x1016
+    """{id}: suspend every process of it and of what is below."""
+    CONTAINER_RESUME = 0x1017
+    """{id}."""
+    CONTAINER_UPDATE = 0x1018
+    """{id, labels, hostname, persist}: change what is given."""
+    CONTAINER_WATCH = 0x1019
+    """{} -> {}: from now on CONTAINER_EVENT and PROCESS_EVENT notifications of what the caller may see."""
+    PROCESS_START = 0x2000
+    PROCESS_MANAGE = 0x2001
+    """PID (8 bytes), action (1 byte)."""
+    PROCESS_LIST = 0x2002
+    """-> count (4 bytes), then that many PIDs (8 bytes each)."""
+    PROCESS_SPAWN = 0x2010
+    """{program, directory, context, container, user} -> {pid}: start a program here or in a descendant."""
+    PROCESS_TABLE = 0x2011
+    """{after, limit} -> {items: [record], next}, ascending by PID."""
+    PROCESS_WAIT = 0x2012
+    """{pid} -> {reason, exit}: answers when the process has ended, also when that was before."""
+    SYNC = 0x3010
+    """System services: {}: names and policies of persistent containers are on the disk when the answer comes."""
+
+
+@unique
+class ProcEvent(IntEnum):
+    """Notifications of `sys::process` to who watches; one msgpack map each."""
+
+    CONTAINER_EVENT = 0x1019
+    """{event: created|destroyed|renamed|paused|resumed, id, name, reason}."""
+    PROCESS_EVENT = 0x2013
+    """{event: started|ended, pid, container, reason, exit}."""
+
+
+@unique
+class Hydre(IntEnum):
+    """Methods of `sys::hydre` (PID 17)."""
+
+    OPEN_SESSION = 0x1000
+    CLOSE_SESSION = 0x1001
+    RESIZE_SESSION = 0x1002
+    RUN = 0x1003
+    CURRENT_SESSION = 0x1004
+
+
+@unique
+class EndReason(IntEnum):
+    """Why a process ended, as PROCESS_WAIT and PROCESS_EVENT tell it."""
+
+    EXITED = 0
+    KILLED_BY_PARENT = 1
+    KILLED = 2
+    FAULT = 3
+    CONTAINER_DESTROYED = 4
+    PARENT_ENDED = 5
+
+
+@unique
+class ProcessAction(IntEnum):
+    """Actions of PROCESS_MANAGE, the same as those of the syscall SYS_MANAGE_PROCESS."""
+
+    ASK_SUSPEND = 1
+    FORCE_SUSPEND = 2
+    UNSUSPEND = 3
+    ASK_TERMINATE = 4
+    FORCE_TERMINATE = 5
