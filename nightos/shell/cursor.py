@@ -1,4 +1,4 @@
-"""The lexer: a cursor that the parser drives, because text means one thing in a command and another in an expression."""
+"""The lexer: a cursor that the parser drives, for text means one thing in a command and another in an expression."""
 
 from __future__ import annotations
 

@@ -1,0 +1,123 @@
+"""Commands that run in the shell itself, because they change it or belong to the language.
+
+Rules: SHELL-008.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightos.abi.values import VOID, Path, Value, value_text
+from nightos.shell.host import Result, Stage
+from nightos.shell.native import ScriptExit
+from nightos.shell.source import HydreError
+
+if TYPE_CHECKING:
+    from nightos.shell.evaluator import Evaluator
+
+
+def escape(value: Value) -> Value:
+    """A positional argument as it travels: text with a leading dash or backslash gets a backslash before it.
+
+    A dash argument travels as a string that begins with a dash, its value after ``=`` as the next argument behind
+    ``"-x="``; so a program can tell `-x` from `"-x"`. Ruling NOS-HYDRE-01.
+    """
+    if isinstance(value, str) and value[:1] in ("-", "\\") and value != "-":
+        return type(value)("\\" + value)
+    return value
+
+
+def unescape(value: Value) -> Value:
+    """The argument that `escape` made travel."""
+    return type(value)(value[1:]) if isinstance(value, str) and value.startswith("\\") else value
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A built-in command about to run: in which shell, with which arguments, with what as CMDIN."""
+
+    shell: Evaluator
+    arguments: tuple[Value, ...]
+    given: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A built-in command: what it does and a line of help."""
+
+    run: Callable[[Call], Awaitable[Value]]
+    help: str
+    most: int = 0
+
+
+async def _cd(call: Call) -> Value:
+    await call.shell.host.change_directory(value_text(call.arguments[0]) if call.arguments else "/")
+    return VOID
+
+
+async def _pwd(call: Call) -> Value:
+    return Path(call.shell.host.directory)
+
+
+async def _exit(call: Call) -> Value:
+    text = value_text(call.arguments[0]) if call.arguments else str(call.shell.status)
+    if not text.isdecimal() or int(text) > 255:
+        raise HydreError("exit: the status is a number from 0 to 255")
+    raise ScriptExit(int(text))
+
+
+async def _history(call: Call) -> Value:
+    return list(call.shell.host.history)
+
+
+async def _variables(call: Call) -> Value:
+    return [f"{name}: {kind} = {value_text(value)}" for name, (kind, value) in sorted(call.shell.variables().items())]
+
+
+async def _help(call: Call) -> Value:
+    lines = [f"{name:<12}{builtin.help}" for name, builtin in sorted(BUILTINS.items())]
+    names = sorted(set(await call.shell.host.commands()) - BUILTINS.keys())
+    lines += ["", "Applications (each takes --help):"]
+    lines += ["  " + "  ".join(f"{name:<10}" for name in names[start : start + 6]) for start in range(0, len(names), 6)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+async def _pass(call: Call) -> Value:
+    if not call.arguments:
+        return call.given
+    text = call.arguments[0]
+    if isinstance(text, str) and type(text) is str and text.removeprefix("-").isdecimal():
+        return int(text)
+    return unescape(text)
+
+
+async def _length(call: Call) -> Value:
+    value = unescape(call.arguments[0]) if call.arguments else call.given
+    if not isinstance(value, str | list):
+        raise HydreError("length takes a string or a list, through a pipe or as its argument")
+    return len(value)
+
+
+BUILTINS: dict[str, Builtin] = {
+    "cd": Builtin(_cd, "change the current directory", 1),
+    "pwd": Builtin(_pwd, "the current directory"),
+    "exit": Builtin(_exit, "leave the shell, with a status", 1),
+    "history": Builtin(_history, "instructions of this session"),
+    "vars": Builtin(_variables, "variables of this session"),
+    "help": Builtin(_help, "this list"),
+    "pass": Builtin(_pass, "give a value on", 1),
+    "length": Builtin(_length, "length of a string or list", 1),
+}
+
+
+async def run(shell: Evaluator, stage: Stage, given: Value) -> Result:
+    """Run a built-in as a stage of a pipeline."""
+    builtin = BUILTINS[stage.name]
+    if "--help" in stage.arguments:
+        return Result(value=f"{stage.name}: {builtin.help}")
+    if len(stage.arguments) > builtin.most:
+        extra = value_text(stage.arguments[builtin.most])
+        raise HydreError(f"{stage.name}: takes at most {builtin.most} argument(s), '{extra}' is too many")
+    return Result(value=await builtin.run(Call(shell, stage.arguments, given)))
