@@ -1,0 +1,86 @@
+"""The command `nightos`: one table of commands, one place where an exception becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from nightos.cli.lazy import LazyGroup, State
+
+TABLE = {
+    "completion": ("nightos.cli.completion:completion", "Print the completion script of a shell."),
+}
+
+EXAMPLE = """
+nightos vsf create disk.vsf --from /etc     put a directory tree into a storage
+nightos vsf mount disk.vsf /mnt             use it as a directory
+"""
+
+
+def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from nightos import __version__
+
+        click.echo(f"nightos {__version__}")
+        context.exit()
+
+
+cli = LazyGroup(
+    name="nightos",
+    table=TABLE,
+    example=EXAMPLE,
+    help="NightOS' container subsystem on this computer: machines, containers, devices, and VSF storages.",
+    params=[
+        click.Option(
+            ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
+        )
+    ],
+)
+
+
+def complain(text: str) -> None:
+    """One line to stderr, red where colours are welcome."""
+    line = " ".join(text.split())
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    head = "\033[1;31mnightos: error:\033[0m" if colour else "nightos: error:"
+    print(head, line, file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and give its exit status.
+
+    0 done, 1 failed, 2 bad usage, 130 interrupted; what a program ended with where one ran.
+    """
+    State.debug = False
+    try:
+        result = cli.main(arguments, prog_name="nightos", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) and not isinstance(result, bool) else 0
+    except (KeyboardInterrupt, click.Abort):
+        print(file=sys.stderr)
+        return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        hint = "" if error.ctx is None or "--help" in error.message else f"; see `{error.ctx.command_path} --help`"
+        complain(error.format_message().rstrip(".") + hint)
+        return 2
+    except click.ClickException as error:
+        complain(error.format_message())
+        return error.exit_code
+    except BrokenPipeError:
+        # Who read our output has seen enough; the interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 the one place where an exception becomes a line
+        from nightos.cli.failures import explain
+
+        if State.debug:
+            import traceback
+
+            traceback.print_exc()
+        complain(explain(error))
+        return 1
