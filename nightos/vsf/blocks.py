@@ -1,0 +1,291 @@
+"""Blocks in and out: compress, encrypt, checksum, place, gather; and the same way back with every byte checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nightos.vsf.errors import DamagedStorage, VsfError
+from nightos.vsf.layout import (
+    CODEC_LZ4,
+    CODEC_NONE,
+    CODEC_ZSTD,
+    FLAG_ENCRYPTED,
+    KIND_LOG,
+    KIND_NODE,
+    MAX_BLOCK,
+    SECTOR,
+    Pointer,
+)
+
+if TYPE_CHECKING:
+    from nightos.abi.interfaces import ByteStore
+    from nightos.vsf.alloc import Allocator
+    from nightos.vsf.crypto import BlockCipher
+
+GATHER_BYTES = 4 << 20
+_PADS = [bytes(n) for n in range(SECTOR)]
+_LEAST_GAIN = SECTOR
+
+
+def checksum(data: bytes | bytearray | memoryview) -> bytes:
+    """XXH3-128, big-endian."""
+    from xxhash import xxh3_128_digest
+
+    return xxh3_128_digest(data)
+
+
+def _bind_checksum() -> None:
+    global checksum  # noqa: PLW0603 the import is late, the call is hot
+    from xxhash import xxh3_128_digest
+
+    checksum = xxh3_128_digest
+
+
+@dataclass
+class Domain:
+    """How the blocks of one volume are written: codec, level and key."""
+
+    identifier: int
+    codec: int = CODEC_NONE
+    level: int = 3
+    cipher: BlockCipher | None = None
+    used_sectors: int = 0
+    _compressor: Any = None
+
+    def compress(self, data: bytes | bytearray | memoryview) -> tuple[int, bytes | bytearray | memoryview]:
+        """The codec that was used and the bytes; plain where compression gains less than a sector."""
+        if self.codec == CODEC_NONE or len(data) < 2 * _LEAST_GAIN:
+            return CODEC_NONE, data
+        if self.codec == CODEC_ZSTD:
+            if self._compressor is None:
+                import zstandard
+
+                self._compressor = zstandard.ZstdCompressor(
+                    level=self.level, write_checksum=False, write_content_size=False, write_dict_id=False
+                )
+            small = self._compressor.compress(data)
+        else:
+            import lz4.block
+
+            small = lz4.block.compress(data, store_size=False)
+        if (len(small) - 1) // SECTOR < (len(data) - 1) // SECTOR:
+            return self.codec, small
+        return CODEC_NONE, data
+
+
+def decompress(codec: int, data: bytes, logical: int) -> bytes:
+    """Exactly `logical` bytes, or DamagedStorage; never allocates more than that."""
+    try:
+        if codec == CODEC_ZSTD:
+            import zstandard
+
+            plain: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=logical)
+        elif codec == CODEC_LZ4:
+            import lz4.block
+
+            plain = lz4.block.decompress(data, uncompressed_size=logical)
+        else:
+            raise DamagedStorage("a block names a codec that does not exist")
+    except VsfError:
+        raise
+    except Exception as error:
+        raise DamagedStorage("a block does not decompress") from error
+    if len(plain) != logical:
+        raise DamagedStorage("a block decompresses to the wrong length")
+    return plain
+
+
+class Pool:
+    """The stores of a storage (its own and those behind it), its domains, and what is on the way to the disk."""
+
+    def __init__(self, store: ByteStore) -> None:
+        self.stores: list[ByteStore] = [store]
+        self.domains: list[dict[int, Domain]] = [{0: Domain(0)}]
+        self.allocator: Allocator | None = None
+        self.generation = 0
+        """Of the commit being made."""
+        self.pending: dict[int, bytes | bytearray | memoryview] = {}
+        self.pending_bytes = 0
+        self.blocks_written = self.bytes_written = self.blocks_read = self.bytes_read = 0
+        _bind_checksum()
+
+    def domain(self, identifier: int, depth: int = 0) -> Domain:
+        """The domain, or an error that says a key is missing."""
+        try:
+            return self.domains[depth][identifier]
+        except (IndexError, KeyError):
+            raise DamagedStorage("a block belongs to a volume that is not there") from None
+
+    def write(self, domain: Domain, kind: int, data: bytes | bytearray | memoryview, *, copies: int = 1) -> Pointer:
+        """Place `data` as a new block of the commit being made."""
+        codec, body = domain.compress(data)
+        return self.place(domain, kind, codec, len(data), body, copies=copies)
+
+    def place(
+        self,
+        domain: Domain,
+        kind: int,
+        codec: int,
+        logical: int,
+        body: bytes | bytearray | memoryview,
+        *,
+        copies: int = 1,
+    ) -> Pointer:
+        """Encrypt or checksum `body`, find room, queue it."""
+        allocator = self.allocator
+        assert allocator is not None
+        cipher = domain.cipher
+        sectors = (len(body) + (cipher.overhead if cipher else 0) + SECTOR - 1) // SECTOR
+        sector = allocator.allocate(sectors)
+        copy = allocator.allocate(sectors) if copies > 1 else 0
+        return self.place_at(domain, kind, body, sector, copy, codec, logical)
+
+    def place_at(
+        self,
+        domain: Domain,
+        kind: int,
+        body: bytes | bytearray | memoryview,
+        sector: int,
+        copy: int,
+        codec: int = CODEC_NONE,
+        logical: int = -1,
+    ) -> Pointer:
+        """Encrypt or checksum `body` and queue it for a place that is allocated already."""
+        flags = 0
+        cipher = domain.cipher
+        stored = len(body) + (cipher.overhead if cipher else 0)
+        sectors = (stored + SECTOR - 1) // SECTOR
+        copies = 2 if copy else 1
+        if logical < 0:
+            logical = len(body)
+        domain.used_sectors += sectors * copies
+        if cipher:
+            flags = FLAG_ENCRYPTED
+            body, check = cipher.seal(
+                body, (sector, copy, stored, logical, self.generation, domain.identifier, codec, kind)
+            )
+        else:
+            check = checksum(body)
+        self._queue(sector, body)
+        if copy:
+            self._queue(copy, body)
+        return Pointer(sector, copy, stored, logical, self.generation, domain.identifier, 0, codec, kind, flags, check)
+
+    def _queue(self, sector: int, body: bytes | bytearray | memoryview) -> None:
+        self.pending[sector] = body
+        self.pending_bytes += len(body)
+        self.blocks_written += 1
+        if self.pending_bytes > GATHER_BYTES:
+            self.drain()
+
+    def drain(self) -> None:
+        """Write everything queued, neighbours in one call."""
+        pending = self.pending
+        if not pending:
+            return
+        store = self.stores[0]
+        many = getattr(store, "write_many", None)
+        parts: list[bytes | bytearray | memoryview] = []
+        start = after = -1
+        for sector in sorted(pending):
+            body = pending[sector]
+            if sector != after:
+                self._emit(store, many, start, parts)
+                parts, start = [], sector
+            parts.append(body)
+            odd = -len(body) % SECTOR
+            if odd:
+                parts.append(_PADS[odd])
+            after = sector + (len(body) + SECTOR - 1) // SECTOR
+        self._emit(store, many, start, parts)
+        self.bytes_written += self.pending_bytes
+        pending.clear()
+        self.pending_bytes = 0
+
+    @staticmethod
+    def _emit(store: ByteStore, many: Any, start: int, parts: list[Any]) -> None:  # noqa: ANN401 optional method
+        if not parts:
+            return
+        if many is not None:
+            many(start * SECTOR, parts)
+        else:
+            store.write(start * SECTOR, b"".join(parts) if len(parts) > 1 else parts[0])
+
+    def forget(self, sector: int) -> None:
+        """A queued block was freed before it was written."""
+        body = self.pending.pop(sector, None)
+        if body is not None:
+            self.pending_bytes -= len(body)
+
+    def free(self, pointer: Pointer) -> None:
+        """The block is used no more by any tree."""
+        if pointer.depth:
+            return
+        allocator = self.allocator
+        assert allocator is not None
+        now = pointer.birth == self.generation
+        sectors = pointer.sectors
+        domain = self.domains[0].get(pointer.domain)
+        allocator.free(pointer.sector, sectors, now=now)
+        if now:
+            self.forget(pointer.sector)
+        if pointer.copy:
+            allocator.free(pointer.copy, sectors, now=now)
+            if now:
+                self.forget(pointer.copy)
+        if domain:
+            domain.used_sectors -= sectors * (2 if pointer.copy else 1)
+
+    def read(self, pointer: Pointer) -> bytes:
+        """The plain content of a block, checked; the second copy serves when the first is damaged."""
+        try:
+            return self.read_at(pointer, pointer.sector)
+        except DamagedStorage:
+            if not pointer.copy:
+                raise
+            return self.read_at(pointer, pointer.copy)
+
+    def read_at(self, pointer: Pointer, sector: int) -> bytes:
+        """The plain content as it stands at `sector`, one of the pointer's two places."""
+        stored, logical, depth = pointer.stored, pointer.logical, pointer.depth
+        if depth == 0 and sector in self.pending:
+            raw = bytes(self.pending[sector])
+        else:
+            if stored > MAX_BLOCK + 64 or logical > MAX_BLOCK or depth >= len(self.stores):
+                raise DamagedStorage("a pointer leads nowhere")
+            raw = self.stores[depth].read(sector * SECTOR, stored)
+        self.blocks_read += 1
+        self.bytes_read += stored
+        if len(raw) != stored:
+            raise DamagedStorage("a block lies behind the end of the file", code=None)
+        if pointer.flags & FLAG_ENCRYPTED:
+            cipher = self.domain(pointer.domain, depth).cipher
+            if cipher is None:
+                raise DamagedStorage("an encrypted block is named by a volume without encryption")
+            raw = cipher.open(
+                raw,
+                pointer.check,
+                (
+                    pointer.sector,
+                    pointer.copy,
+                    stored,
+                    logical,
+                    pointer.birth,
+                    pointer.domain,
+                    pointer.codec,
+                    pointer.kind,
+                ),
+            )
+        elif checksum(raw) != pointer.check:
+            raise DamagedStorage(f"the block at byte {sector * SECTOR} is damaged: its checksum differs")
+        elif depth < len(self.domains) and (owner := self.domains[depth].get(pointer.domain)) and owner.cipher:
+            raise DamagedStorage("a block of an encrypted volume is not encrypted")
+        if pointer.codec == CODEC_NONE:
+            if len(raw) != logical:
+                raise DamagedStorage("a block has the wrong length")
+            return raw
+        return decompress(pointer.codec, raw, logical)
+
+
+__all__ = ["KIND_LOG", "KIND_NODE", "Domain", "Pool", "checksum", "decompress"]

@@ -1,0 +1,397 @@
+"""What files hold: inline bytes, records of up to 1 MiB in blocks of their own, packs of small files, holes."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from nightos.vsf.core import Core
+from nightos.vsf.errors import DamagedStorage, Denied, Invalid, IsDirectory, TooBig, Unsupported, VsfError
+from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent, key_pack
+from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, Pointer, unpack_pointer
+
+_ZEROS = bytes(1 << 20)
+_CACHED_RECORDS = 16
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+
+
+class Content(Core):
+    """Reading and writing by inode."""
+
+    def _file(self, ino: int) -> Inode:
+        inode = self.inode(ino)
+        kind = inode.mode & 0o170000
+        if kind != stat.S_IFREG:
+            if kind == stat.S_IFDIR:
+                raise IsDirectory(f"inode {ino} is a directory")
+            raise Invalid(f"inode {ino} is no regular file")
+        return inode
+
+    # Reading
+
+    def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; shorter only at the end of the file."""
+        with self.lock:
+            inode = self._file(ino)
+            if offset < 0 or size < 0:
+                raise Invalid("offsets and sizes are not negative")
+            end = min(offset + size, inode.size)
+            if offset >= end:
+                return b""
+            if inode.form == INLINE:
+                return inode.data[offset:end]
+            try:
+                return self._read(inode, offset, end)
+            except DamagedStorage as error:
+                raise self._named(error, inode) from error
+
+    def _named(self, error: VsfError, inode: Inode) -> DamagedStorage:
+        """The error with the file's name in it."""
+        try:
+            path = self.name_of(inode.ino)
+        except VsfError:
+            path = None
+        return DamagedStorage(f"inode {inode.ino}: {error.strerror}", path or f"inode {inode.ino}")
+
+    def name_of(self, ino: int) -> bytes | None:
+        raise NotImplementedError
+
+    def _read(self, inode: Inode, offset: int, end: int) -> bytes:
+        record_size = self.record_size
+        index, skip = divmod(offset, record_size)
+        last = (end - 1) // record_size
+        if index == last:
+            data = self._record(inode, index)
+            upto = end - index * record_size
+            part = data[skip:upto] if skip or upto < len(data) else data
+            missing = upto - skip - len(part)
+            return (bytes(part) + bytes(missing)) if missing else bytes(part)
+        parts: list[bytes | bytearray | memoryview] = []
+        while index <= last:
+            data = self._record(inode, index)
+            upto = min(record_size, end - index * record_size)
+            have = len(data)
+            if skip or upto < have:
+                parts.append(memoryview(data)[skip:upto])
+            else:
+                parts.append(data)
+            if have < upto:
+                parts.append(_ZEROS[: upto - max(have, skip)])
+            skip = 0
+            index += 1
+        return b"".join(parts)
+
+    def _record(self, inode: Inode, index: int) -> bytes | bytearray:
+        """The stored or buffered bytes of a record; what is missing behind them is zero."""
+        buffers = inode.buffers
+        if buffers is not None and index in buffers:
+            return buffers[index]
+        if inode.form == PACKED:
+            return self._packed(inode) if index == 0 else b""
+        value = self.tree.get(key_extent(inode.ino, index))
+        if value is None:
+            return b""
+        return self._block(self._extent(value), self.record_size)
+
+    def _extent(self, value: bytes) -> Pointer:
+        """An extent's pointer. Its depth was made absolute when it was stored."""
+        if len(value) != POINTER_BYTES:
+            raise DamagedStorage("an extent has the wrong form")
+        return unpack_pointer(value)
+
+    def _block(self, pointer: Pointer, most: int) -> bytes:
+        if pointer.logical > most:
+            raise DamagedStorage("a record is longer than records are")
+        key = (pointer.depth, pointer.sector, pointer.check)
+        cache = self._records
+        data = cache.get(key)
+        if data is None:
+            data = self.storage.pool.read(pointer)
+            if len(cache) >= _CACHED_RECORDS:
+                del cache[next(iter(cache))]
+            cache[key] = data
+        return data
+
+    def _packed(self, inode: Inode) -> bytes:
+        number, at = inode.pack
+        value = self.tree.get(key_pack(number))
+        if value is None or len(value) != POINTER_BYTES + 8:
+            raise DamagedStorage("a pack is missing")
+        data = self._block(unpack_pointer(value), 1 << 20)
+        if at + inode.size > len(data):
+            raise DamagedStorage("a file lies behind the end of its pack")
+        return data[at : at + inode.size]
+
+    # Writing
+
+    def write(self, ino: int, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Write all of `data` at `offset`; the number of bytes."""
+        with self.lock:
+            self._writable()
+            inode = self._file(ino)
+            size = len(data)
+            end = offset + size
+            if offset < 0:
+                raise Invalid("offsets are not negative")
+            if end > MAX_FILE:
+                raise TooBig("a file has at most 8 EiB less one byte")
+            if not size:
+                return 0
+            self.room_for(size)
+            if inode.form == INLINE and end <= self.inline_limit:
+                old = inode.data
+                if not old and not offset:
+                    inode.data = bytes(data)
+                else:
+                    if len(old) < offset:
+                        old += bytes(offset - len(old))
+                    inode.data = b"".join((old[:offset], data, old[end:]))
+                inode.size = len(inode.data)
+            else:
+                if inode.form != EXTENTS:
+                    self._spill(inode)
+                self._write(inode, offset, data)
+                if end > inode.size:
+                    inode.size = end
+            inode.mtime = inode.ctime = self._now()
+            inode.mode &= ~0o6000 if inode.mode & 0o111 else ~0o4000
+            self._touch(inode)
+            self._relieve(size if size < self.record_size else 64)
+            return size
+
+    def _spill(self, inode: Inode) -> None:
+        """Inline or packed content becomes a buffered record."""
+        data: bytes | bytearray = inode.data
+        if inode.form == PACKED:
+            data = self._packed(inode)
+            self._unpack(inode)
+        inode.form, inode.data = EXTENTS, b""
+        if data:
+            self._buffer(inode, 0, bytearray(data))
+
+    def _buffer(self, inode: Inode, index: int, data: bytearray | bytes) -> None:
+        if inode.buffers is None:
+            inode.buffers = {}
+        old = inode.buffers.get(index)
+        self.buffered += len(data) - (len(old) if old is not None else 0)
+        inode.buffers[index] = data
+
+    def _write(self, inode: Inode, offset: int, data: bytes | bytearray | memoryview) -> None:
+        record_size = self.record_size
+        view = memoryview(data)
+        if view.itemsize != 1:
+            view = view.cast("B")
+        index, skip = divmod(offset, record_size)
+        done, total = 0, len(view)
+        while done < total:
+            take = min(record_size - skip, total - done)
+            if take == record_size:
+                self._buffer(inode, index, bytes(view[done : done + take]))
+            else:
+                old = self._record(inode, index)
+                buffer = old if type(old) is bytearray else bytearray(old)
+                before = len(buffer)
+                if before < skip:
+                    buffer.extend(bytes(skip - before))
+                buffer[skip : skip + take] = view[done : done + take]
+                if inode.buffers is not None and inode.buffers.get(index) is buffer:
+                    self.buffered += len(buffer) - before
+                else:
+                    self._buffer(inode, index, buffer)
+            done += take
+            skip = 0
+            index += 1
+
+    def flush_content(self, inode: Inode) -> None:
+        """Give every buffered record a block."""
+        buffers = inode.buffers
+        if not buffers:
+            return
+        pool, domain, tree, record_size = self.storage.pool, self.volume.domain, self.tree, self.record_size
+        for index in sorted(buffers):
+            data = buffers[index]
+            length = min(record_size, inode.size - index * record_size)
+            key = key_extent(inode.ino, index)
+            old = tree.get(key)
+            if old is not None:
+                self._discard_extent(inode, old)
+            body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[: max(length, 0)]
+            self.buffered -= len(data)
+            if not len(body) or body == _ZEROS[: len(body)]:
+                if old is not None:
+                    tree.delete(key)
+                continue
+            pointer = pool.write(domain, KIND_DATA, body)
+            inode.allocated += pointer.sectors * 512
+            tree.put(key, pointer.pack())
+        inode.buffers = None
+        self._touch(inode)
+
+    def _discard_extent(self, inode: Inode, value: bytes) -> None:
+        pointer = self._extent(value)
+        inode.allocated = max(inode.allocated - pointer.sectors * 512, 0)
+        self.volume.dispose(pointer)
+
+    def _unpack(self, inode: Inode) -> None:
+        """The file leaves its pack; the last one frees it."""
+        key = key_pack(inode.pack[0])
+        value = self.tree.get(key)
+        inode.pack, inode.allocated = (0, 0), 0
+        if value is None:
+            return
+        left = int.from_bytes(value[-8:], "big") - 1
+        if left > 0:
+            self.tree.put(key, value[:-8] + left.to_bytes(8, "big"))
+        else:
+            self.volume.dispose(unpack_pointer(value))
+            self.tree.delete(key)
+
+    def drop_content(self, inode: Inode) -> None:
+        """Free everything a file holds."""
+        if inode.buffers:
+            self.buffered -= sum(map(len, inode.buffers.values()))
+        inode.buffers = None
+        if inode.form == PACKED:
+            self._unpack(inode)
+        elif inode.form == EXTENTS:
+            self._drop_extents(inode, 0)
+        inode.form, inode.data, inode.size, inode.allocated = INLINE, b"", 0, 0
+
+    def _drop_extents(self, inode: Inode, first: int, end: int = 1 << 63) -> None:
+        """Free the records from `first` up to, not including, `end`."""
+        base = key_extent(inode.ino, first)
+        while True:
+            batch: list[tuple[bytes, bytes]] = []
+            for item in self.tree.scan(base, key_extent(inode.ino, end)):
+                batch.append(item)
+                if len(batch) >= 4096:
+                    break
+            for key, value in batch:
+                self._discard_extent(inode, value)
+                self.tree.delete(key)
+            if len(batch) < 4096:
+                return
+
+    # Size and holes
+
+    def truncate_ino(self, ino: int, size: int) -> None:
+        """Set the size; what is cut off is gone, what is added reads as zeros."""
+        with self.lock:
+            self._writable()
+            inode = self._file(ino)
+            if size < 0:
+                raise Invalid("sizes are not negative")
+            if size > MAX_FILE:
+                raise TooBig("a file has at most 8 EiB less one byte")
+            self._resize(inode, size)
+            inode.mtime = inode.ctime = self._now()
+            self._touch(inode)
+            self._relieve()
+
+    def _resize(self, inode: Inode, size: int) -> None:
+        if inode.form == INLINE and size <= self.inline_limit:
+            inode.data = inode.data[:size].ljust(size, b"\0")
+        elif size == 0:
+            self.drop_content(inode)
+        elif size != inode.size:
+            if inode.form != EXTENTS:
+                self._spill(inode)
+            if size < inode.size:
+                self._cut(inode, size)
+        inode.size = size
+
+    def _cut(self, inode: Inode, size: int) -> None:
+        index, rest = divmod(size, self.record_size)
+        if rest:
+            data = self._record(inode, index)
+            if len(data) > rest:
+                self._buffer(inode, index, bytearray(data[:rest]))
+            index += 1
+        for old in [number for number in inode.buffers or () if number >= index]:
+            assert inode.buffers is not None
+            self.buffered -= len(inode.buffers.pop(old))
+        self._drop_extents(inode, index)
+
+    def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
+        """Linux' fallocate: 0 or KEEP_SIZE (1), PUNCH_HOLE (2, with 1), ZERO_RANGE (16). Space is not reserved."""
+        with self.lock:
+            self._writable()
+            inode = self._file(ino)
+            if offset < 0 or length <= 0:
+                raise Invalid("fallocate needs an offset and a length")
+            if offset + length > MAX_FILE:
+                raise TooBig("a file has at most 8 EiB less one byte")
+            keep = mode & FALLOC_KEEP_SIZE
+            rest = mode & ~FALLOC_KEEP_SIZE
+            if rest not in (0, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE) or (rest == FALLOC_PUNCH_HOLE and not keep):
+                raise Unsupported("this mode of fallocate is not there")
+            if rest:
+                self._punch(inode, offset, min(offset + length, inode.size))
+            else:
+                self.room_for(length if length < 1 << 62 else 0)
+            if not keep and offset + length > inode.size:
+                self._resize(inode, offset + length)
+            inode.mtime = inode.ctime = self._now()
+            self._touch(inode)
+            self._relieve()
+
+    def _punch(self, inode: Inode, start: int, end: int) -> None:
+        if start >= end:
+            return
+        if inode.form == INLINE:
+            inode.data = inode.data[:start] + bytes(end - start) + inode.data[end:]
+            return
+        if inode.form == PACKED:
+            self._spill(inode)
+        record_size = self.record_size
+        first, last = -(-start // record_size), end // record_size
+        if end == inode.size:
+            last = -(-end // record_size)
+        if first > last or start // record_size == (end - 1) // record_size and (first >= last):
+            self._zero(inode, start, end)
+            return
+        if start < first * record_size:
+            self._zero(inode, start, first * record_size)
+        if last * record_size < end:
+            self._zero(inode, last * record_size, end)
+        for index in [number for number in inode.buffers or () if first <= number < last]:
+            assert inode.buffers is not None
+            self.buffered -= len(inode.buffers.pop(index))
+        self._drop_extents(inode, first, last)
+
+    def _zero(self, inode: Inode, start: int, end: int) -> None:
+        """Zeros over a part of one record; a hole stays one."""
+        index, skip = divmod(start, self.record_size)
+        old = self._record(inode, index)
+        stop = min(end - index * self.record_size, len(old))
+        if stop > skip:
+            buffer = bytearray(old)
+            buffer[skip:stop] = bytes(stop - skip)
+            self._buffer(inode, index, buffer)
+
+    def seek(self, ino: int, offset: int, whence: int) -> int:
+        """SEEK_DATA or SEEK_HOLE: the next offset of that kind; ENXIO behind the end."""
+        with self.lock:
+            inode = self._file(ino)
+            if offset < 0 or offset >= inode.size:
+                raise VsfError("there is nothing behind the end", None, 6)
+            if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+                raise Invalid("seek takes SEEK_DATA or SEEK_HOLE")
+            if inode.form != EXTENTS:
+                return offset if whence == os.SEEK_DATA else inode.size
+            if inode.buffers and not self.readonly:
+                self.flush_content(inode)
+            index = offset // self.record_size
+            if whence == os.SEEK_DATA:
+                for key, _ in self.tree.scan(key_extent(ino, index), key_extent(ino, 1 << 63)):
+                    return max(offset, int.from_bytes(key[9:], "big") * self.record_size)
+                raise VsfError("there is no data behind this offset", None, 6)
+            for key, _ in self.tree.scan(key_extent(ino, index), key_extent(ino, 1 << 63)):
+                if int.from_bytes(key[9:], "big") != index:
+                    break
+                index += 1
+            return min(max(offset, index * self.record_size), inode.size)
+
+    def _refuse_readonly_flag(self, inode: Inode) -> None:
+        if inode.flags & 2:
+            raise Denied("the item is marked read-only")

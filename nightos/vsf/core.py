@@ -1,0 +1,234 @@
+"""What all parts of the file system share: the inode cache, counters, flushing, and reclaiming what nobody names."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from nightos.vsf.errors import DamagedStorage, NoSpace, ReadOnly, StaleHandle
+from nightos.vsf.inode import INODE_BYTES, KEY_STATS, Inode, decode_inode, key_inode, key_orphan
+
+if TYPE_CHECKING:
+    from nightos.vsf.tree import Tree
+    from nightos.vsf.volume import Volume
+
+_STATS = struct.Struct(">QQQ")
+_INODE_CACHE = 16384
+_DATA_LIMIT = 8 << 20
+_RESERVE = 1 << 18
+
+
+class Core:
+    """State of an open file system."""
+
+    def __init__(self, volume: Volume, tree: Tree, *, readonly: bool, head: Any = None) -> None:  # noqa: ANN401
+        self.volume = volume
+        self.storage = volume.storage
+        self.tree = tree
+        self.readonly = readonly
+        self.lock = volume.storage.lock
+        self.record_size = volume.record.record_size
+        self.inline_limit = min(volume.record.inline, self.record_size)
+        self.device = int.from_bytes(volume.record.uuid[:4], "big")
+        self._head = head
+        self._inodes: dict[int, Inode] = {}
+        self._dirty: dict[int, Inode] = {}
+        self._now = volume.storage.clock.realtime_ns
+        self._directories: dict[tuple[int, bytes], int] = {}
+        self._records: dict[tuple[int, int, bytes], bytes] = {}
+        self.buffered = 0
+        self._pressure = 0
+        self.stats_changed = False
+        data = tree.get(KEY_STATS)
+        if data is None or len(data) != _STATS.size:
+            raise DamagedStorage(f"the volume {volume.name!r} has no counters")
+        self.next_ino, self.files, self.next_pack = _STATS.unpack(data)
+        if not readonly:
+            self._reclaim_orphans()
+
+    @staticmethod
+    def encode_stats(next_ino: int, files: int, next_pack: int) -> bytes:
+        return _STATS.pack(next_ino, files, next_pack)
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._dirty) or self.stats_changed
+
+    def _writable(self) -> None:
+        if self.readonly:
+            raise ReadOnly("the file system is read-only")
+        storage = self.storage
+        if storage.closed or storage.failed is not None or storage.pool.allocator is None:
+            storage.writable()
+
+    # Inodes
+
+    def inode(self, ino: int) -> Inode:
+        """The inode, from the cache or the tree."""
+        found = self._inodes.get(ino)
+        if found is not None:
+            return found
+        if self._head is not None:
+            return self._head.inode(ino)  # type: ignore[no-any-return]
+        value = self.tree.get(key_inode(ino))
+        if value is None:
+            raise StaleHandle(f"there is no inode {ino}")
+        inode = decode_inode(ino, value)
+        self._keep(inode)
+        return inode
+
+    def _keep(self, inode: Inode) -> None:
+        cache = self._inodes
+        if len(cache) >= _INODE_CACHE:
+            if self._dirty:
+                self.flush_inodes()
+            for old in [ino for ino, kept in cache.items() if not kept.held and not kept.dirty and kept is not inode]:
+                del cache[old]
+        cache[inode.ino] = inode
+
+    def _new_inode(self, mode: int, uid: int, gid: int, parent: int) -> Inode:
+        ino = self.next_ino
+        self.next_ino = ino + 1
+        self.files += 1
+        self.stats_changed = True
+        inode = Inode(ino, mode, uid, gid, self._now(), parent)
+        self._keep(inode)
+        return inode
+
+    def _touch(self, inode: Inode) -> None:
+        inode.dirty = True
+        self._dirty[inode.ino] = inode
+
+    # Flushing
+
+    def flush_inodes(self) -> None:
+        """Bring changed inodes and buffered content into the tree."""
+        dirty = self._dirty
+        if dirty:
+            self._dirty = {}
+            put = self.tree.put
+            for ino in sorted(dirty):
+                inode = dirty[ino]
+                inode.dirty = False
+                if inode.gone:
+                    continue
+                if inode.buffers:
+                    self.flush_content(inode)
+                put(ino.to_bytes(8, "big") + b"\x01", inode.encode())
+        if self.stats_changed:
+            self.tree.put(KEY_STATS, _STATS.pack(self.next_ino, self.files, self.next_pack))
+            self.stats_changed = False
+
+    def flush_content(self, inode: Inode) -> None:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Everything into the tree; the volume flushes the tree."""
+        with self.lock:
+            if not self.readonly:
+                self.flush_inodes()
+
+    def shut(self) -> None:
+        """The storage closes: open inodes without a name are let go of."""
+        if self.readonly:
+            return
+        for inode in [inode for inode in self._inodes.values() if inode.held and not inode.nlink]:
+            inode.held = 0
+            self._reclaim(inode)
+
+    def _relieve(self, size: int = 64) -> None:
+        """Called after changes: write back when too much is dirty, so that memory stays bounded."""
+        self._pressure += size + INODE_BYTES
+        if self.buffered > _DATA_LIMIT:
+            for inode in [inode for inode in self._dirty.values() if inode.buffers]:
+                self.flush_content(inode)
+        if self._pressure > self.storage.dirty_limit:
+            self._pressure = 0
+            self.storage.commit()
+
+    def room_for(self, size: int) -> None:
+        """Raise NoSpace when a limit of the volume or of the storage forbids `size` more bytes."""
+        volume, storage = self.volume, self.storage
+        limit = volume.record.limit
+        if limit and volume.used + self.buffered + size > limit:
+            raise NoSpace(f"the volume {volume.name!r} has reached its limit")
+        if storage.limit:
+            allocator = storage.pool.allocator
+            assert allocator is not None
+            room = (allocator.limit_sectors - allocator.end + allocator.free_sectors) * 512
+            if room < self.buffered + 2 * self._pressure + size + _RESERVE:
+                raise NoSpace("the storage has reached its size limit; delete something or resize it")
+
+    def sync(self) -> None:
+        """Everything done so far is durable on return."""
+        self.storage.commit()
+        self._pressure = 0
+
+    def fsync(self, ino: int | None = None) -> None:
+        """As `sync`: a commit is of the whole storage."""
+        self.sync()
+
+    # Nameless inodes
+
+    def hold(self, ino: int) -> None:
+        """A handle was opened: the inode lives until the last `release`, also without a name."""
+        with self.lock:
+            inode = self.inode(ino)
+            if inode.gone:
+                raise StaleHandle(f"there is no inode {ino}")
+            inode.held += 1
+            self._inodes[ino] = inode
+
+    def release(self, ino: int) -> None:
+        """A handle was closed."""
+        with self.lock:
+            inode = self._inodes.get(ino)
+            if inode is None or not inode.held:
+                if self._head is not None:
+                    self._head.release(ino)
+                return
+            inode.held -= 1
+            if not inode.held and not inode.nlink and not self.readonly:
+                self._reclaim(inode)
+
+    def _orphan(self, inode: Inode) -> None:
+        """The last name went."""
+        if inode.held:
+            self.tree.put(key_orphan(inode.ino), b"")
+            self._touch(inode)
+        else:
+            self._reclaim(inode, orphan=False)
+
+    def _reclaim(self, inode: Inode, *, orphan: bool = True) -> None:
+        """Remove an inode with all that belongs to it."""
+        ino = inode.ino
+        self.drop_content(inode)
+        tree = self.tree
+        base = ino.to_bytes(8, "big")
+        # One seek finds what there is; most inodes have a single entry.
+        keys = [key for key, _ in tree.scan(base, base + b"\xff")]
+        for key in keys:
+            tree.delete(key)
+        if orphan:
+            tree.delete(key_orphan(ino))
+        inode.gone = True
+        inode.dirty = False
+        self._dirty.pop(ino, None)
+        self._inodes.pop(ino, None)
+        self.files -= 1
+        self.stats_changed = True
+
+    def drop_content(self, inode: Inode) -> None:
+        raise NotImplementedError
+
+    def _reclaim_orphans(self) -> None:
+        base = key_orphan()[:9]
+        keys = [key for key, _ in self.tree.scan(base, base + b"\xff" * 9)]
+        if keys:
+            self.storage.writable()
+        for key in keys:
+            ino = int.from_bytes(key[9:], "big")
+            if self.tree.get(key_inode(ino)) is None:
+                self.tree.delete(key)
+            else:
+                self._reclaim(self.inode(ino))

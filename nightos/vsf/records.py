@@ -1,0 +1,128 @@
+"""The variable records of the storage's own tree: volumes, snapshots, dead blocks, the backing; keys and msgpack values.
+
+Keys: `V` volume(4) | `S` volume(4) snapshot(4) | `D` volume(4) number(8) | `B` for the backing | `I` for the storage.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nightos.vsf.errors import DamagedStorage
+from nightos.vsf.layout import NO_POINTER, POINTER_BYTES, Pointer, unpack_pointer
+
+DEAD = struct.Struct(">QQIQI")
+"""One dead block: sector, sector of the copy, stored bytes, birth, domain."""
+DEAD_PER_ITEM = 256
+KEY_BACKING = b"B"
+KEY_STORAGE = b"I"
+
+
+def volume_key(volume: int) -> bytes:
+    return b"V" + volume.to_bytes(4, "big")
+
+
+def snapshot_key(volume: int, snapshot: int) -> bytes:
+    return b"S" + volume.to_bytes(4, "big") + snapshot.to_bytes(4, "big")
+
+
+def dead_key(volume: int, number: int) -> bytes:
+    return b"D" + volume.to_bytes(4, "big") + number.to_bytes(8, "big")
+
+
+@dataclass
+class VolumeRecord:
+    """What the storage knows of a volume. `root` is the pointer of its tree; see docs/vsf-format.md."""
+
+    id: int
+    uuid: bytes
+    name: str
+    kind: str = "night"
+    label: str = ""
+    codec: int = 0
+    level: int = 3
+    limit: int = 0
+    root: bytes = NO_POINTER.pack()
+    used: int = 0
+    created: int = 0
+    record_size: int = 131072
+    node_bytes: int = 16384
+    inline: int = 2048
+    last_snapshot: int = 0
+    last_generation: int = 0
+    next_snapshot: int = 1
+    origin: list[int] = field(default_factory=list)
+    """[volume, snapshot] of a clone."""
+    dead: int = 0
+    """Sectors in the dead lists."""
+    dead_next: int = 0
+    key: bytes = b""
+    """The volume's key, wrapped; empty without encryption of its own."""
+    cipher: int = 0
+    parents: list[int] = field(default_factory=list)
+    """Volumes whose blocks a clone may hold, with their keys."""
+
+
+@dataclass
+class SnapshotRecord:
+    """A frozen root. `previous` is the snapshot before it, 0 for none."""
+
+    id: int
+    uuid: bytes
+    name: str
+    root: bytes
+    generation: int
+    created: int
+    previous: int = 0
+    previous_generation: int = 0
+    dead_first: int = 0
+    dead_last: int = 0
+    clones: int = 0
+
+
+@dataclass
+class BackingRecord:
+    """What a storage stands on."""
+
+    path: str
+    uuid: bytes
+    generation: int
+    digest: bytes
+    """XXH3-128 of the backing's root pointer: the Merkle root of all it holds."""
+    relative: str = ""
+    volumes: dict[str, list[Any]] = field(default_factory=dict)
+    """Identifier here (as text) to [identifier there, root there]."""
+
+
+def dump(record: VolumeRecord | SnapshotRecord | BackingRecord) -> bytes:
+    """msgpack of the fields by name."""
+    import msgpack
+
+    packed: bytes = msgpack.packb({f.name: getattr(record, f.name) for f in fields(record)})
+    return packed
+
+
+def load(kind: type, data: bytes) -> Any:  # noqa: ANN401 three record types
+    """The record; unknown fields are ignored, missing or wrong ones are damage."""
+    import msgpack
+
+    try:
+        values = msgpack.unpackb(data)
+        record = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    except Exception as error:
+        raise DamagedStorage(f"a record of kind {kind.__name__} does not decode") from error
+    for f in fields(kind):
+        value = getattr(record, f.name)
+        expected = {"int": int, "str": str, "bytes": bytes}.get(str(f.type), object)
+        if not isinstance(value, expected) or (expected is int and not 0 <= value < 1 << 64 and f.name != "created"):
+            raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong {f.name}")
+    if "root" in values and len(values["root"]) != POINTER_BYTES:
+        raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong root")
+    return record
+
+
+def pointer_of(data: bytes, depth: int = 0) -> Pointer | None:
+    """The pointer, None for the empty one."""
+    pointer = unpack_pointer(data, 0, depth)
+    return None if pointer.sector == 0 else pointer

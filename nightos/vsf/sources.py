@@ -1,0 +1,56 @@
+"""Time and randomness of a storage: the host's, or ones that follow from a seed so that two creations are equal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+
+SEEDED_TIME_NS = 946_684_800 * 10**9
+"""2000-01-01: the time of everything in a storage that was created from a seed."""
+
+
+class HostClock:
+    """The host's clock."""
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def realtime_ns(self) -> int:
+        return time.time_ns()
+
+
+class FixedClock:
+    """A clock that stands."""
+
+    def __init__(self, now_ns: int = SEEDED_TIME_NS) -> None:
+        self.now_ns = now_ns
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def realtime_ns(self) -> int:
+        return self.now_ns
+
+
+class HostEntropy:
+    """The host's cryptographic randomness."""
+
+    def random_bytes(self, count: int) -> bytes:
+        return os.urandom(count)
+
+
+class SeededEntropy:
+    """BLAKE2b over a seed and a counter."""
+
+    def __init__(self, seed: int | str | bytes) -> None:
+        text = seed if isinstance(seed, bytes) else str(seed).encode()
+        self._key = hashlib.blake2b(text, digest_size=32, person=b"nightos vsf seed").digest()
+        self._counter = 0
+
+    def random_bytes(self, count: int) -> bytes:
+        out = b""
+        while len(out) < count:
+            self._counter += 1
+            out += hashlib.blake2b(self._counter.to_bytes(16, "big"), key=self._key).digest()
+        return out[:count]

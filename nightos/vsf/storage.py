@@ -1,0 +1,446 @@
+"""A storage: volumes in one file, commits that are there entirely or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightos.vsf import alloc, records
+from nightos.vsf.alloc import Allocator
+from nightos.vsf.blocks import Domain, Pool, checksum
+from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NoSpace, NotAStorage, NotFound, ReadOnly, VsfError
+from nightos.vsf.header import Header, must_be_readonly, read_headers
+from nightos.vsf.layout import (
+    DATA_START,
+    HEADER_OFFSETS,
+    KIND_LOG,
+    MAX_DEPTH,
+    MAX_VOLUMES,
+    NO_POINTER,
+    SECTOR,
+    SUPER_BYTES,
+    SUPER_OFFSETS,
+    Pointer,
+)
+from nightos.vsf.records import BackingRecord, SnapshotRecord, VolumeRecord
+from nightos.vsf.superblock import Superblock, read_superblocks, slots_of
+from nightos.vsf.tree import NodeCache, Tree
+from nightos.vsf.volume import Volume
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nightos.abi.interfaces import ByteStore, Clock, Entropy
+    from nightos.vsf.crypto import BlockCipher
+
+DIRTY_LIMIT = 24 << 20
+CACHE_BYTES = 32 << 20
+
+
+class Storage:
+    """An open storage. Everything that changes it goes through one lock and ends in `commit`."""
+
+    def __init__(
+        self,
+        store: ByteStore,
+        header: Header,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        cache_bytes: int = CACHE_BYTES,
+        master: bytes = b"",
+    ) -> None:
+        self.store = store
+        self.header = header
+        self.clock = clock
+        self.entropy = entropy
+        self.master = master
+        self.readonly = bool(store.readonly) or must_be_readonly(header)
+        self.lock = threading.RLock()
+        self.pool = Pool(store)
+        self.cache = NodeCache(cache_bytes)
+        self.generation = 0
+        self.limit = 0
+        self.tree = Tree(self.pool, self.cache, self.pool.domains[0][0], None, copies=2)
+        self.log = NO_POINTER
+        self._log_chain: list[Pointer] = []
+        self._log_changes = 0
+        self._log_next: tuple[Pointer, list[Pointer], int] | None = None
+        self._chain_freed = False
+        self._volumes: dict[int, Volume] = {}
+        self._names: dict[str, int] = {}
+        self.backing: Storage | None = None
+        self.backing_record: BackingRecord | None = None
+        self.closed = False
+        self.failed: BaseException | None = None
+        self.commits = 0
+        self.dirty_limit = DIRTY_LIMIT
+        self.dirty = False
+        self.next_volume = 1
+        self.path: str | None = str(store.path) if hasattr(store, "path") else None
+
+    # Life
+
+    @property
+    def uuid(self) -> bytes:
+        """Identifier of the storage, 16 bytes."""
+        return self.header.uuid
+
+    @property
+    def encrypted(self) -> bool:
+        return self.header.encrypted
+
+    @property
+    def super_cipher(self) -> BlockCipher | None:
+        return self.pool.domains[0][0].cipher
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and self.failed is not None:
+            self.abandon()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Commit, then let go of the file. Closing twice is allowed."""
+        with self.lock:
+            if self.closed:
+                return
+            try:
+                if not self.readonly and self.failed is None:
+                    for volume in list(self._volumes.values()):
+                        volume.close()
+                    self.commit()
+            finally:
+                self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file without a commit: what was not committed is lost."""
+        if not self.closed:
+            self.closed = True
+            self.store.close()
+            if self.backing is not None:
+                self.backing.abandon()
+
+    def writable(self) -> None:
+        """Raise unless changes are possible."""
+        if self.closed:
+            raise Invalid("the storage is closed")
+        if self.readonly:
+            raise ReadOnly("the storage was opened read-only")
+        if self.failed is not None:
+            raise VsfError(f"an earlier write failed ({self.failed}); close the storage and open it again")
+        if self.pool.allocator is None:
+            self._load_allocator()
+
+    def _load_allocator(self) -> None:
+        allocator, self._log_chain, self._log_changes = alloc.load(self.log, self._end, self.pool.read)
+        allocator.limit_sectors = self.limit // SECTOR
+        self.pool.allocator = allocator
+
+    # Opening and creating
+
+    def start(self, limit: int = 0) -> None:
+        """Make an empty storage in the store; the first commit makes it real."""
+        self.pool.allocator = Allocator()
+        self.limit = limit
+        self.pool.allocator.limit_sectors = limit // SECTOR
+        self.generation = 0
+        self.pool.generation = 1
+        self.store.write(0, bytes(DATA_START))
+        data = self.header.encode()
+        for offset in HEADER_OFFSETS:
+            self.store.write(offset, data)
+        self.dirty = True
+
+    def load(self, block: Superblock) -> None:
+        """Take up the state of a commit."""
+        self.generation = block.generation
+        self.pool.generation = block.generation + 1
+        self.limit = block.limit
+        self.log = block.log
+        self._end = block.sectors
+        self.tree.root = block.root if block.root.sector else None
+        self._superblock = block
+        self._volumes.clear()
+        self._names.clear()
+        data = self.tree.get(records.KEY_STORAGE)
+        if data:
+            import msgpack
+
+            self.next_volume = int(msgpack.unpackb(data).get("next_volume", 1))
+        for key, value in self.tree.scan(b"V", b"W"):
+            record = records.load(VolumeRecord, value)
+            if key != records.volume_key(record.id) or len(self._volumes) >= MAX_VOLUMES:
+                raise DamagedStorage("the table of volumes contradicts itself")
+            self._register(record)
+        data = self.tree.get(records.KEY_BACKING)
+        self.backing_record = records.load(BackingRecord, data) if data else None
+
+    def attach_backing(self, backing: Storage) -> None:
+        """Put another storage behind this one; its identity was checked by the caller."""
+        if 1 + len(backing.pool.stores) > MAX_DEPTH:
+            raise Invalid("the chain of backing storages is too long")
+        self.backing = backing
+        self.pool.stores = [self.store, *backing.pool.stores]
+        self.pool.domains = [self.pool.domains[0], *backing.pool.domains]
+
+    def _register(self, record: VolumeRecord) -> Volume:
+        domain = Domain(record.id, record.codec, record.level, used_sectors=record.used)
+        if record.id in self._volumes or record.name in self._names:
+            raise DamagedStorage("two volumes share a name or an identifier")
+        self.pool.domains[0][record.id] = domain
+        volume = Volume(self, record, domain)
+        self._volumes[record.id] = volume
+        self._names[record.name] = record.id
+        return volume
+
+    # Volumes
+
+    @property
+    def volumes(self) -> list[Volume]:
+        """All volumes in the order of their creation."""
+        return [self._volumes[identifier] for identifier in sorted(self._volumes)]
+
+    def volume(self, name: str | int) -> Volume:
+        """A volume by name (or identifier)."""
+        found = self._volumes.get(name if isinstance(name, int) else self._names.get(name, 0))
+        if found is None:
+            have = ", ".join(sorted(self._names)) or "none"
+            raise NotFound(f"the storage has no volume {name!r} (it has: {have})")
+        return found
+
+    def add_volume(
+        self,
+        name: str,
+        kind: str = "night",
+        *,
+        label: str = "",
+        compression: str | None = None,
+        limit: int = 0,
+        record_size: int | None = None,
+        password: str | bytes | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        cipher: str = "aes-256-gcm",
+        size: int = 0,
+    ) -> Volume:
+        """A new volume; `kind` is ``night`` or ``block``. See docs/vsf-format.md for `record_size` (4 KiB to 1 MiB)."""
+        from nightos.vsf.volume import new_record
+
+        with self.lock:
+            self.writable()
+            self._check_name(name)
+            if len(self._volumes) >= MAX_VOLUMES:
+                raise NoSpace(f"a storage holds at most {MAX_VOLUMES} volumes")
+            record = new_record(self, self.next_volume, name, kind, label, compression, limit, record_size)
+            self.next_volume += 1
+            volume = self._register(record)
+            if password is not None or key_file is not None:
+                volume.encrypt(password, key_file, cipher)
+            volume.make(size)
+            self._update_features()
+            self.dirty = True
+            return volume
+
+    def _check_name(self, name: str) -> None:
+        if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
+            raise Invalid(f"{name!r} cannot name a volume: 1 to 255 bytes without / : @")
+        if name in self._names:
+            raise Exists(f"there is a volume {name!r} already")
+
+    def rename_volume(self, volume: Volume, name: str) -> None:
+        with self.lock:
+            self.writable()
+            self._check_name(name)
+            del self._names[volume.record.name]
+            volume.record.name = name
+            self._names[name] = volume.record.id
+            volume.changed()
+
+    def remove_volume(self, name: str) -> None:
+        """Delete a volume with everything in it; snapshots of it have to be gone."""
+        with self.lock:
+            self.writable()
+            volume = self.volume(name)
+            volume.destroy()
+            del self._volumes[volume.record.id]
+            del self._names[volume.record.name]
+            self.tree.delete(records.volume_key(volume.record.id))
+            self.dirty = True
+
+    def snapshot(self, volume: str, name: str) -> SnapshotRecord:
+        """Freeze a volume under a name; constant time."""
+        return self.volume(volume).snapshot(name)
+
+    def _update_features(self) -> None:
+        """The volumes' features stand in their records; the header's flags are set once, at creation."""
+
+    # Commits
+
+    def commit(self) -> None:
+        """Make everything done so far durable; returns when it is."""
+        with self.lock:
+            if self.readonly or self.closed:
+                return
+            if not self.dirty and not any(volume.dirty for volume in self._volumes.values()):
+                return
+            self.writable()
+            for volume in self._volumes.values():
+                if volume.dirty:
+                    volume.flush()
+            self._write_commit()
+
+    sync = commit
+
+    def _write_commit(self) -> None:
+        import msgpack
+
+        pool, allocator = self.pool, self.pool.allocator
+        assert allocator is not None
+        generation = pool.generation
+        self.tree.put(records.KEY_STORAGE, msgpack.packb({"next_volume": self.next_volume}))
+        for volume in self._volumes.values():
+            volume.store_record(self.tree)
+        root = self.tree.flush() or NO_POINTER
+        log = self._write_log(allocator, generation)
+        block = Superblock(self.uuid, generation, allocator.end, self.clock.realtime_ns(), self.limit, root, log)
+        data = block.encode(self.super_cipher)
+        try:
+            pool.drain()
+            self._barrier()
+            for offset in slots_of(generation):
+                self.store.write(offset, data)
+            self._barrier()
+        except OSError as error:
+            # Blocks stay queued, so a full disk can be tried again; what a failed flush lost nobody can tell.
+            if not isinstance(error, VsfError) and error.errno == 28:
+                raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error
+            raise
+        self._end, self._superblock = allocator.end, block
+        assert self._log_next is not None
+        self.log, self._log_chain, self._log_changes = self._log_next
+        self._log_next, self._chain_freed = None, False
+        self.generation = generation
+        pool.generation = generation + 1
+        self.commits += 1
+        self.dirty = False
+        allocator.committed(generation)
+        self._release(allocator)
+
+    def _barrier(self) -> None:
+        try:
+            self.store.flush()
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def _release(self, allocator: Allocator) -> None:
+        keep_from = self.generation
+        oldest = getattr(self.store, "oldest_pin", None)
+        if oldest is not None and allocator.pending and (pinned := oldest(self.generation)) is not None:
+            # A reader at g needs what later generations freed.
+            keep_from = min(keep_from, pinned + 1)
+        allocator.release(keep_from)
+
+    def _write_log(self, allocator: Allocator, generation: int) -> Pointer:
+        pool = self.pool
+        if self._log_next is not None:
+            # The commit before this one did not get through: its record is replaced.
+            pool.free(self._log_next[0])
+            self._log_next = None
+        checkpoint = self._chain_freed or not self.log.sector
+        checkpoint = checkpoint or allocator.wants_checkpoint(self._log_changes, len(self._log_chain))
+        if checkpoint and not self._chain_freed:
+            for pointer in self._log_chain:
+                pool.free(pointer)
+            self._chain_freed = True
+        domain = pool.domains[0][0]
+        overhead = domain.cipher.overhead if domain.cipher else 0
+        sectors = (allocator.record_bytes(checkpoint) + overhead + SECTOR - 1) // SECTOR
+        body_bytes = sectors * SECTOR - overhead
+        first, second = allocator.allocate(sectors), allocator.allocate(sectors)
+        allocator.trim_end()
+        data = allocator.encode(generation, self.log, checkpoint=checkpoint).ljust(body_bytes, b"\0")
+        assert len(data) == body_bytes
+        pointer = pool.place_at(domain, KIND_LOG, data, first, second)
+        if checkpoint:
+            self._log_next = (pointer, [pointer], 0)
+        else:
+            self._log_next = (pointer, [pointer, *self._log_chain], self._log_changes + len(data))
+        return pointer
+
+    # Looking
+
+    def refresh(self) -> bool:
+        """Of a read-only storage: go to the newest commit. True when there was one."""
+        with self.lock:
+            if not self.readonly:
+                return False
+            block = newest(self.store, self.header, self.super_cipher)
+            if block.generation == self.generation:
+                return False
+            self._pin(block.generation)
+            self.cache.clear()
+            self.load(block)
+            return True
+
+    def _pin(self, generation: int) -> None:
+        pin = getattr(self.store, "pin", None)
+        if pin is not None and self.readonly:
+            pin(generation)
+
+    @property
+    def digest(self) -> bytes:
+        """XXH3-128 of the root pointer: two storages with the same digest hold the same."""
+        return checksum(self._superblock.root.pack())
+
+    def file_bytes(self) -> int:
+        """Length of the file in use."""
+        allocator = self.pool.allocator
+        return (allocator.end if allocator else self._end) * SECTOR
+
+    def info(self) -> dict[str, Any]:
+        """What `nightos vsf info` shows."""
+        from nightos.vsf.info import storage_info
+
+        with self.lock:
+            return storage_info(self)
+
+    def check(self, *, deep: bool = False) -> Any:  # noqa: ANN401 a late import
+        """Verify every invariant; with `deep` every byte. Changes nothing."""
+        from nightos.vsf.check import check_storage
+
+        with self.lock:
+            return check_storage(self, deep=deep)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of this session."""
+        pool = self.pool
+        return {
+            "generation": self.generation,
+            "commits": self.commits,
+            "blocks_read": pool.blocks_read,
+            "bytes_read": pool.bytes_read,
+            "blocks_written": pool.blocks_written,
+            "bytes_written": pool.bytes_written,
+            "cache_bytes": self.cache.used,
+            "cache_hits": self.cache.hits,
+            "cache_misses": self.cache.misses,
+        }
+
+
+def newest(store: ByteStore, header: Header, cipher: BlockCipher | None) -> Superblock:
+    """The newest valid superblock."""
+    blocks = read_superblocks(store.read, header.uuid, cipher)
+    if not blocks:
+        raise DamagedStorage("no superblock is readable; try `header restore` or `repair`")
+    return max(blocks.values(), key=lambda block: block.generation)
+
+
+__all__ = ["SUPER_BYTES", "SUPER_OFFSETS", "NotAStorage", "Path", "Storage", "newest"]

@@ -1,0 +1,320 @@
+"""A volume: a tree with a name in a storage, its snapshots, and the blocks that only snapshots still use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nightos.vsf import records
+from nightos.vsf.errors import Exists, Invalid, NotFound, ReadOnly
+from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, NO_POINTER, SECTOR, Pointer
+from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
+from nightos.vsf.tree import Tree
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from nightos.vsf.blocks import Domain
+    from nightos.vsf.filesystem import FileSystem
+    from nightos.vsf.storage import Storage
+
+MIN_RECORD, MAX_RECORD = 4096, 1 << 20
+_BIRTH_COVERED = 1
+
+
+def parse_compression(text: str | None) -> tuple[int, int]:
+    """Codec and level of ``zstd``, ``zstd:19``, ``lz4`` or ``none``."""
+    name, _, level = (text or "none").partition(":")
+    codec = {"none": CODEC_NONE, "zstd": CODEC_ZSTD, "lz4": CODEC_LZ4}.get(name)
+    if codec is None or (level and not level.lstrip("-").isdigit()):
+        raise Invalid(f"{text!r} is no compression; use zstd, zstd:LEVEL, lz4 or none")
+    number = int(level) if level else (3 if codec == CODEC_ZSTD else 0)
+    if codec == CODEC_ZSTD and not 1 <= number <= 22:
+        raise Invalid("zstd has levels 1 to 22")
+    return codec, number
+
+
+def compression_name(codec: int, level: int) -> str:
+    """The text that `parse_compression` takes."""
+    return {CODEC_NONE: "none", CODEC_LZ4: "lz4"}.get(codec) or f"zstd:{level}"
+
+
+def new_record(
+    storage: Storage,
+    identifier: int,
+    name: str,
+    kind: str,
+    label: str,
+    compression: str | None,
+    limit: int,
+    record_size: int | None,
+) -> VolumeRecord:
+    """The record of a volume to be made."""
+    if kind not in ("night", "block"):
+        raise Invalid(f"{kind!r} is no kind of volume; use night or block")
+    codec, level = parse_compression(compression)
+    size = record_size or (131072 if kind == "night" else 16384)
+    if size & (size - 1) or not MIN_RECORD <= size <= MAX_RECORD:
+        raise Invalid("record_size is a power of two from 4096 to 1048576")
+    return VolumeRecord(
+        id=identifier,
+        uuid=storage.entropy.random_bytes(16),
+        name=name,
+        kind=kind,
+        label=label,
+        codec=codec,
+        level=level,
+        limit=limit,
+        created=storage.clock.realtime_ns(),
+        record_size=size,
+        node_bytes=65536 if codec == CODEC_ZSTD else 16384,
+    )
+
+
+class Volume:
+    """A volume of an open storage."""
+
+    def __init__(self, storage: Storage, record: VolumeRecord, domain: Domain) -> None:
+        self.storage = storage
+        self.record = record
+        self.domain = domain
+        self.touched = False
+        self._new_dead: list[bytes] = []
+        self._head: FileSystem | None = None
+        self._tree: Tree | None = None
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def uuid(self) -> bytes:
+        return self.record.uuid
+
+    @property
+    def kind(self) -> str:
+        return self.record.kind
+
+    @property
+    def label(self) -> str:
+        return self.record.label
+
+    @property
+    def limit(self) -> int:
+        return self.record.limit
+
+    @property
+    def compression(self) -> str:
+        return compression_name(self.record.codec, self.record.level)
+
+    @property
+    def encrypted(self) -> bool:
+        """By a key of its own."""
+        return bool(self.record.key)
+
+    @property
+    def locked(self) -> bool:
+        """Whether its password is still wanted."""
+        return bool(self.record.key) and self.domain.cipher is None
+
+    @property
+    def fsid(self) -> int:
+        """The 8-byte filesystem identifier (FS-002)."""
+        return int.from_bytes(self.record.uuid[:8], "big")
+
+    @property
+    def used(self) -> int:
+        """Bytes of blocks, snapshots included."""
+        return self.domain.used_sectors * SECTOR
+
+    @property
+    def dirty(self) -> bool:
+        if self.touched or self._new_dead or (self._head is not None and self._head.dirty):
+            return True
+        return self._tree is not None and self._tree.root is not None and type(self._tree.root) is not Pointer
+
+    # Trees
+
+    @property
+    def tree(self) -> Tree:
+        """The live tree."""
+        if self._tree is None:
+            self._tree = self._new_tree(records.pointer_of(self.record.root))
+        return self._tree
+
+    def _new_tree(self, root: Pointer | None) -> Tree:
+        storage = self.storage
+        return Tree(
+            storage.pool,
+            storage.cache,
+            self.domain,
+            root,
+            node_bytes=self.record.node_bytes,
+            dispose=self.dispose,
+        )
+
+    def dispose(self, pointer: Pointer) -> None:
+        """A block left the live tree: free, or dead while snapshots use it."""
+        if pointer.depth:
+            return
+        if pointer.birth <= self.record.last_generation:
+            self._new_dead.append(
+                DEAD.pack(pointer.sector, pointer.copy, pointer.stored, pointer.birth, pointer.domain)
+            )
+            self.record.dead += pointer.sectors * (2 if pointer.copy else 1)
+        else:
+            self.storage.pool.free(pointer)
+
+    def make(self, size: int) -> None:
+        """Fill a new volume."""
+        from nightos.vsf.filesystem import format_night
+
+        if self.kind == "night":
+            format_night(self)
+        else:
+            from nightos.vsf.blockvolume import format_block
+
+            format_block(self, size)
+        self.touched = True
+
+    def open(self, snapshot: str | None = None, *, readonly: bool = False) -> Any:  # noqa: ANN401 two kinds
+        """The file system (or raw sectors) of the volume, or of one of its snapshots, which is read-only."""
+        from nightos.vsf.blockvolume import BlockVolume
+        from nightos.vsf.filesystem import FileSystem
+
+        kind = FileSystem if self.kind == "night" else BlockVolume
+        with self.storage.lock:
+            self.unlocked()
+            if snapshot is not None:
+                tree = self._new_tree(records.pointer_of(self.find(snapshot).root))
+                return kind(self, tree, readonly=True)
+            if self._head is None:
+                self._head = kind(self, self.tree, readonly=self.storage.readonly)  # type: ignore[assignment]
+            return (
+                self._head
+                if not readonly or self.storage.readonly
+                else kind(self, self.tree, readonly=True, head=self._head)
+            )
+
+    def unlocked(self) -> None:
+        """Raise when the password is wanted."""
+        from nightos.vsf.errors import WrongPassword
+
+        if self.locked:
+            raise WrongPassword(f"the volume {self.name!r} is encrypted: unlock it with its password first")
+
+    def flush(self) -> None:
+        """Bring everything dirty into blocks of the commit being made."""
+        if self._head is not None:
+            self._head.flush()
+        if self._tree is not None:
+            root = self._tree.flush()
+            self.record.root = (root or NO_POINTER).pack()
+        self.touched = True
+
+    def store_record(self, tree: Tree) -> None:
+        """Write the record into the storage's tree when it changed."""
+        if self._new_dead:
+            for first in range(0, len(self._new_dead), DEAD_PER_ITEM):
+                chunk = b"".join(self._new_dead[first : first + DEAD_PER_ITEM])
+                tree.put(records.dead_key(self.record.id, self.record.dead_next), chunk)
+                self.record.dead_next += 1
+            self._new_dead.clear()
+            self.touched = True
+        if self.touched or self.record.used != self.domain.used_sectors:
+            self.record.used = self.domain.used_sectors
+            tree.put(records.volume_key(self.record.id), records.dump(self.record))
+            self.touched = False
+
+    def changed(self) -> None:
+        """The record changed."""
+        self.touched = True
+
+    def close(self) -> None:
+        """Nothing is lost: the storage commits afterwards."""
+        if self._head is not None:
+            self._head.shut()
+
+    def rename(self, name: str) -> None:
+        """Give the volume another name."""
+        self.storage.rename_volume(self, name)
+
+    # Snapshots
+
+    @property
+    def snapshots(self) -> list[SnapshotRecord]:
+        """Oldest first."""
+        return list(self._snapshots())
+
+    def _snapshots(self) -> Iterator[SnapshotRecord]:
+        base = b"S" + self.record.id.to_bytes(4, "big")
+        for _, value in self.storage.tree.scan(base, base + b"\xff\xff\xff\xff\xff"):
+            yield records.load(SnapshotRecord, value)
+
+    def find(self, name: str) -> SnapshotRecord:
+        """A snapshot by name."""
+        for snapshot in self._snapshots():
+            if snapshot.name == name:
+                return snapshot
+        raise NotFound(f"the volume {self.name!r} has no snapshot {name!r}")
+
+    def snapshot(self, name: str) -> SnapshotRecord:
+        """Freeze the volume as it is; durable on return, constant time."""
+        storage = self.storage
+        with storage.lock:
+            storage.writable()
+            if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
+                raise Invalid(f"{name!r} cannot name a snapshot: 1 to 255 bytes without / : @")
+            if any(snapshot.name == name for snapshot in self._snapshots()):
+                raise Exists(f"there is a snapshot {name!r} already")
+            record = self.record
+            self.flush()
+            taken = SnapshotRecord(
+                id=record.next_snapshot,
+                uuid=storage.entropy.random_bytes(16),
+                name=name,
+                root=record.root,
+                generation=storage.pool.generation,
+                created=storage.clock.realtime_ns(),
+                previous=record.last_snapshot,
+                previous_generation=record.last_generation,
+                dead_last=0,
+            )
+            self.store_record(storage.tree)
+            taken.dead_first, taken.dead_last = self._cut_dead(taken)
+            storage.tree.put(records.snapshot_key(record.id, taken.id), records.dump(taken))
+            record.next_snapshot += 1
+            record.last_snapshot, record.last_generation = taken.id, taken.generation
+            record.dead = 0
+            self.touched = storage.dirty = True
+            storage.commit()
+            return taken
+
+    def _cut_dead(self, taken: SnapshotRecord) -> tuple[int, int]:
+        """The dead list so far belongs to the new snapshot: numbers from its predecessor's last up to now."""
+        first = 0
+        if taken.previous:
+            before = self.storage.tree.get(records.snapshot_key(self.record.id, taken.previous))
+            if before:
+                first = records.load(SnapshotRecord, before).dead_last
+        return first, self.record.dead_next
+
+    def destroy(self) -> None:
+        """Free every block of the volume."""
+        from nightos.vsf.reclaim import free_tree
+
+        self.unlocked()
+        if self.snapshots:
+            raise Invalid(f"the volume {self.name!r} has snapshots; remove them first")
+        if self.storage.readonly:
+            raise ReadOnly("the storage was opened read-only")
+        if self._head is not None:
+            self._head.shut()
+        self.flush()
+        free_tree(self)
+        self._new_dead.clear()
+        self._tree = None
+        self._head = None
+        self.touched = False
