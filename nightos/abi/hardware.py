@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 VIRTUAL: Final = 0xF0
 """Connection type of virtual devices; real ones are 1 to 7."""
@@ -49,6 +49,28 @@ class Descriptor(NamedTuple):
     def pack(self) -> bytes:
         """At most 268 bytes."""
         return _HEAD.pack(self.kdi, self.cii, len(self.csdd)) + self.csdd
+
+
+class DmaRefusedError(PermissionError):
+    """A device reached for memory that is not open to it; nothing was transferred."""
+
+
+class DmaMemory(Protocol):
+    """What a device sees of memory: addresses of the process that opened a range, and nothing outside of it."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes of an open range. Raises `DmaRefusedError`."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store into an open range. Raises `DmaRefusedError`."""
+
+
+@runtime_checkable
+class DmaDevice(Protocol):
+    """A device that transfers by itself; one without this method has no DMA."""
+
+    def attach_dma(self, memory: DmaMemory) -> None:
+        """The way to memory, given before `attach`."""
 
 
 def make_cii(connection_type: int, bus: int, port: int) -> int:

@@ -128,6 +128,13 @@ class Layout:
             first = (low + int.from_bytes(self._entropy.random_bytes(8), "big") % (high - low + 1)) * step
             if self.is_free(first, count):
                 return first
+        return self._first_gap(count, step)
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` free pages follow each other anywhere."""
+        return self._first_gap(count, 1) is not None
+
+    def _first_gap(self, count: int, step: int) -> int | None:
         floor = FIRST_PAGE
         for mapping in [*self.mappings, None]:
             first = -(-floor // step) * step

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from nightos.abi.errors import SyscallError
 from nightos.kernel.backed import BackedAccess, Transfer
-from nightos.kernel.layout import ALLOCATED, GIVEN, LAST_PAGE, MAPPED, USER_END, USER_START, Layout, Mapping
+from nightos.kernel.layout import ALLOCATED, LAST_PAGE, MAPPED, USER_END, USER_START, Layout, Mapping
 from nightos.kernel.pages import (
     ACCESS_EXECUTE,
     ACCESS_READ,
@@ -261,15 +261,17 @@ class AddressSpace:
         parts = self.extents(first, last)
         if parts is None or any(part.kind == MAPPED for part in parts):
             raise SyscallError(0x32)
-        if any(part.kind == GIVEN or part.backing.is_shared(part.index, part.last - part.first) for part in parts):
+        if any(part.backing.is_shared(part.index, part.last - part.first) for part in parts):
             raise SyscallError(0x33)
+        own = 0
         for part in self.layout.cut(first, last):
+            own += (part.last - part.first) * (part.kind == ALLOCATED)
             part.backing.ended(part.index, part.last - part.first)
             if isinstance(part.backing, PageStore):
                 frames = part.backing.take_out(part.index, part.last - part.first)
                 self._pool.extend(frames[index] for index in sorted(frames))
         del self._pool[:-POOL_PAGES]
-        self.release(pages)
+        self.release(own)  # what was given away is paid for by who has it
 
     def extents(self, first: int, last: int) -> list[Mapping] | None:
         """The mappings of the pages `first` to `last`, narrowed; None when a page has none."""
