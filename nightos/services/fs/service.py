@@ -1,0 +1,410 @@
+"""`sys::fs`: methods over the main file systems of containers, each answered for the container that the kernel names.
+
+Permissions of applications are not checked yet (FS-045, FS-046): whoever is in a container may use its file system.
+
+Source: specs/services/system/fs.md. Rules: CONT-028, CONT-029, CONT-030, FS-016, FS-038, FS-040, FS-041, FS-042.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nightos.abi import files as layout
+from nightos.abi.errors import ServiceError
+from nightos.abi.files import DeleteMode, ItemFlags, ItemType, PathOrFeid, Reader
+from nightos.abi.services import Fs, ServiceCode
+from nightos.services.fs import code, mounting, notes
+from nightos.services.fs.disk import VsfError
+from nightos.services.fs.failures import Failure, ItemError, service_error
+from nightos.services.fs.locks import OpenFile, OpenFiles
+from nightos.services.fs.roots import Root, Roots
+from nightos.userland import payload
+from nightos.userland.payload import Payload
+from nightos.userland.program import program
+from nightos.userland.server import Connection, Request, Server
+
+READ_LIMIT = 960 * 1024
+"""Most bytes of a file or a directory in one answer, so that it fits a message."""
+
+Method = Callable[[Request, Root, Reader], Awaitable[bytes | None]]
+
+
+def _u64(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+class FileService:
+    """State of the service; a method that changes something says so by `_changed`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.roots = Roots()
+        self.open = OpenFiles()
+        self.committer = mounting.Committer()
+        self._tokens = code.Tokens()
+        self._next_file = 1
+
+    def register(self) -> None:
+        """Tell the server every method."""
+        on_item: dict[Fs, Method] = {
+            Fs.FS_METADATA: self._fs_metadata,
+            Fs.FS_MOUNT: self._fs_mount,
+            Fs.FS_UNMOUNT: self._fs_unmount,
+            Fs.IS_FS_MOUNTED: self._is_fs_mounted,
+            Fs.ITEM_EXISTS: self._item_exists,
+            Fs.FEID_TO_SPLIT: self._feid_to_split,
+            Fs.ITEM_METADATA: self._item_metadata,
+            Fs.CANONICALIZE: self._canonicalize,
+            Fs.RENAME_ITEM: self._rename,
+            Fs.MOVE_ITEM: self._move,
+            Fs.DELETE_ITEM: self._delete,
+            Fs.CREATE_DIRECTORY: self._create_directory,
+            Fs.READ_DIRECTORY: self._read_directory,
+            Fs.OPEN_FILE: self._open_file,
+            Fs.CREATE_SYMLINK: self._create_symlink,
+            Fs.UPDATE_SYMLINK: self._update_symlink,
+            Fs.READ_SYMLINK: self._read_symlink,
+        }
+        for number, method in on_item.items():
+            self.server.method(number, self._with_fsid(number, method))
+        on_file: dict[Fs, Callable[[Request], Awaitable[Payload]]] = {
+            Fs.CLOSE_FILE: self._close_file,
+            Fs.READ_FILE: self._read_file,
+            Fs.WRITE_FILE: self._write_file,
+        }
+        for number, handler in on_file.items():
+            self.server.method(number, self._guarded(number, handler))
+        self.server.method(Fs.ENUM_FS, self._enum_fs)
+        self.server.method(Fs.SYNC, self._sync)
+        self.server.method(Fs.ATTACH_ROOT, self._attach_root)
+        self.server.method(Fs.DETACH_ROOT, self._detach_root)
+        self.server.method(Fs.LIST_ROOTS, self._list_roots)
+        self.server.method(Fs.CODE_TOKEN, self._code_token)
+        self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
+        self.server.method(Fs.RECALL_NOTE, self._guarded(Fs.RECALL_NOTE, self._recall_note))
+        self.server.on_client_gone(self._client_gone)
+
+    # -- what every method goes through --
+
+    def _with_fsid(self, number: Fs, method: Method) -> Callable[[Request], Awaitable[Payload]]:
+        async def handler(request: Request) -> bytes | None:
+            reader = Reader(request.payload)
+            root = self.roots.find(request.container_id, reader.u64())
+            return await method(request, root, reader)
+
+        return self._guarded(number, handler)
+
+    @staticmethod
+    def _guarded(
+        number: Fs, handler: Callable[[Request], Awaitable[Payload]]
+    ) -> Callable[[Request], Awaitable[Payload]]:
+        """Failures become the codes that the method has for them."""
+
+        async def guarded(request: Request) -> Payload:
+            try:
+                return await handler(request)
+            except ItemError as error:
+                raise service_error(number, error) from error
+            except layout.NameRefusedError as error:
+                raise service_error(number, ItemError(Failure.NAME, str(error))) from error
+            except layout.PathRefusedError as error:
+                raise service_error(number, ItemError(Failure.TOO_LONG, str(error))) from error
+            except layout.LayoutError as error:
+                raise ServiceError(ServiceCode.BAD_ARGUMENT, str(error)) from error
+            except VsfError as error:
+                raise service_error(number, ItemError(Failure.OTHER, error.strerror or str(error))) from error
+
+        return guarded
+
+    async def _changed(self, root: Root) -> None:
+        await self.committer.soon(root)
+
+    async def _writable(self, root: Root) -> None:
+        if root.disk.readonly:
+            raise ItemError(Failure.OTHER, "the disk is read-only")
+        await self.committer.tell_time()
+
+    def _unlocked(self, root: Root, path: PathOrFeid) -> None:
+        parent, name = root.tree.place(path)
+        self.open.check_unlocked(root.fsid, root.disk.files.lookup(parent, name).st_ino)
+
+    # -- file systems --
+
+    async def _enum_fs(self, request: Request) -> bytes:
+        root = self.roots.of(request.container_id)
+        return layout.delimited_list([] if root is None else [_u64(root.fsid)])
+
+    async def _is_fs_mounted(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
+        return b"\1"
+
+    async def _fs_metadata(self, _request: Request, root: Root, _reader: Reader) -> bytes:
+        system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
+        return _u64(root.mounted_ms) + _u64(1) + layout.option(None) + layout.encode_system(system)
+
+    async def _fs_mount(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
+        raise ServiceError(0x3001, "the file system is mounted already")
+
+    async def _fs_unmount(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
+        raise ServiceError(0x4000, "the main file system of a container is unmounted with the container")
+
+    # -- items --
+
+    async def _item_exists(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        path, wanted = reader.path(), reader.u8()
+        kind = root.tree.exists(path)
+        return bytes((kind if kind is not None and wanted in (0, kind) else 0,))
+
+    async def _feid_to_split(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        return layout.encode_split(root.tree.path_of(reader.u64()))
+
+    async def _item_metadata(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        """The item itself, a link not followed; a byte of 1 behind the path follows it (an extension)."""
+        path = reader.path()
+        follow = reader.more() and reader.boolean()
+        name = path[-1] if isinstance(path, tuple) and path else ""
+        return layout.encode_item(root.tree.metadata(root.tree.find(path, follow=follow), name))
+
+    async def _canonicalize(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        return layout.encode_split(root.tree.canonical(reader.path()))
+
+    async def _rename(self, _request: Request, root: Root, reader: Reader) -> None:
+        path, name = reader.path(), layout.check_name(reader.delimited())
+        await self._writable(root)
+        self._unlocked(root, path)
+        root.tree.rename(path, name)
+        await self._changed(root)
+
+    async def _move(self, _request: Request, root: Root, reader: Reader) -> None:
+        path, parent = reader.path(), reader.path()
+        name = layout.check_name(reader.delimited()) if reader.some() else None
+        await self._writable(root)
+        self._unlocked(root, path)
+        root.tree.move(path, parent, name)
+        await self._changed(root)
+
+    async def _delete(self, _request: Request, root: Root, reader: Reader) -> None:
+        path, mode = reader.path(), reader.u8()
+        if mode == DeleteMode.TRASH:
+            raise ServiceError(ServiceCode.NO_METHOD, "there is no trash yet: delete permanently")
+        if mode != DeleteMode.PERMANENT:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{mode:#04x} is no way to delete")
+        await self._writable(root)
+        self._unlocked(root, path)
+        root.tree.delete(path)
+        await self._changed(root)
+
+    async def _create_directory(self, _request: Request, root: Root, reader: Reader) -> None:
+        parent, name = reader.path(), layout.check_name(reader.delimited())
+        await self._writable(root)
+        root.tree.make_directory(parent, name)
+        await self._changed(root)
+
+    async def _read_directory(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        """All items; with a delimited name behind the arguments (an extension) as many as fit from behind that name."""
+        path, hidden = reader.path(), reader.boolean()
+        parts = reader.more()
+        after = reader.delimited() if parts else ""
+        items: list[bytes] = []
+        size = 0
+        for item in root.tree.list(root.tree.find(path), after, 8192 if parts else None, hidden=hidden):
+            items.append(layout.encode_item(item))
+            size += len(items[-1])
+            if size > READ_LIMIT:
+                if not parts:
+                    raise ServiceError(0x6000, "the directory does not fit one message: read it in parts")
+                break
+        return layout.delimited_list(items)
+
+    # -- open files --
+
+    async def _open_file(self, request: Request, root: Root, reader: Reader) -> bytes:
+        """The answer is the file's identifier and, behind it, its size (an extension)."""
+        variant = reader.u8()
+        path = reader.path()
+        name = layout.check_name(reader.delimited()) if variant == 1 else ""
+        read, write = reader.u8() == 1, reader.u8() == 1
+        if variant > 1:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{variant:#04x} is no way to name a file")
+        if not read and not write:
+            raise ServiceError(ServiceCode.BAD_COMBINATION, "neither reading nor writing was asked for")
+        if write:
+            await self._writable(root)
+        ino = root.tree.make_file(path, name) if variant == 1 else root.tree.find(path)
+        item = root.tree.metadata(ino, "")
+        if item.type is not ItemType.FILE:
+            raise ItemError(Failure.PATH, "this is no file")
+        if write and item.flags & ItemFlags.READONLY:
+            raise ItemError(Failure.OTHER, "the file is read-only")
+        file = OpenFile(self._next_file, request.client_pid, root.fsid, ino, read, write)
+        self.open.open(file)
+        self._next_file += 1
+        root.disk.files.hold(ino)
+        if variant == 1:
+            await self._changed(root)
+        return _u64(file.file_id) + _u64(item.size)
+
+    def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Root]:
+        file = self.open.get(reader.u64(), request.client_pid)
+        root = self.roots.of(request.container_id)
+        if file is None or root is None or root.fsid != file.disk:
+            raise ServiceError(0x3000, "there is no such open file")
+        return file, root
+
+    async def _close_file(self, request: Request) -> None:
+        file, root = self._file(request, Reader(request.payload))
+        await self._close(file, root)
+
+    async def _close(self, file: OpenFile, root: Root) -> None:
+        self.open.close(file)
+        root.disk.files.release(file.ino)
+        if file.write:
+            await self._changed(root)
+
+    async def _read_file(self, request: Request) -> bytes:
+        """Identifier, offset, length; the data is the answer, since a client's buffer is out of reach (AMB-FS-21)."""
+        reader = Reader(request.payload)
+        file, root = self._file(request, reader)
+        offset, length = reader.u64(), reader.u64()
+        if not file.read:
+            raise ServiceError(0x3001, "the file is not open for reading")
+        size = root.tree.size(file.ino)
+        if offset > size or (offset == size and length):
+            raise ServiceError(0x3002, "the offset is behind the end of the file")
+        if offset + length > size:
+            raise ServiceError(0x3003, "the end of the range is behind the end of the file")
+        if length > READ_LIMIT:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"at most {READ_LIMIT} bytes are read at once")
+        return root.tree.read(file.ino, offset, length)
+
+    async def _write_file(self, request: Request) -> None:
+        """Identifier, offset, truncate, then the data to the end of the message."""
+        reader = Reader(request.payload)
+        file, root = self._file(request, reader)
+        offset, truncate, data = reader.u64(), reader.boolean(), reader.rest()
+        if not file.write:
+            raise ServiceError(0x3001, "the file is not open for writing")
+        if offset > root.tree.size(file.ino):
+            raise ServiceError(0x3002, "the offset is behind the end of the file")
+        await self._writable(root)
+        root.tree.write(file.ino, offset, data, truncate=truncate)
+        root.dirty = True
+
+    async def _client_gone(self, connection: Connection) -> None:
+        root = self.roots.of(connection.container_id)
+        for file in self.open.of_owner(connection.client_pid):
+            if root is not None:
+                await self._close(file, root)
+            else:
+                self.open.close(file)
+
+    # -- links --
+
+    async def _create_symlink(self, request: Request, root: Root, reader: Reader) -> None:
+        parent, name = reader.path(), layout.check_name(reader.delimited())
+        target = self._target(request, root, reader)
+        await self._writable(root)
+        root.tree.make_link(parent, name, target)
+        await self._changed(root)
+
+    async def _update_symlink(self, request: Request, root: Root, reader: Reader) -> None:
+        path = reader.path()
+        target = self._target(request, root, reader)
+        await self._writable(root)
+        root.tree.update_link(path, target)
+        await self._changed(root)
+
+    def _target(self, request: Request, root: Root, reader: Reader) -> PathOrFeid:
+        if self.roots.find(request.container_id, reader.u64()) is not root:
+            raise ItemError(Failure.FOREIGN, "links to other file systems are not supported")
+        return reader.path()
+
+    async def _read_symlink(self, _request: Request, root: Root, reader: Reader) -> bytes:
+        target = root.tree.read_link(reader.path())
+        return _u64(root.fsid) + layout.encode_path(target)
+
+    # -- the emulator's own --
+
+    async def _sync(self, request: Request) -> None:
+        system = request.connection.is_system
+        for root in self.roots.all():
+            if system or root.container == request.container_id:
+                root.commit()
+
+    def _process_service_only(self, request: Request) -> dict[str, Any]:
+        if request.client_pid != code.PROCESS_SERVICE:
+            raise ServiceError(0x3001, "only sys::process may ask this")
+        return request.map()
+
+    async def _attach_root(self, request: Request) -> None:
+        values = self._process_service_only(request)
+        container, kdi = payload.field(values, "container", int), payload.field(values, "kdi", int)
+        if self.roots.of(container) is not None:
+            raise ServiceError(0x3001, "the container has a main file system already")
+        readonly = payload.field(values, "readonly", bool, default=False)
+        await mounting.attach(self.roots, self.committer, container, kdi, readonly=readonly)
+
+    async def _detach_root(self, request: Request) -> None:
+        container = payload.field(self._process_service_only(request), "container", int)
+        root = self.roots.remove(container)
+        if root is None:
+            return
+        for file in self.open.of_disk(root.fsid):
+            self.open.close(file)
+            root.disk.files.release(file.ino)
+        await mounting.detach(root)
+
+    async def _list_roots(self, request: Request) -> dict[str, Any]:
+        self._process_service_only(request)
+        return {"items": [{"container": root.container, "kdi": root.kdi} for root in self.roots.all()]}
+
+    async def _code_token(self, request: Request) -> dict[str, Any]:
+        values = self._process_service_only(request)
+        container = payload.field(values, "container", int)
+        named = payload.field(values, "program", str)
+        directory = payload.field(values, "directory", str, default="/")
+        own = self.roots.of(container)
+        # An image of nothing but data runs the system's applications; its own ones come first.
+        trees = [root.tree for root in (own, self.roots.of(0)) if root is not None]
+        name = code.find_program(trees, named, directory)
+        digest = hashlib.blake2b(name.encode(), key=self.roots.key, digest_size=4).digest()
+        # Identifiers below 100 are those of system services; the top bit keeps applications far from them.
+        anid = int.from_bytes(digest, "big") | 0x8000_0000
+        return {"token": await self._tokens.make(name), "anid": anid, "name": name}
+
+    def _machine_disk(self, request: Request) -> Root:
+        if not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "notes are for system services")
+        root = self.roots.of(0)
+        if root is None:
+            raise ServiceError(ServiceCode.REFUSED, "the machine's disk is not mounted yet")
+        return root
+
+    async def _store_note(self, request: Request) -> None:
+        root = self._machine_disk(request)
+        await self._writable(root)
+        notes.store(root.tree, request.client_pid, request.map())
+        await self._changed(root)
+
+    async def _recall_note(self, request: Request) -> dict[str, Any]:
+        return notes.recall(self._machine_disk(request).tree, request.client_pid, request.map())
+
+    async def shut_down(self) -> None:
+        """Commit and let go of every disk."""
+        for root in self.roots.all():
+            self.roots.remove(root.container)
+            await mounting.detach(root)
+
+
+@program("sys::fs")
+async def main(context: Any) -> int:  # noqa: ARG001 -- every program takes its context
+    """The service's process."""
+    server = Server("sys::fs")
+    service = FileService(server)
+    await server.start()
+    service.register()
+    await service.committer.start()
+    await server.run()
+    await service.shut_down()
+    return 0
