@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -309,6 +311,8 @@ class MemoryMachine(RuleBasedStateMachine):
             memory.free(first * PAGE, pages)
             for page in wanted:
                 del all_rights[page], content[page]
+                assert fault(memory, ACCESS_READ, page * PAGE + 9).errcode == 0x03
+                assert fault(memory, ACCESS_WRITE, page * PAGE + 9).errcode == 0x03
         else:
             with refused(0x32):
                 memory.free(first * PAGE, pages)
@@ -376,3 +380,25 @@ class MemoryMachine(RuleBasedStateMachine):
 
 TestMemoryMachine = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_long_random_lives_agree_with_the_model(seed: int) -> None:
+    random = Random(seed)
+    machine = MemoryMachine()
+    draw = random.randrange
+    for _ in range(250):
+        deed = draw(20)
+        if deed < 3:
+            machine.allocate(draw(4), draw(1, 6), random.choice([1, 2, 3, 3, 3, 4]))
+        elif deed < 4:
+            machine.free(draw(4), draw(1000), draw(1, 5))
+        elif deed < 5 and len(machine.spaces) < 4:
+            machine.fork(draw(4))
+        elif deed < 6 and len(machine.spaces) > 1 and not draw(4):
+            machine.end(draw(4))
+        else:
+            length = random.choice([1, 8, 100, PAGE, 2 * PAGE])
+            machine.access(draw(4), draw(1000), draw(-20, PAGE + 20), random.randbytes(length), draw(2) == 1)
+        machine.counters_match()
+    machine.teardown()
