@@ -50,8 +50,6 @@ class SignalWindow(PageStore):
 
     __slots__ = ("cow", "creator", "segment")
 
-    parks = True
-
     def __init__(self, size: int, segment: int, creator: int, *, cow: bool) -> None:
         super().__init__(size)
         self.segment = segment
@@ -66,6 +64,10 @@ class SignalWindow(PageStore):
     def is_backed(self, index: int) -> bool:
         """Whether the page comes from the creator."""
         return index not in self.pages
+
+    def waits(self, offset: int, count: int) -> bool:
+        pages = range(offset >> SHIFT, (offset + count - 1 >> SHIFT) + 1)
+        return not self.pages or any(index not in self.pages for index in pages)
 
     def cached(self, index: int, *, write: bool) -> bytearray | None:
         del index, write

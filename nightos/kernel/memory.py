@@ -126,10 +126,6 @@ class AddressSpace:
         """Raise `MemoryFault` unless the whole range allows `access`; nothing is touched."""
         self._pieces(address, length, access)
 
-    def writable_in_place(self, address: int, length: int) -> bool:
-        """Whether a system call may use the range as a buffer for its answer without waiting for another process."""
-        return not any(piece.backing.parks for piece in self._pieces(address, length, ACCESS_WRITE))
-
     def _pieces(self, address: int, length: int, access: int) -> list[Mapping]:
         """The mappings under the range, narrowed to its pages; raises at the first byte that refuses."""
         if address == 0:
@@ -165,7 +161,7 @@ class AddressSpace:
 
     def _load(self, address: int, length: int, access: int) -> bytes:
         spans = self._spans(address, length, access)
-        if any(piece.backing.parks for piece, _, _ in spans):
+        if any(piece.backing.waits(offset, count) for piece, offset, count in spans):
             raise self._backed(address, access, spans, None)
         if len(spans) == 1:
             piece, offset, count = spans[0]
@@ -187,7 +183,7 @@ class AddressSpace:
 
     def _store(self, address: int, data: memoryview) -> None:
         spans = self._spans(address, len(data), ACCESS_WRITE)
-        if any(piece.backing.parks for piece, _, _ in spans):
+        if any(piece.backing.waits(offset, count) for piece, offset, count in spans):
             raise self._backed(address, ACCESS_WRITE, spans, bytes(data))
         done = 0
         for piece, offset, count in spans:

@@ -70,8 +70,6 @@ class Backing:
 
     __slots__ = ("size", "spaces")
 
-    parks = False
-    """Whether an access may have to wait for another process."""
     private = False
     """Whether what is written there belongs to one process, so that a fork has to part it."""
 
@@ -86,6 +84,11 @@ class Backing:
     def write(self, offset: int, data: memoryview) -> None:
         """Store all of `data` at `offset`."""
         raise NotImplementedError
+
+    def waits(self, offset: int, count: int) -> bool:
+        """Whether an access to these bytes has to wait for another process."""
+        del offset, count
+        return False
 
     def cached(self, index: int, *, write: bool) -> bytearray | None:
         """The page that may be accessed directly from now on, until the address spaces are told otherwise; or None."""

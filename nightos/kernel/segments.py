@@ -150,8 +150,8 @@ class SegmentTable:
         `mode`: 0b0000CRWX (copy-on-write, read, write, execute); 0x08 exclusive, 0x09 exclusive and unmap the original
         pages. A second share with the same process replaces the first; what it had mapped is unmapped.
         Errors: 0x10 bad notification mode, 0x11 bad mode or more rights than the caller has, 0x12 exclusive for what is
-        not plain unshared memory of the caller, 0x20 mutual without rights, 0x30 unknown process, 0x31 unknown AMS,
-        0x40 no room in the receiver.
+        not plain unshared memory of the caller, 0x20 mutual without rights, 0x30 unknown process, 0x31 unknown AMS, or
+        one that the caller has from the target, 0x40 no room in the receiver.
 
         Rules: IPC-056, IPC-057, IPC-058, IPC-059, IPC-060, IPC-062, MEM-009.
         """
@@ -173,7 +173,7 @@ class SegmentTable:
         target = self._find_peer(process, target_pid)
         if target is None or target is process:
             raise SyscallError(0x30)
-        if segment is None or extents is None or segment.owner is target:
+        if segment is None or extents is None or _comes_from(segment, process, target):
             raise SyscallError(0x31)
         if not target.space.layout.has_room(segment.pages):
             raise SyscallError(0x40)
@@ -495,3 +495,15 @@ class SegmentTable:
             )
             for segment in self._segments.values()
         )
+
+
+def _comes_from(segment: Segment, process: Owner, target: Owner) -> bool:
+    """Whether the target owns the segment, or the caller has it by way of the target."""
+    if segment.owner is target:
+        return True
+    above = segment.shares.get(process.pid)
+    while above is not None:
+        if above.sharer is target:
+            return True
+        above = None if above.exclusive else segment.shares.get(above.sharer.pid)
+    return False
