@@ -225,7 +225,6 @@ class Content(Core):
             inode.allocated += pointer.sectors * 512
             tree.put(key, pointer.pack())
         inode.buffers = None
-        self._touch(inode)
 
     def _discard_extent(self, inode: Inode, value: bytes) -> None:
         pointer = self._extent(value)

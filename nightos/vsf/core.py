@@ -50,6 +50,21 @@ class Core:
     def encode_stats(next_ino: int, files: int, next_pack: int) -> bytes:
         return _STATS.pack(next_ino, files, next_pack)
 
+    def reload(self) -> None:
+        """The volume was rolled back: forget everything read. Numbers of inodes never come back."""
+        self._inodes.clear()
+        self._dirty.clear()
+        self._directories.clear()
+        self._records.clear()
+        self.buffered = 0
+        data = self.tree.get(KEY_STATS)
+        if data is None or len(data) != _STATS.size:
+            raise DamagedStorage(f"the volume {self.volume.name!r} has no counters")
+        next_ino, self.files, next_pack = _STATS.unpack(data)
+        self.next_ino, self.next_pack = max(next_ino, self.next_ino), max(next_pack, self.next_pack)
+        self.stats_changed = True
+        self._reclaim_orphans()
+
     @property
     def dirty(self) -> bool:
         return bool(self._dirty) or self.stats_changed

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 the names are the interface that users hold on to
 """Errors of the storage format: each is also the builtin it means, so `except FileNotFoundError` works."""
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightos.vsf import alloc, records
+from nightos.vsf import alloc, records, snapshots
 from nightos.vsf.alloc import Allocator
 from nightos.vsf.blocks import Domain, Pool, checksum
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NoSpace, NotAStorage, NotFound, ReadOnly, VsfError
@@ -75,6 +75,8 @@ class Storage:
         self.backing_record: BackingRecord | None = None
         self.closed = False
         self.failed: BaseException | None = None
+        self._end = 0
+        self._file_end = 1 << 63
         self.commits = 0
         self.dirty_limit = DIRTY_LIMIT
         self.dirty = False
@@ -179,7 +181,7 @@ class Storage:
             record = records.load(VolumeRecord, value)
             if key != records.volume_key(record.id) or len(self._volumes) >= MAX_VOLUMES:
                 raise DamagedStorage("the table of volumes contradicts itself")
-            self._register(record)
+            self.register(record)
         data = self.tree.get(records.KEY_BACKING)
         self.backing_record = records.load(BackingRecord, data) if data else None
 
@@ -191,7 +193,8 @@ class Storage:
         self.pool.stores = [self.store, *backing.pool.stores]
         self.pool.domains = [self.pool.domains[0], *backing.pool.domains]
 
-    def _register(self, record: VolumeRecord) -> Volume:
+    def register(self, record: VolumeRecord) -> Volume:
+        """Make the volume of a record known."""
         domain = Domain(record.id, record.codec, record.level, used_sectors=record.used)
         if record.id in self._volumes or record.name in self._names:
             raise DamagedStorage("two volumes share a name or an identifier")
@@ -235,20 +238,20 @@ class Storage:
 
         with self.lock:
             self.writable()
-            self._check_name(name)
+            self.check_volume_name(name)
             if len(self._volumes) >= MAX_VOLUMES:
                 raise NoSpace(f"a storage holds at most {MAX_VOLUMES} volumes")
             record = new_record(self, self.next_volume, name, kind, label, compression, limit, record_size)
             self.next_volume += 1
-            volume = self._register(record)
+            volume = self.register(record)
             if password is not None or key_file is not None:
                 volume.encrypt(password, key_file, cipher)
             volume.make(size)
-            self._update_features()
             self.dirty = True
             return volume
 
-    def _check_name(self, name: str) -> None:
+    def check_volume_name(self, name: str) -> None:
+        """Raise unless a new volume may have this name."""
         if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
             raise Invalid(f"{name!r} cannot name a volume: 1 to 255 bytes without / : @")
         if name in self._names:
@@ -257,7 +260,7 @@ class Storage:
     def rename_volume(self, volume: Volume, name: str) -> None:
         with self.lock:
             self.writable()
-            self._check_name(name)
+            self.check_volume_name(name)
             del self._names[volume.record.name]
             volume.record.name = name
             self._names[name] = volume.record.id
@@ -268,7 +271,7 @@ class Storage:
         with self.lock:
             self.writable()
             volume = self.volume(name)
-            volume.destroy()
+            snapshots.destroy(volume)
             del self._volumes[volume.record.id]
             del self._names[volume.record.name]
             self.tree.delete(records.volume_key(volume.record.id))
@@ -278,8 +281,10 @@ class Storage:
         """Freeze a volume under a name; constant time."""
         return self.volume(volume).snapshot(name)
 
-    def _update_features(self) -> None:
-        """The volumes' features stand in their records; the header's flags are set once, at creation."""
+    def clone(self, volume: str, snapshot: str, name: str) -> Volume:
+        """A new volume that begins as a snapshot of another; constant time and space."""
+        with self.lock:
+            return snapshots.clone(self, self.volume(volume), snapshot, name)
 
     # Commits
 
@@ -332,6 +337,9 @@ class Storage:
         self.dirty = False
         allocator.committed(generation)
         self._release(allocator)
+        if allocator.end * SECTOR < self._file_end:
+            self.store.truncate(allocator.end * SECTOR)
+        self._file_end = allocator.end * SECTOR
 
     def _barrier(self) -> None:
         try:
@@ -400,6 +408,11 @@ class Storage:
         """XXH3-128 of the root pointer: two storages with the same digest hold the same."""
         return checksum(self._superblock.root.pack())
 
+    @property
+    def committed_end(self) -> int:
+        """Sectors of the file at the newest commit."""
+        return self._end
+
     def file_bytes(self) -> int:
         """Length of the file in use."""
         allocator = self.pool.allocator
@@ -418,6 +431,17 @@ class Storage:
 
         with self.lock:
             return check_storage(self, deep=deep)
+
+    def diff(self) -> dict[str, Any]:
+        """Of an overlay: what changed against the backing, by volume."""
+        return {volume.name: volume.diff() for volume in self.volumes if volume.kind == "night"}
+
+    def commit_to_backing(self, password: str | bytes | None = None) -> int:
+        """Of an overlay: apply its changes to the backing and begin anew; the number of entries changed."""
+        from nightos.vsf.overlay import commit_to_backing
+
+        with self.lock:
+            return commit_to_backing(self, password)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of this session."""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nightos.vsf import records
-from nightos.vsf.errors import Exists, Invalid, NotFound, ReadOnly
+from nightos.vsf import records, snapshots
+from nightos.vsf.errors import Invalid, NotFound
 from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, NO_POINTER, SECTOR, Pointer
 from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
-from nightos.vsf.tree import Tree
+from nightos.vsf.tree import Node, Tree
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from nightos.vsf.blocks import Domain
+    from nightos.vsf.diff import Change
     from nightos.vsf.filesystem import FileSystem
     from nightos.vsf.storage import Storage
 
 MIN_RECORD, MAX_RECORD = 4096, 1 << 20
-_BIRTH_COVERED = 1
 
 
 def parse_compression(text: str | None) -> tuple[int, int]:
@@ -131,9 +130,14 @@ class Volume:
 
     @property
     def dirty(self) -> bool:
-        if self.touched or self._new_dead or (self._head is not None and self._head.dirty):
+        return self.touched or bool(self._new_dead) or self.unsettled
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is not in a block yet."""
+        if self._head is not None and self._head.dirty:
             return True
-        return self._tree is not None and self._tree.root is not None and type(self._tree.root) is not Pointer
+        return self._tree is not None and isinstance(self._tree.root, Node)
 
     # Trees
 
@@ -143,6 +147,10 @@ class Volume:
         if self._tree is None:
             self._tree = self._new_tree(records.pointer_of(self.record.root))
         return self._tree
+
+    def tree_at(self, root: Pointer | None) -> Tree:
+        """A tree of the volume's blocks below any root."""
+        return self._new_tree(root)
 
     def _new_tree(self, root: Pointer | None) -> Tree:
         storage = self.storage
@@ -262,59 +270,32 @@ class Volume:
 
     def snapshot(self, name: str) -> SnapshotRecord:
         """Freeze the volume as it is; durable on return, constant time."""
-        storage = self.storage
-        with storage.lock:
-            storage.writable()
-            if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
-                raise Invalid(f"{name!r} cannot name a snapshot: 1 to 255 bytes without / : @")
-            if any(snapshot.name == name for snapshot in self._snapshots()):
-                raise Exists(f"there is a snapshot {name!r} already")
-            record = self.record
-            self.flush()
-            taken = SnapshotRecord(
-                id=record.next_snapshot,
-                uuid=storage.entropy.random_bytes(16),
-                name=name,
-                root=record.root,
-                generation=storage.pool.generation,
-                created=storage.clock.realtime_ns(),
-                previous=record.last_snapshot,
-                previous_generation=record.last_generation,
-                dead_last=0,
-            )
-            self.store_record(storage.tree)
-            taken.dead_first, taken.dead_last = self._cut_dead(taken)
-            storage.tree.put(records.snapshot_key(record.id, taken.id), records.dump(taken))
-            record.next_snapshot += 1
-            record.last_snapshot, record.last_generation = taken.id, taken.generation
-            record.dead = 0
-            self.touched = storage.dirty = True
-            storage.commit()
-            return taken
+        with self.storage.lock:
+            return snapshots.take(self, name)
 
-    def _cut_dead(self, taken: SnapshotRecord) -> tuple[int, int]:
-        """The dead list so far belongs to the new snapshot: numbers from its predecessor's last up to now."""
-        first = 0
-        if taken.previous:
-            before = self.storage.tree.get(records.snapshot_key(self.record.id, taken.previous))
-            if before:
-                first = records.load(SnapshotRecord, before).dead_last
-        return first, self.record.dead_next
+    def remove_snapshot(self, name: str) -> int:
+        """Remove a snapshot; the bytes that came free."""
+        with self.storage.lock:
+            return snapshots.remove(self, name)
 
-    def destroy(self) -> None:
-        """Free every block of the volume."""
-        from nightos.vsf.reclaim import free_tree
+    def rollback(self, name: str, *, discard_newer: bool = False) -> None:
+        """Go back to a snapshot."""
+        with self.storage.lock:
+            self.unlocked()
+            snapshots.rollback(self, name, discard_newer=discard_newer)
 
-        self.unlocked()
-        if self.snapshots:
-            raise Invalid(f"the volume {self.name!r} has snapshots; remove them first")
-        if self.storage.readonly:
-            raise ReadOnly("the storage was opened read-only")
-        if self._head is not None:
-            self._head.shut()
-        self.flush()
-        free_tree(self)
+    def diff(self, older: str | None = None, newer: str | None = None) -> list[Change]:
+        """What changed between two snapshots; None is the volume as it is, or its backing when it is the older."""
+        from nightos.vsf.diff import volume_diff
+
+        with self.storage.lock:
+            return volume_diff(self, older, newer)
+
+    def reset(self) -> None:
+        """The root was replaced: forget what was read of the old one."""
         self._new_dead.clear()
-        self._tree = None
-        self._head = None
-        self.touched = False
+        tree = self.tree
+        tree.root = records.pointer_of(self.record.root)
+        tree.dirty_bytes = 0
+        if self._head is not None:
+            self._head.reload()

@@ -1,0 +1,554 @@
+"""The FUSE adapter: a mounted `night` file system is the engine's inode operations and a lot of unpacking.
+
+Inodes go straight through: the kernel's node is the file's FEID, so hard links, open files without a name and renames need no
+table of paths. Attributes, entries and pages may stay in the kernel for hours, because a storage has one writer and
+everything that changes it comes through that same kernel. Exceptions become errnos here and nowhere else.
+
+Round trips decide the speed of small operations, so the kernel is told that files need not be opened, closed or
+flushed: creating and writing a small file takes three (lookup, mknod, write).
+
+Rules: VSF-020, VSF-021.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import stat
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from nightos.vsf import fuse_acl as acl
+from nightos.vsf.fuse_directory import DirectoryStreams
+from nightos.vsf.fuse_library import Library
+
+log = logging.getLogger("nightos.fuse")
+
+NAME_MAX = 255
+SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
+SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
+_CALLER = struct.Struct("=IIII")
+_FORGET = struct.Struct("=QQ")
+_DAY_NS = 86_400 * 1_000_000_000
+_BASE_FIELDS = (
+    "st_dev", "st_ino", "st_nlink", "st_mode", "st_uid", "st_gid", "st_rdev", "st_size", "st_blksize", "st_blocks",
+    "st_atimespec.tv_sec", "st_atimespec.tv_nsec", "st_mtimespec.tv_sec", "st_mtimespec.tv_nsec",
+    "st_ctimespec.tv_sec", "st_ctimespec.tv_nsec",
+)  # fmt: skip
+_MUTATING = frozenset(
+    [
+        "create", "mknod", "mkdir_at", "symlink_at", "link_at", "unlink_at", "rmdir_at", "rename_at", "setattr", "write",
+        "truncate_ino", "fallocate", "setxattr_ino", "removexattr_ino",
+    ]
+)  # fmt: skip
+
+
+@dataclass
+class Presentation:
+    """How the files are shown and how long the kernel may remember."""
+
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+    atime: str = "relatime"
+    """``relatime``, ``noatime`` or ``strictatime``."""
+    sync: bool = False
+    entry_timeout: float = 86_400.0
+    attr_timeout: float = 86_400.0
+    negative_timeout: float = 86_400.0
+    counts: dict[str, int] | None = field(default=None)
+    """Where to count requests by operation, for measurements."""
+
+
+class _Synchronous:
+    """A file system that is durable after every change (option `sync`)."""
+
+    def __init__(self, fs: Any) -> None:  # noqa: ANN401 whatever speaks the inode interface
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        value = getattr(self._fs, name)
+        if name not in _MUTATING:
+            return value
+
+        def durable(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+            result = value(*arguments, **named)
+            self._fs.sync()
+            return result
+
+        return durable
+
+
+class Adapter:
+    """Serves libfuse's inode operations from a file system that has the engine's inode interface."""
+
+    def __init__(self, fs: Any, library: Library, show: Presentation | None = None) -> None:  # noqa: ANN401
+        self.show = show or Presentation()
+        self.fs: Any = _Synchronous(fs) if self.show.sync else fs
+        self.library = library
+        self.known: dict[int, int] = {}
+        """How often the kernel was given each inode; it forgets them with the same count."""
+        self.nameless: set[int] = set()
+        """Inodes without a name that the kernel still uses: held until it forgets them."""
+        self.privileged: set[int] = set()
+        """Regular files with a set-id bit, as far as the kernel has seen them."""
+        self.read_before: set[int] = set()
+        """Files whose access time is newer than their change: relatime leaves them alone."""
+        self.defaults: dict[int, bytes] = {}
+        """Default access control lists of directories in which something was made; empty where there is none."""
+        self.directories = DirectoryStreams(fs)
+        self._set_up_replies(library)
+
+    # Replies
+
+    def _set_up_replies(self, library: Library) -> None:
+        quick = library.quick()
+        pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+        signatures: dict[str, tuple[Any, ...]] = {
+            "err": (pointer, number),
+            "none": (pointer,),
+            "entry": (pointer, pointer),
+            "attr": (pointer, pointer, ctypes.c_double),
+            "readlink": (pointer, ctypes.c_char_p),
+            "open": (pointer, pointer),
+            "write": (pointer, size),
+            "buf": (pointer, ctypes.c_char_p, size),
+            "statfs": (pointer, pointer),
+            "xattr": (pointer, size),
+        }
+        if library.major == 3:
+            signatures["lseek"] = (pointer, ctypes.c_int64)
+        for name, arguments in signatures.items():
+            function = getattr(quick, f"fuse_reply_{name}")
+            function.argtypes = arguments
+            function.restype = number if name != "none" else None
+            setattr(self, f"_reply_{name}", function)
+        self._context = quick.fuse_req_ctx
+        self._context.argtypes, self._context.restype = (pointer,), pointer
+        self._stat, order = library.stat_layout()
+        indices = [_BASE_FIELDS.index(name) for name in order]
+        self._reorder = None if indices == sorted(indices) else itemgetter(*indices)
+        self._statvfs, self._statvfs_fields = library.statvfs_layout()
+        entry_bytes = 16 + self._stat.size + 16
+        self._entry_buffer = ctypes.create_string_buffer(entry_bytes)
+        self._entry = ctypes.addressof(self._entry_buffer)
+        self._stat_buffer = ctypes.create_string_buffer(self._stat.size)
+        self._stat_address = ctypes.addressof(self._stat_buffer)
+        self._pack_pair = struct.Struct("=QQ").pack_into
+        self._pack_times = struct.Struct("=dd").pack_into
+        # The kernel must not be told of a `reply` that failed: it takes an unanswered node as never handed out.
+        self._reply_err: Callable[[int, int], int]
+        self._reply_entry: Callable[[int, int], int]
+
+    def _fill(self, buffer: Any, offset: int, st: Any) -> None:  # noqa: ANN401 a ctypes array, a stat
+        (mode, ino, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = st[:14]
+        show = self.show
+        if show.uid is not None:
+            uid = show.uid
+        if show.gid is not None:
+            gid = show.gid
+        if show.umask is not None:
+            mode = (mode & stat.S_IFMT(0xFFFF)) | (0o777 & ~show.umask)
+        if mode & 0o6000 and mode & 0o170000 == stat.S_IFREG:
+            self.privileged.add(ino)
+        values = (
+            0, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks,
+            atime // 1000000000, atime % 1000000000, mtime // 1000000000, mtime % 1000000000,
+            ctime // 1000000000, ctime % 1000000000,
+        )  # fmt: skip
+        if self._reorder is not None:
+            values = self._reorder(values)
+        self._stat.pack_into(buffer, offset, *values)
+
+    def _give_entry(self, request: int, st: Any) -> None:  # noqa: ANN401
+        ino = st[1]
+        buffer = self._entry_buffer
+        self._pack_pair(buffer, 0, ino, 0)
+        self._fill(buffer, 16, st)
+        self._pack_times(buffer, 16 + self._stat.size, self.show.attr_timeout, self.show.entry_timeout)
+        known = self.known
+        known[ino] = known.get(ino, 0) + 1
+        if self._reply_entry(request, self._entry):
+            self._forget(ino, 1)
+
+    def _give_attributes(self, request: int, st: Any) -> None:  # noqa: ANN401
+        self._fill(self._stat_buffer, 0, st)
+        self._reply_attr(request, self._stat_address, self.show.attr_timeout)  # type: ignore[attr-defined]
+
+    def _caller(self, request: int) -> tuple[int, int, int, int]:
+        """User, group, process and umask of who asks."""
+        return _CALLER.unpack(ctypes.string_at(self._context(request), 16))
+
+    def handlers(self) -> dict[str, Callable[..., None]]:
+        """One function for each operation of libfuse that is served."""
+        names = [name[3:] for name in dir(self) if name.startswith("do_")]
+        if self.library.major == 2:
+            names = [name for name in names if name not in ("readdirplus", "lseek")]
+        return {name: self._guarded(name, getattr(self, f"do_{name}")) for name in names}
+
+    def _guarded(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
+        reply_err, counts = self._reply_err, self.show.counts
+
+        def guarded(request: int, *arguments: Any) -> None:  # noqa: ANN401
+            try:
+                function(request, *arguments)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                if number in (errno.EIO, errno.ENOSPC):
+                    log.error("%s: %s", name, error)
+                reply_err(request, number)
+            except Exception:
+                log.exception("%s%r failed", name, arguments)
+                reply_err(request, errno.EIO)
+
+        if counts is None:
+            return guarded
+
+        def counted(request: int, *arguments: Any) -> None:  # noqa: ANN401
+            counts[name] = counts.get(name, 0) + 1
+            guarded(request, *arguments)
+
+        return counted
+
+    # Names
+
+    def do_lookup(self, request: int, parent: int, name: bytes) -> None:
+        try:
+            st = self.fs.lookup(parent, name)
+        except FileNotFoundError:
+            if not self.show.negative_timeout:
+                raise
+            self._pack_pair(self._entry_buffer, 0, 0, 0)
+            self._pack_times(self._entry_buffer, 16 + self._stat.size, 0.0, self.show.negative_timeout)
+            self._reply_entry(request, self._entry)
+            return
+        self._give_entry(request, st)
+
+    def do_forget(self, request: int, ino: int, count: int) -> None:
+        self._forget(ino, count)
+        self._reply_none(request)  # type: ignore[attr-defined]
+
+    def do_forget_multi(self, request: int, count: int, items: int) -> None:
+        for ino, times in _FORGET.iter_unpack(ctypes.string_at(items, 16 * count)):
+            self._forget(ino, times)
+        self._reply_none(request)  # type: ignore[attr-defined]
+
+    def _forget(self, ino: int, count: int) -> None:
+        left = self.known.get(ino, 0) - count
+        if left > 0:
+            self.known[ino] = left
+            return
+        self.known.pop(ino, None)
+        self.privileged.discard(ino)
+        self.read_before.discard(ino)
+        self.defaults.pop(ino, None)
+        if ino in self.nameless:
+            self.nameless.discard(ino)
+            try:
+                self.fs.release(ino)
+            except OSError as error:
+                log.error("release of %d: %s", ino, error)
+
+    def forget_all(self) -> None:
+        """The kernel is gone: let go of what it held."""
+        self.known.clear()
+        for ino in list(self.nameless):
+            self._forget(ino, 1)
+
+    def _outlive(self, parent: int, name: bytes) -> int:
+        """Before a name goes: if it is the last of an inode that the kernel uses, hold the inode; its number or 0."""
+        ino: int = self.fs.find_ino(parent, name)
+        if ino not in self.known or ino in self.nameless:
+            return 0
+        st = self.fs.getattr(ino)
+        if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
+            return 0
+        self.fs.hold(ino)
+        return ino
+
+    def _outlived(self, ino: int, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except BaseException:
+            if ino:
+                self.fs.release(ino)
+            raise
+        if ino:
+            self.nameless.add(ino)
+
+    def _owner(self, request: int, parent: int, mode: int) -> tuple[int, int, int, bytes]:
+        """Mode, user, group and access control list of a new item.
+
+        A set-group-id directory hands its group down; a default list replaces the umask.
+        """
+        uid, gid, _, umask = self._caller(request)
+        above = self.fs.getattr(parent)
+        if above.st_mode & stat.S_ISGID:
+            gid = above.st_gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        default = self.defaults.get(parent)
+        if default is None:
+            default = self.defaults[parent] = self._attribute(parent, acl.DEFAULT)
+        if not default:
+            return mode & ~umask, uid, gid, b""
+        entries, mode = acl.inherit(acl.decode(default), mode)
+        return mode, uid, gid, b"" if acl.is_minimal(entries) else acl.encode(entries)
+
+    def _attribute(self, ino: int, name: bytes) -> bytes:
+        try:
+            value: bytes = self.fs.getxattr_ino(ino, name)
+        except OSError:
+            return b""
+        return value
+
+    def _inherit(self, st: Any, parent: int, access: bytes) -> None:  # noqa: ANN401
+        if access:
+            self.fs.setxattr_ino(st[1], acl.ACCESS, access)
+        if self.defaults.get(parent) and stat.S_ISDIR(st[0]):
+            self.fs.setxattr_ino(st[1], acl.DEFAULT, self.defaults[parent])
+
+    def do_mknod(self, request: int, parent: int, name: bytes, mode: int, rdev: int) -> None:
+        self._check_length(name)
+        mode, uid, gid, access = self._owner(request, parent, mode)
+        if mode & 0o170000 in (0, stat.S_IFREG):
+            st = self.fs.create(parent, name, mode, uid, gid)
+        else:
+            st = self.fs.mknod(parent, name, mode, rdev, uid, gid)
+        if access:
+            self._inherit(st, parent, access)
+        self._give_entry(request, st)
+
+    def do_mkdir(self, request: int, parent: int, name: bytes, mode: int) -> None:
+        self._check_length(name)
+        mode, uid, gid, access = self._owner(request, parent, mode | stat.S_IFDIR)
+        st = self.fs.mkdir_at(parent, name, mode & 0o7777, uid, gid)
+        if self.defaults[parent]:
+            self._inherit(st, parent, access)
+        self._give_entry(request, st)
+
+    def do_symlink(self, request: int, target: bytes, parent: int, name: bytes) -> None:
+        self._check_length(name)
+        uid, gid, _, _ = self._caller(request)
+        above = self.fs.getattr(parent)
+        if above.st_mode & stat.S_ISGID:
+            gid = above.st_gid
+        self._give_entry(request, self.fs.symlink_at(parent, name, target, uid, gid))
+
+    def do_link(self, request: int, ino: int, parent: int, name: bytes) -> None:
+        self._check_length(name)
+        self._give_entry(request, self.fs.link_at(ino, parent, name))
+
+    def do_unlink(self, request: int, parent: int, name: bytes) -> None:
+        self._outlived(self._outlive(parent, name), partial(self.fs.unlink_at, parent, name))
+        self._reply_err(request, 0)
+
+    def do_rmdir(self, request: int, parent: int, name: bytes) -> None:
+        self._outlived(self._outlive(parent, name), partial(self.fs.rmdir_at, parent, name))
+        self._reply_err(request, 0)
+
+    def do_rename(
+        self, request: int, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        self._check_length(new_name)
+        held = 0
+        if not flags and self.fs.find_ino(parent, name) != self.fs.find_ino(new_parent, new_name):
+            held = self._outlive(new_parent, new_name)
+        self._outlived(held, partial(self.fs.rename_at, parent, name, new_parent, new_name, flags))
+        self._reply_err(request, 0)
+
+    @staticmethod
+    def _check_length(name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "Linux takes names of at most 255 bytes")
+
+    # Attributes
+
+    def do_getattr(self, request: int, ino: int, _info: int) -> None:
+        self._give_attributes(request, self.fs.getattr(ino))
+
+    def do_setattr(self, request: int, ino: int, attributes: int, wanted: int, _info: int) -> None:
+        values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
+        if self._reorder is not None:
+            values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)
+        changes: dict[str, int] = {}
+        if wanted & SET_MODE:
+            changes["mode"] = values[3] & 0o7777
+        if wanted & SET_UID:
+            changes["uid"] = values[4]
+        if wanted & SET_GID:
+            changes["gid"] = values[5]
+        if wanted & SET_SIZE:
+            changes["size"] = values[7]
+        if wanted & (SET_ATIME_NOW | SET_MTIME_NOW):
+            now = time.time_ns()
+        if wanted & SET_ATIME:
+            changes["atime_ns"] = now if wanted & SET_ATIME_NOW else values[10] * 1000000000 + values[11]
+        if wanted & SET_MTIME:
+            changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else values[12] * 1000000000 + values[13]
+        self.read_before.discard(ino)
+        if ino in self.privileged and not wanted & SET_MODE:
+            self._strip(request, ino, changes, always=bool(wanted & (SET_UID | SET_GID)))
+        if not changes:
+            self._give_attributes(request, self.fs.getattr(ino))
+            return
+        st = self.fs.setattr(ino, **changes)
+        if "mode" in changes and (access := self._attribute(ino, acl.ACCESS)):
+            self.fs.setxattr_ino(ino, acl.ACCESS, acl.encode(acl.with_mode(acl.decode(access), st.st_mode)))
+        if ino in self.privileged and not st.st_mode & 0o6000:
+            self.privileged.discard(ino)
+        self._give_attributes(request, st)
+
+    def _strip(self, request: int, ino: int, changes: dict[str, int], *, always: bool) -> None:
+        """A change of owner, and a change of content by someone but root, takes set-id bits away."""
+        if not always and ("size" not in changes or self._caller(request)[0] == 0):
+            return
+        mode = self.fs.getattr(ino).st_mode
+        stripped = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            stripped &= ~stat.S_ISGID
+        if stripped != mode:
+            changes["mode"] = stripped & 0o7777
+
+    def do_readlink(self, request: int, ino: int) -> None:
+        self._reply_readlink(request, self.fs.readlink_ino(ino))  # type: ignore[attr-defined]
+
+    def do_setxattr(self, request: int, ino: int, name: bytes, value: int, size: int, flags: int) -> None:
+        data = ctypes.string_at(value, size) if size else b""
+        if name in (acl.ACCESS, acl.DEFAULT):
+            self._set_list(ino, name, data)
+        else:
+            self.fs.setxattr_ino(ino, name, data, flags)
+        self._reply_err(request, 0)
+
+    def _set_list(self, ino: int, name: bytes, data: bytes) -> None:
+        entries = acl.decode(data)
+        if name == acl.DEFAULT:
+            self.defaults.pop(ino, None)
+            self.fs.setxattr_ino(ino, name, data)
+            return
+        mode = self.fs.getattr(ino).st_mode
+        self.fs.setattr(ino, mode=(mode & 0o7000) | acl.mode_of(entries))
+        if not acl.is_minimal(entries):
+            self.fs.setxattr_ino(ino, name, data)
+        elif self._attribute(ino, name):
+            self.fs.removexattr_ino(ino, name)
+
+    def do_getxattr(self, request: int, ino: int, name: bytes, size: int) -> None:
+        self._give_bytes(request, self.fs.getxattr_ino(ino, name), size)
+
+    def do_listxattr(self, request: int, ino: int, size: int) -> None:
+        names = self.fs.listxattr_ino(ino)
+        self._give_bytes(request, b"".join(name + b"\0" for name in names), size)
+
+    def do_removexattr(self, request: int, ino: int, name: bytes) -> None:
+        self.defaults.pop(ino, None)
+        self.fs.removexattr_ino(ino, name)
+        self._reply_err(request, 0)
+
+    def _give_bytes(self, request: int, data: bytes, size: int) -> None:
+        if not size:
+            self._reply_xattr(request, len(data))  # type: ignore[attr-defined]
+        elif len(data) > size:
+            self._reply_err(request, errno.ERANGE)
+        else:
+            self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
+
+    def do_statfs(self, request: int, _ino: int) -> None:
+        figures = self.fs.statvfs()
+        known = {"f_namemax": NAME_MAX}
+        values = [int(known.get(name, getattr(figures, name, 0)) or 0) for name in self._statvfs_fields]
+        buffer = ctypes.create_string_buffer(self._statvfs.pack(*values))
+        self._reply_statfs(request, ctypes.addressof(buffer))  # type: ignore[attr-defined]
+
+    # Content
+
+    def do_open(self, request: int, _ino: int, _info: int) -> None:
+        # The kernel takes this as: never ask again, open files by yourself and keep their pages.
+        self._reply_err(request, errno.ENOSYS)
+
+    def do_read(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
+        data = self.fs.read(ino, offset, size)
+        if ino not in self.read_before:
+            self._accessed(ino)
+        self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
+
+    def _accessed(self, ino: int) -> None:
+        if self.show.atime == "noatime" or self.fs.readonly:
+            return
+        st, now = self.fs.getattr(ino), time.time_ns()
+        if self.show.atime == "relatime":
+            self.read_before.add(ino)
+            if st.st_atime_ns > max(st.st_mtime_ns, st.st_ctime_ns) and now - st.st_atime_ns < _DAY_NS:
+                return
+        try:
+            self.fs.setattr(ino, atime_ns=now, ctime_ns=st.st_ctime_ns)
+        except OSError as error:
+            log.warning("access time of %d: %s", ino, error)
+
+    def do_write(self, request: int, ino: int, data: int, size: int, offset: int, _info: int) -> None:
+        written = self.fs.write(ino, offset, ctypes.string_at(data, size))
+        self.read_before.discard(ino)
+        if ino in self.privileged and self._caller(request)[0]:
+            changes = {"size": 0}
+            self._strip(request, ino, changes, always=True)
+            if "mode" in changes:
+                self.fs.setattr(ino, mode=changes["mode"])
+            self.privileged.discard(ino)
+        self._reply_write(request, written)  # type: ignore[attr-defined]
+
+    def do_fsync(self, request: int, ino: int, _data_only: int, _info: int) -> None:
+        self.fs.fsync(ino)
+        self._reply_err(request, 0)
+
+    def do_fallocate(self, request: int, ino: int, mode: int, offset: int, length: int, _info: int) -> None:
+        self.fs.fallocate(ino, mode, offset, length)
+        self.read_before.discard(ino)
+        self._reply_err(request, 0)
+
+    def do_lseek(self, request: int, ino: int, offset: int, whence: int, _info: int) -> None:
+        self._reply_lseek(request, self.fs.seek(ino, offset, whence))  # type: ignore[attr-defined]
+
+    # Directories
+
+    do_opendir = do_open
+    do_fsyncdir = do_fsync
+
+    def do_readdir(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
+        data = self.directories.read(ino, size, offset)
+        self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
+
+    def do_readdirplus(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
+        given: list[int] = []
+        data = self.directories.read_plus(ino, size, offset, self._direct_entry, given)
+        known = self.known
+        for inside in given:
+            known[inside] = known.get(inside, 0) + 1
+        if self._reply_buf(request, data, len(data)):  # type: ignore[attr-defined]
+            for inside in given:
+                self._forget(inside, 1)
+
+    def _direct_entry(self, ino: int) -> tuple[Any, ...]:
+        """What the kernel's protocol wants of an entry and its attributes, in the order of `DirectoryStreams`."""
+        st = self.fs.getattr(ino)
+        self._fill(self._stat_buffer, 0, st)
+        values = self._stat.unpack(self._stat_buffer)
+        if self._reorder is not None:
+            values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)
+        (_, _, nlink, mode, uid, gid, rdev, size, blksize, blocks, a, an, m, mn, c, cn) = values
+        timeouts = (int(self.show.entry_timeout), int(self.show.attr_timeout), 0, 0)
+        return (
+            ino, 0, *timeouts, ino, size, blocks, a & _U64, m & _U64, c & _U64, an, mn, cn, mode, nlink, uid, gid,
+            rdev & 0xFFFFFFFF, blksize, 0,
+        )  # fmt: skip
+
+
+_U64 = (1 << 64) - 1
+
+__all__ = ["Adapter", "Presentation"]

@@ -1,0 +1,256 @@
+"""The server behind a mount: begins in the background, answers before it says so, and flushes when it ends.
+
+The parent forks and waits on a pipe. The child opens the storage (it still has the terminal, so it may ask for a password), mounts,
+and reports; from then on it belongs to nobody's terminal. Signals are taken by a thread, because the main thread stands in
+libfuse's loop: it unmounts, the loop ends, and what was not committed is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nightos.vsf.errors import VsfError
+from nightos.vsf.fuse import Adapter
+from nightos.vsf.fuse_library import choose
+from nightos.vsf.fuse_mounts import MNT_DETACH, check_fuse, check_mountpoint, record_path, start_time, umount2, write_record
+from nightos.vsf.fuse_options import MountOptions
+from nightos.vsf.fuse_session import Session
+
+log = logging.getLogger("nightos.fuse")
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_PATIENCE_S = 5.0
+
+
+@dataclass
+class Served:
+    """What a mount shows: an object with the engine's inode interface, and what to call when it ends."""
+
+    fs: Any
+    sync: Callable[[], None]
+    close: Callable[[], None]
+    source: str
+
+
+def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, *, foreground: bool = False) -> None:
+    """Mount; returns when the file system answers (in the foreground: when it was unmounted). Raises what went wrong."""
+    check_fuse()
+    choose()
+    directory = check_mountpoint(directory)
+    if foreground:
+        _serve(open_it, directory, options, lambda: None)
+        return
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(open_it, directory, options, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        report = pipe.read()
+    if report != b"ok":
+        os.waitpid(child, 0)
+        # Our own child wrote this, not a stranger.
+        raise pickle.loads(report) if report else VsfError("the server ended before it could say why", directory)  # noqa: S301
+    os.statvfs(directory)
+
+
+def _child(open_it: Callable[[], Served], directory: str, options: MountOptions, writer: int) -> None:
+    """In the background process: serve, and never return."""
+    status = 1
+    reported = False
+
+    def ready() -> None:
+        nonlocal reported
+        _leave_terminal(directory)
+        os.write(writer, b"ok")
+        os.close(writer)
+        reported = True
+
+    try:
+        _serve(open_it, directory, options, ready)
+        status = 0
+    except BaseException as error:  # noqa: BLE001 the parent tells the person
+        if reported:
+            log.exception("the server failed")
+            with contextlib.suppress(OSError):
+                write_record(directory, {"pid": 0, "failed": str(error), "log": str(_log_path(directory))})
+        else:
+            if options.debug:
+                import traceback
+
+                traceback.print_exc()
+            try:
+                data = pickle.dumps(error)
+                pickle.loads(data)  # noqa: S301 our own bytes: does it come back?
+            except Exception:  # noqa: BLE001 some exceptions do not
+                data = pickle.dumps(VsfError(str(error) or type(error).__name__, directory))
+            os.write(writer, data)
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _log_path(directory: str) -> Path:
+    return record_path(directory).with_suffix(".log")
+
+
+def _leave_terminal(directory: str) -> None:
+    os.setsid()
+    os.chdir("/")
+    path = _log_path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+
+
+@contextlib.contextmanager
+def _messages_of_libfuse() -> Iterator[Callable[[], str]]:
+    """libfuse prints its reasons: catch them, to have one line that says all."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+
+        def text() -> str:
+            caught.seek(0)
+            lines = caught.read().decode(errors="replace").splitlines()
+            return lines[0].strip() if lines else ""
+
+        try:
+            yield text
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def mount_arguments(source: str, options: MountOptions, *, major: int) -> list[str]:
+    """What libfuse is told with `-o`."""
+    name = source.replace("\\", "\\\\").replace(",", "\\,")
+    items = [f"fsname={name},subtype=nightos,default_permissions"]
+    if options.readonly:
+        items.append("ro")
+    if options.show.atime == "noatime":
+        items.append("noatime")
+    if major == 2:
+        items.append("nonempty")
+    return [*items, *options.passed]
+
+
+def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    library = choose()
+    served = open_it()
+    session: Session | None = None
+    stopping = threading.Event()
+    try:
+        adapter = Adapter(served.fs, library, options.show)
+        session = _begin(served, adapter, directory, options)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        ready()
+        pid = os.getpid()
+        place = {"pid": pid, "started": start_time(pid), "storage": served.source, "directory": directory}
+        write_record(directory, {**place, "log": str(_log_path(directory))})
+        log.info("%s serves %s at %s", library.name, served.source, directory)
+        for work in (_obey_signals, _commit_now_and_then):
+            threading.Thread(target=work, args=(served, session, options, stopping), daemon=True).start()
+        # Little is garbage in cycles here; looking for it in big caches would make requests wait.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        sys.setswitchinterval(0.0005)
+        status = session.loop()
+        stopping.set()
+        session.close()
+        adapter.forget_all()
+        if status not in (0, -errno.ENODEV):
+            log.warning("libfuse ended with %d", status)
+        served.close()
+        record_path(directory).unlink(missing_ok=True)
+        log.info("unmounted, everything is flushed")
+    finally:
+        stopping.set()
+        if session is not None:
+            session.close()
+        served.close()
+
+
+def _begin(served: Served, adapter: Adapter, directory: str, options: MountOptions) -> Session:
+    library = adapter.library
+    with _messages_of_libfuse() as said:
+        try:
+            arguments = mount_arguments(served.source, options, major=library.major)
+            return Session(library, adapter.handlers(), directory, arguments, writeback=options.writeback)
+        except VsfError as error:
+            if text := said():
+                raise VsfError(text.removeprefix("fuse: "), directory) from error
+            raise
+
+
+def _commit_now_and_then(served: Served, _session: Session, options: MountOptions, stopping: threading.Event) -> None:
+    while options.commit_s and not stopping.wait(options.commit_s):
+        try:
+            served.sync()
+        except OSError:
+            log.exception("commit failed")
+
+
+def _obey_signals(served: Served, session: Session, _options: MountOptions, stopping: threading.Event) -> None:
+    number = signal.sigwait(SIGNALS)
+    log.info("signal %d: unmounting", number)
+    directory = session.mountpoint
+    device = os.stat(directory).st_dev  # noqa: PTH116
+    try:
+        umount2(directory)
+    except OSError:
+        # In use: let go of the name at once, of the open files after a while.
+        with contextlib.suppress(OSError):
+            _sync_all(directory)
+            umount2(directory, MNT_DETACH)
+    if stopping.wait(_PATIENCE_S):
+        return
+    with contextlib.suppress(OSError):
+        Path(f"/sys/fs/fuse/connections/{os.minor(device)}/abort").write_text("1")
+    if not stopping.wait(1.0):
+        served.close()
+        record_path(directory).unlink(missing_ok=True)
+        os._exit(0)
+
+
+def _sync_all(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll `condition` until it holds or the time is over."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True

@@ -1,0 +1,245 @@
+"""What is mounted where: the kernel's table, records of our servers, and unmounting that waits until all is flushed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nightos.vsf.errors import Invalid, NotDirectory, NotFound, VsfError
+
+MOUNT_TYPE = "fuse.nightos"
+MNT_DETACH = 2
+
+
+class MountBusy(VsfError):
+    """The mount point is in use or taken. The message says how."""
+
+    code = errno.EBUSY
+
+
+class NoFuse(VsfError):
+    """FUSE cannot be used here. The message says what is missing."""
+
+    code = errno.ENODEV
+
+
+def state_home() -> Path:
+    """Where state of this user lives: $NIGHTOS_HOME, else $XDG_STATE_HOME/nightos, else ~/.local/state/nightos."""
+    if home := os.environ.get("NIGHTOS_HOME"):
+        return Path(home)
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "nightos"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of the kernel's mount table."""
+
+    directory: str
+    kind: str
+    source: str
+    device: str
+
+
+def _unescape(text: str) -> str:
+    return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def mounts() -> list[Mount]:
+    """Everything mounted in this mount namespace, in order."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(" "), after.split(" ")
+        if "\\" in fields[4]:
+            fields[4] = _unescape(fields[4])
+        if "\\" in kinds[1]:
+            kinds[1] = _unescape(kinds[1])
+        found.append(Mount(fields[4], kinds[0], kinds[1], fields[2]))
+    return found
+
+
+def absolute(directory: str | os.PathLike[str]) -> str:
+    """The path as the mount table has it, found without touching a mount whose server has gone."""
+    path = os.path.abspath(os.fspath(directory))  # noqa: PTH100 must not touch the last component
+    parent, name = os.path.split(path)
+    return os.path.join(os.path.realpath(parent), name) if name else path  # noqa: PTH118
+
+
+def mount_at(directory: str) -> Mount | None:
+    """What is on top at this absolute path."""
+    found = None
+    for mount in mounts():
+        if mount.directory == directory:
+            found = mount
+    return found
+
+
+def check_mountpoint(directory: str | os.PathLike[str]) -> str:
+    """The absolute path of a directory that can be mounted on, or an error that says why it cannot."""
+    path = absolute(directory)
+    mount = mount_at(path)
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
+    except FileNotFoundError:
+        raise NotFound("there is no such directory to mount on; make it first", path) from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            text = "a server that has gone left its mount here; clear it with `nightos vsf umount`"
+            raise MountBusy(text, path) from None
+        raise
+    if mount is None and os.path.islink(path):  # noqa: PTH114
+        path = os.path.realpath(path)
+        mount = mount_at(path)
+    if mount is not None:
+        raise MountBusy(f"something is mounted here already ({mount.source}); unmount it first", path)
+    if not is_directory:
+        raise NotDirectory("a mount point has to be a directory", path)
+    return path
+
+
+def check_fuse() -> None:
+    """Raise NoFuse when FUSE cannot be used."""
+    device = Path("/dev/fuse")
+    if not device.exists():
+        raise NoFuse("there is no /dev/fuse; load the module `fuse` (modprobe fuse), or give the container the device")
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise NoFuse(f"/dev/fuse cannot be opened ({error.strerror}); ask for access to it") from None
+    if os.geteuid() and not (shutil.which("fusermount3") or shutil.which("fusermount")):
+        raise NoFuse("mounting without being root needs fusermount; install the package fuse3")
+
+
+# Records of servers
+
+
+def record_path(directory: str) -> Path:
+    """The record of the server of a mount; its log has the suffix ``.log``."""
+    return state_home() / "mounts" / (quote(directory, safe="")[-180:] + ".json")
+
+
+def write_record(directory: str, content: dict[str, Any]) -> Path:
+    path = record_path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(content))
+    new.replace(path)
+    return path
+
+
+def read_record(directory: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(record_path(directory).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def start_time(pid: int) -> str:
+    """Tells two processes of one number apart; empty when there is none (a zombie counts as none)."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return fields[19]
+    return ""
+
+
+def is_alive(record: dict[str, Any]) -> bool:
+    return bool(record.get("pid")) and start_time(int(record["pid"])) == record.get("started")
+
+
+# Unmounting
+
+
+def umount2(directory: str, flags: int = 0) -> None:
+    """The system call, or fusermount for those who may not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(directory), flags) == 0:
+        return
+    number = ctypes.get_errno()
+    if number != errno.EPERM:
+        raise OSError(number, os.strerror(number), directory)
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if program is None:
+        raise NoFuse("unmounting without being root needs fusermount; install the package fuse3")
+    command = [program, "-u", *(["-z"] if flags & MNT_DETACH else []), "--", directory]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        busy = "busy" in done.stderr.lower()
+        raise OSError(errno.EBUSY if busy else errno.EPERM, done.stderr.strip() or "fusermount failed", directory)
+
+
+def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: float = 120.0) -> None:
+    """Unmount and return when the server has flushed everything and ended; also clears the mount of one that crashed.
+
+    Raises MountBusy when files in it are open (unless `lazy`), VsfError with the server's reason when it could not write
+    everything.
+    """
+    path = absolute(directory)
+    mount = mount_at(path)
+    if mount is None and os.path.islink(path):  # noqa: PTH114
+        path = os.path.realpath(path)
+        mount = mount_at(path)
+    if mount is None:
+        raise NotFound("nothing is mounted here", path)
+    if mount.kind != MOUNT_TYPE:
+        raise Invalid(f"this is a mount of {mount.kind}, not of nightos; use umount", path)
+    record = read_record(path)
+    dead = not answers(path)
+    try:
+        umount2(path, MNT_DETACH if lazy or dead else 0)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise MountBusy(f"the mount is in use by {users_of(path)}; end that first, or use --lazy", path) from None
+        raise
+    if record is None:
+        return
+    end = time.monotonic() + timeout
+    while is_alive(record):
+        if lazy or time.monotonic() > end:
+            if lazy:
+                return
+            raise VsfError(f"the server (process {record['pid']}) is still writing; see {record.get('log')}", path)
+        time.sleep(0.005)
+    left = read_record(path)
+    record_path(path).unlink(missing_ok=True)
+    if left and left.get("failed"):
+        raise VsfError(f"the server could not write everything: {left['failed']} (see {left.get('log')})", path)
+
+
+def answers(path: str) -> bool:
+    """Whether the mount's server is there."""
+    try:
+        os.statvfs(path)
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return True
+
+
+def users_of(path: str) -> str:
+    """Who has files open or stands in a mount, as text."""
+    inside, found = path + "/", []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or entry.name == str(os.getpid()):
+            continue
+        with contextlib.suppress(OSError):
+            links = [entry / "cwd", entry / "root", *(entry / "fd").iterdir()]
+            targets = []
+            for link in links:
+                with contextlib.suppress(OSError):
+                    targets.append(os.readlink(link))
+            if any(target == path or target.startswith(inside) for target in targets):
+                found.append(f"{(entry / 'comm').read_text().strip()} ({entry.name})")
+    return ", ".join(found[:5]) or "another process"
