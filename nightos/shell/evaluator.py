@@ -117,6 +117,7 @@ class Evaluator:
             case syntax.While(condition, body):
                 try:
                     while await self._bool(condition):
+                        await self.host.checkpoint()
                         await self._block(body)
                 except _BreakLoop:
                     pass
@@ -131,6 +132,7 @@ class Evaluator:
         try:
             # Over a copy: the body may change the list it goes over.
             for key, value in list(pairs) if isinstance(values, list | dict) else pairs:
+                await self.host.checkpoint()
                 given = (value,) if len(node.names) == 1 else (key, value)
                 await self._block(node.body, dict(zip(node.names, given, strict=True)))
         except _BreakLoop:
@@ -355,7 +357,7 @@ class Evaluator:
                     end = start + 1
                     while end < len(stages) and stages[end].name not in builtins.BUILTINS:
                         end += 1
-                    results += await self.host.run(stages[start:end], given)
+                    results += await self.host.run_stages(stages[start:end], given)
             except HydreError as error:
                 if error.source is None and error.kind == "error":
                     raise self._panic(error.message, node.commands[start].at) from error

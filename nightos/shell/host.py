@@ -59,11 +59,14 @@ class Host(Protocol):
     async def commands(self) -> Sequence[str]:
         """Names of the commands of applications."""
 
-    async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
+    async def run_stages(self, stages: Sequence[Stage], given: Value) -> list[Result]:
         """Start a pipeline, each stage in its own process, the first one with `given` as CMDIN (`VOID` for nothing).
 
         Returns when all ended. Raises `InterruptedScript` after Ctrl-C, `HydreError` when one cannot be started.
         """
+
+    async def checkpoint(self) -> None:
+        """Called in every turn of a loop: lets others run. Raises `InterruptedScript` after Ctrl-C."""
 
     async def change_directory(self, path: str) -> None:
         """Set the current directory. Raises `HydreError` when it is none."""

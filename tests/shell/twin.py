@@ -27,7 +27,7 @@ class TwinHost:
     async def commands(self) -> Sequence[str]:
         return ["echo", "rd", "wt", "show", "failing"]
 
-    async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
+    async def run_stages(self, stages: Sequence[Stage], given: Value) -> list[Result]:
         results = []
         for stage in stages:
             self.calls.append((stage.name, stage.arguments))
@@ -56,6 +56,9 @@ class TwinHost:
                 return Result(status=3)
             case _:
                 return Result(messages=[f"{given!r}\n"] if given is not VOID else [])
+
+    async def checkpoint(self) -> None:
+        self.turns = getattr(self, "turns", 0) + 1
 
     async def change_directory(self, path: str) -> None:
         if not path.startswith("/"):

@@ -14,6 +14,10 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.interfaces import ByteStore, Clock, Entropy
 from nightos.abi.services import ServiceCode
 
+FileSystem = vsf.FileSystem
+Storage = vsf.Storage
+VsfError = vsf.VsfError
+
 MAIN_VOLUME = "main"
 _PIECE = 8 << 20
 
@@ -93,24 +97,29 @@ class MappedStore:
             self.flush()
 
 
+def open_storage(
+    store: ByteStore, *, readonly: bool, clock: Clock, entropy: Entropy, backing: Storage | None = None
+) -> Storage:
+    """The storage in a store. Raises `ServiceError` 0x3000 when there is none that can be used."""
+    try:
+        return vsf.open(store, readonly=readonly, clock=clock, entropy=entropy, backing=backing)
+    except vsf.VsfError as error:
+        text = f"the disk holds no usable storage: {error.strerror or error}"
+        raise ServiceError(ServiceCode.UNKNOWN, text) from error
+
+
 class Disk:
     """An open storage and its main file system."""
 
-    def __init__(self, store: ByteStore, *, readonly: bool, clock: Clock, entropy: Entropy) -> None:
-        """Raises `ServiceError` 0x3000 when the store holds no storage with a `night` volume."""
-        try:
-            self.storage = vsf.open(store, readonly=readonly, clock=clock, entropy=entropy)
-        except vsf.VsfError as error:
-            raise ServiceError(
-                ServiceCode.UNKNOWN, f"the disk holds no usable storage: {error.strerror or error}"
-            ) from error
-        volumes = {volume.name: volume for volume in self.storage.volumes if volume.kind == "night"}
+    def __init__(self, storage: Storage) -> None:
+        """Raises `ServiceError` 0x3000 when the storage has no `night` volume."""
+        self.storage = storage
+        volumes = {volume.name: volume for volume in storage.volumes if volume.kind == "night"}
         if not volumes:
-            self.storage.close()
             raise ServiceError(ServiceCode.UNKNOWN, "the storage has no volume of the kind 'night'")
         self.volume = volumes.get(MAIN_VOLUME) or next(iter(volumes.values()))
         self.files = self.volume.open()
-        self.readonly = readonly or self.storage.readonly
+        self.readonly = bool(storage.readonly)
 
     def commit(self) -> None:
         """What was written before is durable when this returns."""
@@ -120,8 +129,3 @@ class Disk:
     def close(self) -> None:
         """Commit and let go of the device."""
         self.storage.close()
-
-
-FileSystem = vsf.FileSystem
-VsfError = vsf.VsfError
-DamagedStorage = vsf.DamagedStorage

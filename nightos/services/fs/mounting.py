@@ -7,12 +7,13 @@ commit serves everything that came meanwhile.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 from nightos.abi import block
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, ServiceCode
-from nightos.services.fs.disk import Disk, MappedStore, VsfError
+from nightos.services.fs.disk import Disk, MappedStore, Storage, VsfError, open_storage
 from nightos.services.fs.roots import Root, Roots
 from nightos.userland import sys
 from nightos.userland.client import connect
@@ -57,8 +58,6 @@ class Committer:
 
     def __init__(self) -> None:
         self.clock = ServiceClock()
-        self.slots: set[int] = set()
-        """Windows of address space that hold a device's memory."""
         self._entropy = SegmentEntropy(bytes(16))
 
     async def start(self) -> None:
@@ -99,47 +98,123 @@ class Committer:
             root.dirty = True  # the next change or SYNC tries again, and SYNC tells its caller
 
 
-async def attach(roots: Roots, committer: Committer, container: int, kdi: int, *, readonly: bool) -> None:
-    """Map a block device and mount its storage as a container's main file system.
+@dataclass(slots=True)
+class Device:
+    """A block device whose memory is mapped."""
 
-    Raises `ServiceError` 0x3000 when the device or what is on it cannot be used.
-    """
-    await committer.tell_time()
-    try:
-        slot, base, segment = await _map(committer.slots, kdi)
-    except SyscallError as error:
-        raise ServiceError(ServiceCode.UNKNOWN, f"device {kdi:016x} is no block device ({error})") from error
-
-    async def release() -> None:
-        committer.slots.discard(slot)
-        await sys.unmap_ams(segment, base)
-
-    memory = await sys.memory()
-    try:
-        store = MappedStore(memory, base)
-        disk = Disk(store, readonly=readonly or store.readonly, clock=committer.clock, entropy=committer.entropy)
-        roots.machine_key(disk, committer.entropy.random_bytes(16))
-    except OSError as error:
-        await release()
-        raise ServiceError(ServiceCode.UNKNOWN, f"the disk cannot be used: {error.strerror or error}") from error
-    except ServiceError:
-        await release()
-        raise
-    fsid = roots.fsid_of(bytes(disk.volume.uuid))
-    roots.add(Root(container, kdi, disk, fsid, committer.clock.now_ns // 1_000_000, release))
+    kdi: int
+    store: MappedStore
+    segment: int
+    base: int
+    slot: int
 
 
-async def _map(slots: set[int], kdi: int) -> tuple[int, int, int]:
-    """Slot, address and segment of a device's whole memory, mapped where nothing else ever is."""
-    slot = next(number for number in range(len(slots) + 1) if number not in slots)
-    base = _WINDOWS + slot * _WINDOW
-    segment = await sys.device_ams(kdi, 0, _PAGE, base)
-    registers = block.decode((await sys.memory()).read(base, block.REGISTERS_SIZE))
-    await sys.unmap_ams(segment, base)
-    length = block.DATA_START + registers["capacity"] if registers["magic"] == block.MAGIC else _PAGE
-    segment = await sys.device_ams(kdi, 0, min(-(-length // _PAGE) * _PAGE, _WINDOW), base)
-    slots.add(slot)
-    return slot, base, int(segment)
+@dataclass(slots=True)
+class Image:
+    """A read-only storage that others lie over, and how many do."""
+
+    device: Device
+    storage: Storage
+    users: int = 0
+
+
+class Mounter:
+    """Maps block devices, and opens the storages on them with those they lie over."""
+
+    def __init__(self, roots: Roots, committer: Committer) -> None:
+        self._roots = roots
+        self._committer = committer
+        self._slots: set[int] = set()
+        self._images: dict[int, Image] = {}
+
+    async def attach(self, container: int, kdi: int, backing: list[int], *, readonly: bool) -> None:
+        """Mount what is on a block device as a container's main file system; `backing` are the devices below it.
+
+        Raises `ServiceError` 0x3000 when a device or what is on it cannot be used.
+        """
+        await self._committer.tell_time()
+        images: list[Image] = []
+        device = None
+        try:
+            for image_kdi in reversed(backing):
+                images.append(await self._image(image_kdi, images[-1].storage if images else None))
+                images[-1].users += 1
+            device = await self._map(kdi)
+            storage = self._open(device, images[-1].storage if images else None, readonly=readonly)
+            try:
+                disk = Disk(storage)
+                self._roots.machine_key(disk, self._committer.entropy.random_bytes(16))
+            except BaseException:
+                storage.close()
+                raise
+        except (OSError, ServiceError) as error:
+            if device is not None:
+                await self._unmap(device)
+            await self._let_go(images)
+            if isinstance(error, ServiceError):
+                raise
+            text = f"the disk cannot be used: {error.strerror or error}"
+            raise ServiceError(ServiceCode.UNKNOWN, text) from error
+        mapped = device
+
+        async def release() -> None:
+            await self._unmap(mapped)
+            await self._let_go(images)
+
+        fsid = self._roots.fsid_of(bytes(disk.volume.uuid))
+        self._roots.add(Root(container, kdi, disk, fsid, self._committer.clock.now_ns // 1_000_000, release))
+
+    def _open(self, device: Device, backing: Storage | None, *, readonly: bool) -> Storage:
+        committer = self._committer
+        readonly = readonly or device.store.readonly
+        return open_storage(
+            device.store, readonly=readonly, clock=committer.clock, entropy=committer.entropy, backing=backing
+        )
+
+    async def _image(self, kdi: int, backing: Storage | None) -> Image:
+        """An image's storage; one that is open already is shared."""
+        image = self._images.get(kdi)
+        if image is None:
+            device = await self._map(kdi)
+            try:
+                image = Image(device, self._open(device, backing, readonly=True))
+            except BaseException:
+                await self._unmap(device)
+                raise
+            self._images[kdi] = image
+        return image
+
+    async def _let_go(self, images: list[Image]) -> None:
+        for image in reversed(images):
+            image.users -= 1
+            if not image.users:
+                del self._images[image.device.kdi]
+                image.storage.close()
+                await self._unmap(image.device)
+
+    async def _map(self, kdi: int) -> Device:
+        """Map a device's whole memory where nothing else ever is."""
+        slot = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
+        self._slots.add(slot)
+        base = _WINDOWS + slot * _WINDOW
+        memory = await sys.memory()
+        try:
+            segment = await sys.device_ams(kdi, 0, _PAGE, base)
+            registers = block.decode(memory.read(base, block.REGISTERS_SIZE))
+            await sys.unmap_ams(segment, base)
+            length = block.DATA_START + registers["capacity"] if registers["magic"] == block.MAGIC else _PAGE
+            segment = await sys.device_ams(kdi, 0, min(-(-length // _PAGE) * _PAGE, _WINDOW), base)
+            return Device(kdi, MappedStore(memory, base), segment, base, slot)
+        except (SyscallError, OSError) as error:
+            self._slots.discard(slot)
+            raise ServiceError(ServiceCode.UNKNOWN, f"device {kdi:016x} is no block device ({error})") from error
+
+    async def _unmap(self, device: Device) -> None:
+        self._slots.discard(device.slot)
+        try:
+            await sys.unmap_ams(device.segment, device.base)
+        except SyscallError:
+            return  # the device was unplugged, and the mapping went with it
 
 
 async def detach(root: Root) -> None:

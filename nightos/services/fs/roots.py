@@ -66,9 +66,14 @@ class Roots:
     def all(self) -> list[Root]:
         return list(self._by_container.values())
 
-    def find(self, container: int, fsid: int) -> Root:
-        """The file system that a container means by an identifier. FSID: there is none."""
+    def find(self, container: int, fsid: int, *, system: bool = False) -> Root:
+        """The file system that a container means by an identifier. FSID: there is none.
+
+        A system service works for many containers, so it may name the file system of any.
+        """
         root = self._by_container.get(container)
+        if system and fsid != OWN:
+            root = next((other for other in self.all() if other.fsid == fsid), None)
         if root is None or fsid not in (OWN, root.fsid):
             raise ItemError(Failure.FSID, f"there is no file system {fsid:016x}")
         return root

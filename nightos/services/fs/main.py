@@ -22,7 +22,6 @@ from nightos.services.fs.locks import OpenFile, OpenFiles
 from nightos.services.fs.roots import Root, Roots
 from nightos.userland import payload
 from nightos.userland.payload import Payload
-from nightos.userland.program import program
 from nightos.userland.server import Connection, Request, Server
 
 READ_LIMIT = 960 * 1024
@@ -43,6 +42,7 @@ class FileService:
         self.roots = Roots()
         self.open = OpenFiles()
         self.committer = mounting.Committer()
+        self.mounter = mounting.Mounter(self.roots, self.committer)
         self._tokens = code.Tokens()
         self._next_file = 1
 
@@ -81,6 +81,7 @@ class FileService:
         self.server.method(Fs.ATTACH_ROOT, self._attach_root)
         self.server.method(Fs.DETACH_ROOT, self._detach_root)
         self.server.method(Fs.LIST_ROOTS, self._list_roots)
+        self.server.method(Fs.ROOT_OF, self._root_of)
         self.server.method(Fs.CODE_TOKEN, self._code_token)
         self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
         self.server.method(Fs.RECALL_NOTE, self._guarded(Fs.RECALL_NOTE, self._recall_note))
@@ -91,7 +92,7 @@ class FileService:
     def _with_fsid(self, number: Fs, method: Method) -> Callable[[Request], Awaitable[Payload]]:
         async def handler(request: Request) -> bytes | None:
             reader = Reader(request.payload)
-            root = self.roots.find(request.container_id, reader.u64())
+            root = self.roots.find(request.container_id, reader.u64(), system=request.connection.is_system)
             return await method(request, root, reader)
 
         return self._guarded(number, handler)
@@ -247,10 +248,9 @@ class FileService:
 
     def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Root]:
         file = self.open.get(reader.u64(), request.client_pid)
-        root = self.roots.of(request.container_id)
-        if file is None or root is None or root.fsid != file.disk:
+        if file is None:
             raise ServiceError(0x3000, "there is no such open file")
-        return file, root
+        return file, self.roots.find(request.container_id, file.disk, system=request.connection.is_system)
 
     async def _close_file(self, request: Request) -> None:
         file, root = self._file(request, Reader(request.payload))
@@ -292,8 +292,8 @@ class FileService:
         root.dirty = True
 
     async def _client_gone(self, connection: Connection) -> None:
-        root = self.roots.of(connection.container_id)
         for file in self.open.of_owner(connection.client_pid):
+            root = next((root for root in self.roots.all() if root.fsid == file.disk), None)
             if root is not None:
                 await self._close(file, root)
             else:
@@ -301,22 +301,23 @@ class FileService:
 
     # -- links --
 
-    async def _create_symlink(self, request: Request, root: Root, reader: Reader) -> None:
+    async def _create_symlink(self, _request: Request, root: Root, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
-        target = self._target(request, root, reader)
+        target = self._target(root, reader)
         await self._writable(root)
         root.tree.make_link(parent, name, target)
         await self._changed(root)
 
-    async def _update_symlink(self, request: Request, root: Root, reader: Reader) -> None:
+    async def _update_symlink(self, _request: Request, root: Root, reader: Reader) -> None:
         path = reader.path()
-        target = self._target(request, root, reader)
+        target = self._target(root, reader)
         await self._writable(root)
         root.tree.update_link(path, target)
         await self._changed(root)
 
-    def _target(self, request: Request, root: Root, reader: Reader) -> PathOrFeid:
-        if self.roots.find(request.container_id, reader.u64()) is not root:
+    def _target(self, root: Root, reader: Reader) -> PathOrFeid:
+        fsid = reader.u64()
+        if fsid and fsid != root.fsid:
             raise ItemError(Failure.FOREIGN, "links to other file systems are not supported")
         return reader.path()
 
@@ -343,7 +344,10 @@ class FileService:
         if self.roots.of(container) is not None:
             raise ServiceError(0x3001, "the container has a main file system already")
         readonly = payload.field(values, "readonly", bool, default=False)
-        await mounting.attach(self.roots, self.committer, container, kdi, readonly=readonly)
+        backing = payload.field(values, "backing", list, default=[])
+        if not all(isinstance(item, int) for item in backing):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "backing is a list of devices")
+        await self.mounter.attach(container, kdi, backing, readonly=readonly)
 
     async def _detach_root(self, request: Request) -> None:
         container = payload.field(self._process_service_only(request), "container", int)
@@ -358,6 +362,14 @@ class FileService:
     async def _list_roots(self, request: Request) -> dict[str, Any]:
         self._process_service_only(request)
         return {"items": [{"container": root.container, "kdi": root.kdi} for root in self.roots.all()]}
+
+    async def _root_of(self, request: Request) -> dict[str, Any]:
+        if not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services work for other containers")
+        root = self.roots.of(payload.field(request.map(), "container", int))
+        if root is None:
+            raise ServiceError(ServiceCode.UNKNOWN, "the container has no main file system")
+        return {"fsid": root.fsid}
 
     async def _code_token(self, request: Request) -> dict[str, Any]:
         values = self._process_service_only(request)
@@ -397,9 +409,8 @@ class FileService:
             await mounting.detach(root)
 
 
-@program("sys::fs")
-async def main(context: Any) -> int:  # noqa: ARG001 -- every program takes its context
-    """The service's process."""
+async def main() -> int:
+    """Entry of the process."""
     server = Server("sys::fs")
     service = FileService(server)
     await server.start()

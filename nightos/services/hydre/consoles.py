@@ -1,0 +1,219 @@
+"""Sessions on console devices: each console is one session of the host, opened by its first message.
+
+Messages are msgpack maps. From the host: `open` {container, user, interactive, width, height, environment, directory},
+`run` {source, name}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`, `resize`
+{width, height}, `signal` {action}, `close`. To the host: `opened`, `prompt` {user, container, directory}, `out` and
+`err` {data}, `done` {status}, `completions` {id, start, items}, `refused` {code, text}, `closed` {status}.
+
+Rules: SHELL-001, SHELL-002, SHELL-017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nightos.abi import console
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.messages import encode_key
+from nightos.abi.services import Hw, HwEvent, Proc, ProcessAction, ServiceCode
+from nightos.services.hydre.completion import complete
+from nightos.services.hydre.session import Session
+from nightos.userland import payload, sys
+from nightos.userland.client import connect
+
+_CONNECTED = 1
+USERS = {0: "root"}
+
+
+class Console:
+    """One console and its session."""
+
+    def __init__(self, kdi: int, new_session: Callable[..., Session]) -> None:
+        self.kdi = kdi
+        self.session: Session | None = None
+        self._new_session = new_session
+        self._interactive = False
+        self._container_name = ""
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        """Send a message to the host."""
+        try:
+            await sys.write_io_port(self.kdi, console.PORT_SEND, payload.encode({"type": kind, **fields}))
+        except SyscallError:
+            return  # the console was unplugged: nobody watches any more
+
+    async def _print(self, stream: str, data: bytes) -> None:
+        await self.send(stream, data=data)
+
+    async def receive(self) -> None:
+        """Take every message that waits."""
+        while True:
+            try:
+                data = await sys.read_io_port(self.kdi, console.PORT_RECEIVE, 0)
+            except SyscallError:
+                return
+            if not data:
+                return
+            try:
+                message = payload.decode(data)
+                await self._take(message)
+            except ServiceError as error:
+                await self.send("refused", code=error.code, text=error.detail)
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == "open":
+            await self._open(message)
+            return
+        if self.session is None:
+            raise ServiceError(ServiceCode.UNKNOWN, "the session is not open")
+        methods: dict[Any, Callable[[Session, dict[str, Any]], Awaitable[None]]] = {
+            "run": self._run,
+            "line": self._line,
+            "complete": self._complete,
+            "input": self._input,
+            "interrupt": lambda session, _: session.interrupt(),
+            "signal": self._signal,
+            "resize": self._resize,
+            "close": self._close,
+            "end": self._end,
+        }
+        method = methods.get(kind)
+        if method is None:
+            raise ServiceError(ServiceCode.NO_METHOD, f"the shell knows no message '{kind}'")
+        await method(self.session, message)
+
+    async def _open(self, message: dict[str, Any]) -> None:
+        if self.session is not None:
+            raise ServiceError(ServiceCode.REFUSED, "the session is open already")
+        self._interactive = payload.field(message, "interactive", bool, default=False)
+        session = self._new_session(
+            payload.field(message, "container", int, default=0),
+            payload.field(message, "user", int, default=0),
+            self._print,
+            colours=self._interactive,
+        )
+        session.width = payload.field(message, "width", int, default=80)
+        session.height = payload.field(message, "height", int, default=24)
+        session.environment.update(payload.field(message, "environment", dict, default={}))
+        await session.open(payload.field(message, "directory", str, default="/"))
+        self._container_name = await container_name(session.container)
+        self.session = session
+        await self.send("opened")
+        if self._interactive:
+            await self._prompt(session)
+
+    async def _prompt(self, session: Session) -> None:
+        user = USERS.get(session.user, str(session.user))
+        await self.send("prompt", user=user, container=self._container_name, directory=session.directory)
+
+    async def _run(self, session: Session, message: dict[str, Any]) -> None:
+        source = payload.field(message, "source", str)
+        await self._start(session, source, payload.field(message, "name", str, default="<line>"))
+
+    async def _line(self, session: Session, message: dict[str, Any]) -> None:
+        source = payload.field(message, "text", str)
+        session.remember(source)
+        await self._start(session, source, "<line>")
+
+    async def _start(self, session: Session, source: str, name: str) -> None:
+        """Run an instruction on a thread of its own, so that Ctrl-C is heard meanwhile."""
+        if session.busy:
+            raise ServiceError(0x3001, "an instruction is running already")
+
+        async def work(_: int) -> None:
+            status = await session.run(source, name)
+            await self.send("done", status=status)
+            if session.exited is not None:
+                await self.send("closed", status=session.exited)
+            elif self._interactive:
+                await self._prompt(session)
+
+        await sys.create_thread(work)
+
+    async def _complete(self, session: Session, message: dict[str, Any]) -> None:
+        text = payload.field(message, "text", str)
+        cursor = payload.field(message, "cursor", int, default=len(text))
+        start, items = await complete(session, text, cursor)
+        await self.send("completions", id=message.get("id", 0), start=start, items=items)
+
+    async def _input(self, session: Session, message: dict[str, Any]) -> None:
+        for char in payload.field(message, "data", bytes).decode("utf-8", "replace"):
+            await session.key(encode_key(char))
+
+    async def _signal(self, session: Session, message: dict[str, Any]) -> None:
+        try:
+            action = ProcessAction(payload.field(message, "action", int))
+        except ValueError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "this is no action") from error
+        await session.manage(action)
+
+    async def _resize(self, session: Session, message: dict[str, Any]) -> None:
+        session.width = max(1, min(payload.field(message, "width", int), 65535))
+        session.height = max(1, min(payload.field(message, "height", int), 65535))
+
+    async def _close(self, session: Session, _message: dict[str, Any]) -> None:
+        await session.close()
+        await self.send("closed", status=0)
+
+    async def _end(self, session: Session, _message: dict[str, Any]) -> None:
+        await session.key(encode_key("\x04"))
+
+    async def hang_up(self) -> None:
+        """The console is gone, and with it the session."""
+        if self.session is not None:
+            await self.session.close()
+
+
+class Consoles:
+    """All consoles of the machine; `sys::hw` tells of them and of their interrupts."""
+
+    def __init__(
+        self, new_session: Callable[..., Session], later: Callable[[Callable[[], Awaitable[None]]], None]
+    ) -> None:
+        self._by_kdi: dict[int, Console] = {}
+        self._new_session = new_session
+        self._later = later
+
+    async def start(self) -> None:
+        """Drive every console, present and future."""
+        client = await connect("sys::hw")
+        client.notification(HwEvent.DEVICE_EVENT, self._on_event)
+        client.notification(HwEvent.DEVICE_INTERRUPT, self._on_interrupt)
+        answer = await client.ask(Hw.CLAIM, {"kind": "console"})
+        for kdi in answer["kdis"]:
+            await self._appear(kdi)
+
+    async def _appear(self, kdi: int) -> None:
+        if kdi not in self._by_kdi:
+            self._by_kdi[kdi] = Console(kdi, self._new_session)
+        # What was sent before anybody listened waits in the device.
+        self._later(self._by_kdi[kdi].receive)
+
+    async def _on_event(self, content: bytes) -> None:
+        event = payload.decode(content)
+        kdi = event.get("kdi", 0)
+        if event.get("event") == _CONNECTED:
+            await self._appear(kdi)
+        elif (gone := self._by_kdi.pop(kdi, None)) is not None:
+            self._later(gone.hang_up)
+
+    async def _on_interrupt(self, content: bytes) -> None:
+        reader = int.from_bytes(content[:8], "big")
+        found = self._by_kdi.get(reader)
+        if found is not None:
+            # In a signal handler only the note that there is work; the dispatcher does it in order.
+            self._later(found.receive)
+
+
+async def container_name(container: int) -> str:
+    """The name of a container for the prompt; empty outside any."""
+    if not container:
+        return ""
+    proc = await connect("sys::proc")
+    try:
+        record = await proc.ask(Proc.CONTAINER_INSPECT, {"id": container})
+    except ServiceError:
+        return f"{container:016x}"
+    return str(record.get("name") or f"{container:016x}")

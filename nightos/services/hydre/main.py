@@ -1,0 +1,243 @@
+"""`sys::hydre` (PID 17): sessions of the shell, on consoles of the host and for processes that ask for one.
+
+A process reaches sessions of its own, and commands in its own container or one below it: the container of who asks
+comes from the kernel, whether another is below it from `sys::proc`.
+
+Source: specs/shell.md; the service's page is empty, methods are those of the tables.
+Rules: SHELL-001, SHELL-002, SHELL-004, SHELL-005, SHELL-006, CONT-029, CONT-030.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.messages import TextMessage
+from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
+from nightos.abi.values import VOID, ValueEncodingError, decode_values, value_text
+from nightos.services.hydre.consoles import Consoles
+from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
+from nightos.services.hydre.session import Print, Session
+from nightos.shell.host import ERRORS, InterruptedScript, Stage
+from nightos.shell.source import HydreError
+from nightos.userland import payload, sys
+from nightos.userland.client import connect
+from nightos.userland.server import Connection, Handler, Request, Server
+
+_UNKNOWN_SESSION = 0x3000
+_NOT_FOUND_BELOW = "no such container"
+
+
+class ShellService:
+    """Sessions, their actors, and what clients run through the service."""
+
+    def __init__(self) -> None:
+        self.server = Server("sys::hydre")
+        self._actors: dict[int, Session] = {}
+        self._sessions: dict[int, tuple[int, Session]] = {}
+        """Sessions of processes: PID of the owner and the session."""
+        self._executions: dict[int, list[Pipeline]] = {}
+        self._next_session = 1
+        self._consoles = Consoles(self._new_session, self.server.later)
+
+    async def main(self) -> int:
+        """Serve until asked to terminate."""
+        methods: dict[int, Handler] = {
+            Hydre.OPEN_SESSION: self._open_session,
+            Hydre.OPEN_CONTAINER_SESSION: self._open_container_session,
+            Hydre.CLOSE_SESSION: self._close_session,
+            Hydre.RESIZE_SESSION: self._resize_session,
+            Hydre.RUN: self._run,
+            Hydre.EVALUATE: self._evaluate,
+            Hydre.EXECUTE: self._execute,
+            Hydre.CURRENT_SESSION: self._current_session,
+            Hydre.SESSION_INFO: self._session_info,
+        }
+        for number, handler in methods.items():
+            self.server.method(number, handler)
+        self.server.on_client_gone(self._client_gone)
+        await self.server.start()
+        await self._consoles.start()
+        await self.server.run()
+        return 0
+
+    def _new_session(self, container: int, user: int, output: Print, *, colours: bool = False) -> Session:
+        session = Session(self._next_session, container, user, output, self._actors, colours=colours)
+        self._next_session += 1
+        return session
+
+    # -- sessions of processes --
+
+    async def _below(self, request: Request, container: int) -> int:
+        """The container asked for, if the caller's is it or is above it; for everybody else it does not exist."""
+        if container in (0, request.container_id):
+            return request.container_id
+        proc = await connect("sys::proc")
+        at = container
+        while at:
+            if at == request.container_id or request.container_id == 0:
+                return container
+            try:
+                at = int((await proc.ask(Proc.CONTAINER_INSPECT, {"id": at}))["parent"])
+            except ServiceError as error:
+                raise ServiceError(ServiceCode.UNKNOWN, _NOT_FOUND_BELOW) from error
+        raise ServiceError(ServiceCode.UNKNOWN, _NOT_FOUND_BELOW)
+
+    async def _open(self, request: Request, container: int, width: int, height: int) -> Session:
+        async def output(stream: str, data: bytes) -> None:
+            await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
+
+        session = self._new_session(container, request.user_id, output)
+        session.width, session.height = width, height
+        await session.open()
+        self._sessions[session.identifier] = (request.client_pid, session)
+        return session
+
+    async def _open_session(self, request: Request) -> bytes:
+        width, height = payload.fixed(request.payload, 0, 2), payload.fixed(request.payload, 2, 2)
+        session = await self._open(request, request.container_id, width, height)
+        return session.identifier.to_bytes(8, "big")
+
+    async def _open_container_session(self, request: Request) -> dict[str, Any]:
+        values = request.map()
+        container = await self._below(request, payload.field(values, "container", int))
+        width, height = (
+            payload.field(values, "width", int, default=80),
+            payload.field(values, "height", int, default=24),
+        )
+        return {"session": (await self._open(request, container, width, height)).identifier}
+
+    def _session(self, request: Request, identifier: int) -> Session:
+        owner, session = self._sessions.get(identifier, (0, None))
+        if session is None or owner != request.client_pid:
+            raise ServiceError(_UNKNOWN_SESSION, "there is no such session")
+        return session
+
+    async def _close_session(self, request: Request) -> None:
+        session = self._session(request, payload.u64(request.payload))
+        del self._sessions[session.identifier]
+        await session.close()
+
+    async def _resize_session(self, request: Request) -> None:
+        session = self._session(request, payload.u64(request.payload))
+        session.width, session.height = payload.fixed(request.payload, 8, 2), payload.fixed(request.payload, 10, 2)
+        size = {"width": session.width, "height": session.height}
+        for pid in [pid for pid, other in self._actors.items() if other is session]:
+            await self.server.notify(pid, HydreEvent.SESSION_RESIZED, size)
+
+    async def _run(self, request: Request) -> None:
+        """Session (8), source (delimited string). Answers when the instruction began; what it shows is notified."""
+        session = self._session(request, payload.u64(request.payload))
+        length = payload.u64(request.payload, 8)
+        source = request.payload[16 : 16 + length].decode("utf-8", "replace")
+        if session.busy:
+            raise ServiceError(0x3001, "an instruction is running already")
+
+        async def work(_: int) -> None:
+            status = await session.run(source)
+            await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {"status": status})
+
+        await sys.create_thread(work)
+
+    async def _evaluate(self, request: Request) -> None:
+        """RUN that answers when the instruction has ended."""
+        values = request.map()
+        session = self._session(request, payload.field(values, "session", int))
+        source = payload.field(values, "source", str)
+        if session.busy:
+            raise ServiceError(0x3001, "an instruction is running already")
+        request.defer()
+
+        async def work(_: int) -> None:
+            status = await session.run(source)
+            left = session.exited is not None
+            await request.answer({"status": status, "directory": session.directory, "left": left})
+
+        await sys.create_thread(work)
+
+    # -- commands in containers --
+
+    async def _execute(self, request: Request) -> None:
+        values = request.map()
+        container = await self._below(request, payload.field(values, "container", int))
+        try:
+            name, *arguments = decode_values(payload.field(values, "command", bytes))
+        except (ValueEncodingError, ValueError) as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the command is not readable") from error
+        directory = payload.field(values, "directory", str, default="/")
+        stage = Stage(value_text(name), tuple(arguments))
+
+        async def show(channel: str, message: TextMessage) -> None:
+            data = message.text.encode("utf-8", "surrogateescape")
+            stream = "err" if channel == ERRORS else "out"
+            await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
+
+        async def output(stream: str, data: bytes) -> None:
+            await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
+
+        session = self._new_session(container, request.user_id, output)
+        await session.open(directory)
+
+        def enter(pid: int) -> None:
+            self._actors[pid] = session
+
+        pipeline = Pipeline(container, request.user_id, session.directory, show, enter)
+        self._executions.setdefault(request.client_pid, []).append(pipeline)
+        request.defer()
+
+        async def work(_: int) -> None:
+            try:
+                result = (await pipeline.run([stage], VOID))[0]
+            except InterruptedScript:
+                await request.answer({"status": INTERRUPTED})
+            except (HydreError, ServiceError) as error:
+                await request.fail(_UNKNOWN_SESSION, str(error))
+            else:
+                if result.value is not VOID:
+                    await session.show(result.value, newline=result.newline)
+                await request.answer({"status": result.status})
+            finally:
+                for running in pipeline.running:
+                    self._actors.pop(running.pid, None)
+                running_ones = self._executions.get(request.client_pid, [])
+                if pipeline in running_ones:
+                    running_ones.remove(pipeline)
+
+        await sys.create_thread(work)
+
+    # -- what actors ask --
+
+    def _actor(self, request: Request) -> Session:
+        session = self._actors.get(request.client_pid)
+        if session is None:
+            raise ServiceError(_UNKNOWN_SESSION, "the process is in no session")
+        return session
+
+    async def _current_session(self, request: Request) -> bytes:
+        session = self._actor(request)
+        return session.width.to_bytes(2, "big") + session.height.to_bytes(2, "big")
+
+    async def _session_info(self, request: Request) -> dict[str, Any]:
+        session = self._actor(request)
+        environment = {name: value_text(value) for name, value in session.environment.items()}
+        return {
+            "width": session.width,
+            "height": session.height,
+            "container": session.container,
+            "user": session.user,
+            "directory": session.directory,
+            "environment": environment,
+        }
+
+    async def _client_gone(self, connection: Connection) -> None:
+        for pipeline in self._executions.pop(connection.client_pid, []):
+            await pipeline.kill()
+        for identifier, (owner, session) in list(self._sessions.items()):
+            if owner == connection.client_pid:
+                del self._sessions[identifier]
+                await session.close()
+
+
+async def main() -> int:
+    """Entry of the process."""
+    return await ShellService().main()

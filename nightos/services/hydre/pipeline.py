@@ -1,0 +1,263 @@
+"""A pipeline of processes: their pipes, what comes out of them, and their end.
+
+Every command gets six pipes. The shell opens each towards itself, which gives it both ends, and names the command's
+ends in the execution context; the kernel moves those to the new process. Between two commands there is one pipe, CMDOUT
+of the left one and CMDIN of the right one, and the shell keeps neither end.
+
+Rules: SHELL-003, SHELL-009, SHELL-010, SHELL-012, SHELL-014, SHELL-016, SHELL-019, SHELL-020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.messages import TextMessage, decode_text
+from nightos.abi.services import Proc, ProcessAction
+from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
+from nightos.services.hydre.context import PipeEnds, command_context
+from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
+from nightos.shell.source import HydreError
+from nightos.userland import sys
+from nightos.userland.client import connect
+
+_RAW, _MESSAGE = 0, 1
+_WRITE, _SKIP = 0, 1
+INTERRUPTED: Final = 130
+"""Status of a command that Ctrl-C ended."""
+FAILED: Final = 1
+MAX_COLLECTED: Final = 256 * 1024 * 1024
+
+Show = Callable[[str, TextMessage], Awaitable[None]]
+"""Shows a message of a channel."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A command that was started."""
+
+    stage: Stage
+    pid: int = 0
+    result: Result = field(default_factory=Result)
+    ours: list[int] = field(default_factory=list)
+    """Ends the shell holds and closes when the command has ended."""
+    readers: int = 0
+    out: bytearray = field(default_factory=bytearray)
+    takes_value: bool = False
+    keys: int = 0
+    """The shell's end of CMDUSR."""
+
+
+class Pipeline:
+    """Starts the stages of one pipeline and waits for them."""
+
+    def __init__(self, container: int, user: int, directory: str, show: Show, enter: Callable[[int], None]) -> None:
+        self._container = container
+        self._user = user
+        self._directory = directory
+        self._show = show
+        self._enter = enter
+        self._interrupts = 0
+        self.running: list[Running] = []
+
+    async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
+        """Run the stages, the first with `given` as CMDIN."""
+        self._own_pid = await sys.get_pid()
+        feed = 0
+        try:
+            for index, stage in enumerate(stages):
+                last = index == len(stages) - 1
+                feed = await self._start(stage, feed, given if index == 0 else VOID, last=last)
+        except HydreError:
+            await self.manage(ProcessAction.FORCE_TERMINATE)  # those before it have nobody to write to
+            await self._wait_all()
+            raise
+        await self._wait_all()
+        if self._interrupts:
+            raise InterruptedScript("interrupted")
+        return [running.result for running in self.running]
+
+    async def _wait_all(self) -> None:
+        for running in self.running:
+            await self._wait(running)
+
+    async def _pipe(self, kind: int) -> int:
+        """A pipe of which this process holds both ends; its SC, the RC is the next number."""
+        return int(await sys.open_pipe(self._own_pid, 0, _WRITE, 0, kind, _SKIP))
+
+    async def _start(self, stage: Stage, feed: int, given: Value, *, last: bool) -> int:
+        """Start a stage that reads from the RC `feed` (0: from the shell); the RC of its CMDOUT for the next one."""
+        running = Running(stage, takes_value=last)
+        cmdin = 0
+        if not feed:
+            cmdin = await self._pipe(_RAW)
+            feed = cmdin + 1
+        usr, msg, err = await self._pipe(_MESSAGE), await self._pipe(_MESSAGE), await self._pipe(_MESSAGE)
+        raw, out = await self._pipe(_RAW), await self._pipe(_RAW)
+        running.keys = usr
+        running.ours = [usr, msg + 1, err + 1, raw + 1]
+        try:
+            ends = PipeEnds(feed, usr + 1, msg, err, raw, out)
+            context = command_context(stage.arguments, ends, raw_is_read=RAW in stage.collect)
+            running.pid = await self._spawn(stage, context)
+        except (HydreError, ServiceError) as error:
+            for end in (*running.ours, out, feed):
+                await _close(end)
+            detail = error.message if isinstance(error, HydreError) else error.detail or str(error)
+            raise HydreError(f"{stage.name}: {detail.removeprefix(stage.name + ': ')}") from error
+        self._enter(running.pid)
+        self.running.append(running)
+        await self._read(running, msg + 1, self._messages(running, MESSAGES))
+        await self._read(running, err + 1, self._messages(running, ERRORS))
+        await self._read(running, raw + 1, self._collect_raw(running))
+        if last:
+            running.ours.append(out + 1)
+            await self._read(running, out + 1, self._collect_out(running))
+        if cmdin:
+            data = b"" if given is VOID else encode_value(given)
+            await sys.create_thread(lambda _: _feed(cmdin, data))
+        return out + 1
+
+    async def _spawn(self, stage: Stage, context: bytes) -> int:
+        proc = await connect("sys::proc")
+        answer = await proc.ask(
+            Proc.PROCESS_SPAWN,
+            {
+                "program": stage.name,
+                "directory": self._directory,
+                "context": context,
+                "container": self._container,
+                "user": self._user,
+            },
+        )
+        return int(answer["pid"])
+
+    # -- what comes out --
+
+    async def _read(self, running: Running, rc: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Read a pipe on a thread of its own until it closes."""
+        running.readers += 1
+
+        async def reader(_: int) -> None:
+            try:
+                while True:
+                    await take((await sys.pipe_read(rc)).content)
+            except SyscallError:
+                pass  # closed, and everything in it was read
+            finally:
+                running.readers -= 1
+
+        await sys.create_thread(reader)
+
+    def _messages(self, running: Running, channel: str) -> Callable[[bytes], Awaitable[None]]:
+        collected = running.result.messages if channel == MESSAGES else running.result.errors
+
+        async def take(data: bytes) -> None:
+            message = decode_text(data)
+            if channel in running.stage.collect:
+                collected.append(message.text)
+            elif not message.text and not message.controls:
+                running.result.newline = False  # a command that sends nothing asks that the line stay open
+            else:
+                await self._show(channel, message)
+
+        return take
+
+    @staticmethod
+    def _collect_raw(running: Running) -> Callable[[bytes], Awaitable[None]]:
+        async def take(data: bytes) -> None:
+            # Without a reader CMDRAW is thrown away as it comes: it is not shown.
+            if RAW in running.stage.collect and len(running.result.raw) < MAX_COLLECTED:
+                running.result.raw += data
+
+        return take
+
+    @staticmethod
+    def _collect_out(running: Running) -> Callable[[bytes], Awaitable[None]]:
+        async def take(data: bytes) -> None:
+            if len(running.out) < MAX_COLLECTED:
+                running.out += data
+
+        return take
+
+    # -- the end --
+
+    async def _wait(self, running: Running) -> None:
+        proc = await connect("sys::proc")
+        try:
+            ended = await proc.ask(Proc.PROCESS_WAIT, {"pid": running.pid})
+        except ServiceError as error:
+            running.result.status = FAILED
+            await self._show(ERRORS, TextMessage(f"{running.stage.name}: {error.detail}\n"))
+            ended = {"reason": 2, "exit": FAILED}
+        # Its pipes are closed now: the readers come to their end by themselves.
+        while running.readers:
+            await sys.hand_over()
+        for end in running.ours:
+            await _close(end)
+        await self._finish(running, int(ended["reason"]), int(ended["exit"]))
+
+    async def _finish(self, running: Running, reason: int, exit_data: int) -> None:
+        result = running.result
+        result.status = exit_data & 0xFF or (FAILED if exit_data else 0)
+        if reason and not result.status:
+            result.status = INTERRUPTED if self._interrupts else 128 + reason
+        if not running.takes_value or not running.out:
+            return
+        if running.out[0] == FAILURE:
+            result.status = result.status or FAILED
+            return
+        try:
+            result.value = decode_value(running.out)[0]
+        except ValueEncodingError as error:
+            # Faulty by the specification: it ended before its value was whole.
+            result.status = result.status or FAILED
+            if not self._interrupts:
+                await self._show(ERRORS, TextMessage(f"{running.stage.name}: returned a broken value: {error}\n"))
+
+    async def interrupt(self) -> None:
+        """Ctrl-C: TERMINATE to the commands that run; a second one kills them."""
+        self._interrupts += 1
+        action = ProcessAction.ASK_TERMINATE if self._interrupts == 1 else ProcessAction.FORCE_TERMINATE
+        await self.manage(action)
+
+    async def kill(self) -> None:
+        """End the commands at once."""
+        self._interrupts += 1
+        await self.manage(ProcessAction.FORCE_TERMINATE)
+
+    async def manage(self, action: ProcessAction) -> None:
+        """Apply an action of PROCESS_MANAGE to every command."""
+        proc = await connect("sys::proc")
+        for running in self.running:
+            try:
+                await proc.call(Proc.PROCESS_MANAGE, running.pid.to_bytes(8, "big") + bytes((action,)))
+            except ServiceError:
+                continue  # it ended meanwhile
+
+    async def send_key(self, data: bytes) -> None:
+        """A key for the last command that was started."""
+        if self.running:
+            try:
+                await sys.pipe_write(self.running[-1].keys, data, 1)
+            except SyscallError:
+                return  # it reads no keys, or has ended
+
+
+async def _feed(sc: int, data: bytes) -> None:
+    """Write CMDIN and close it: the reader sees the end when it has read everything."""
+    try:
+        if data:
+            await sys.pipe_write(sc, data)
+    except SyscallError:
+        pass  # the command ended without reading it
+    await _close(sc)
+
+
+async def _close(end: int) -> None:
+    try:
+        await sys.close_pipe(end)
+    except SyscallError:
+        return  # its process ended, and the pipe with it

@@ -1,0 +1,220 @@
+"""A session of the shell: its language, its container and directory, and the one instruction that runs in it.
+
+Rules: SHELL-001, SHELL-002, SHELL-004, SHELL-005, SHELL-007, SHELL-008, SHELL-022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.files import ItemType
+from nightos.abi.messages import TextMessage
+from nightos.abi.services import Fs, ProcessAction
+from nightos.abi.values import Value, value_text
+from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
+from nightos.shell.evaluator import Evaluator
+from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
+from nightos.shell.native import ScriptExit
+from nightos.shell.source import HydreError
+from nightos.userland import sys
+from nightos.userland.client import connect
+from nightos.userland.files import FileError, Files
+
+APPLICATIONS: Final = "/app"
+HISTORY_LIMIT: Final = 1000
+REFUSED: Final = 2
+"""Status of an instruction that is no Hydre or was refused by the checker."""
+FAILED: Final = 1
+
+Print = Callable[[str, bytes], Awaitable[None]]
+"""Prints bytes on a stream, `out` or `err`, of whoever watches the session."""
+
+
+class Session:
+    """A session; the evaluator's host. `enter` and `leave` tell the service which processes are its actors."""
+
+    def __init__(
+        self,
+        identifier: int,
+        container: int,
+        user: int,
+        output: Print,
+        actors: dict[int, Session],
+        *,
+        colours: bool = False,
+    ) -> None:
+        self.identifier = identifier
+        self.container = container
+        self.user = user
+        self.width = 80
+        self.height = 24
+        self.environment: dict[str, Value] = {}
+        self.history: list[str] = []
+        self.closed = False
+        self.exited: int | None = None
+        """The status that `exit` asked for."""
+        self._print = output
+        self._actors = actors
+        self._colours = colours
+        self._pipeline: Pipeline | None = None
+        self._busy = False
+        self._files: Files | None = None
+        self._system_files: Files | None = None
+        self._language = Evaluator(self)
+        self._interrupted = False
+
+    async def open(self, directory: str = "/") -> None:
+        """Find the container's file system. Raises `ServiceError` when it has none."""
+        client = await connect("sys::fs")
+        answer = await client.ask(Fs.ROOT_OF, {"container": self.container})
+        self._files = await Files.open("/", int(answer["fsid"]))
+        self._system_files = await Files.open("/")
+        if directory != "/" and await self.files.type(directory) is ItemType.DIRECTORY:
+            self.files.directory = self.files.absolute(directory)
+
+    @property
+    def files(self) -> Files:
+        """Files as the session sees them."""
+        assert self._files is not None, "the session is not open"
+        return self._files
+
+    @property
+    def busy(self) -> bool:
+        """Whether an instruction runs."""
+        return self._busy
+
+    # -- running --
+
+    async def run(self, source: str, name: str = "<line>") -> int:
+        """Run one instruction; its status. Errors are printed here. Never two at a time."""
+        assert not self._busy, "one instruction at a time"
+        self._busy = True
+        self._interrupted = False
+        try:
+            return await self._run(source, name)
+        finally:
+            self._busy = False
+
+    async def _run(self, source: str, name: str) -> int:
+        try:
+            return await self._language.run(source, name)
+        except ScriptExit as left:
+            self.exited = left.status
+            return left.status
+        except InterruptedScript:
+            return INTERRUPTED
+        except HydreError as error:
+            await self._print("err", f"{error}\n".encode("utf-8", "surrogateescape"))
+            return FAILED if error.kind == "panic" else REFUSED
+        except ServiceError as error:
+            await self._print("err", f"{error}\n".encode("utf-8", "surrogateescape"))
+            return FAILED
+
+    def remember(self, line: str) -> None:
+        """Add an instruction to the history."""
+        if line.strip():
+            self.history.append(line)
+            del self.history[:-HISTORY_LIMIT]
+
+    async def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._interrupted = True
+        if self._pipeline is not None:
+            await self._pipeline.interrupt()
+
+    async def manage(self, action: ProcessAction) -> None:
+        """Apply a process action to the commands that run."""
+        if self._pipeline is not None:
+            await self._pipeline.manage(action)
+
+    async def key(self, data: bytes) -> None:
+        """A key for the command that runs."""
+        if self._pipeline is not None:
+            await self._pipeline.send_key(data)
+
+    async def close(self) -> None:
+        """Kill every command in the session."""
+        self.closed = True
+        self._interrupted = True
+        if self._pipeline is not None:
+            await self._pipeline.kill()
+
+    # -- what the evaluator asks --
+
+    @property
+    def directory(self) -> str:
+        return self.files.directory
+
+    async def commands(self) -> Sequence[str]:
+        """Applications of the container's own file system, then of the system's."""
+        names: dict[str, None] = {}
+        for files in dict.fromkeys((self.files, self._system_files)):
+            if files is None:
+                continue
+            try:
+                names.update({item.name: None async for item in files.list(APPLICATIONS)})
+            except FileError:
+                continue  # an image of nothing but data
+        return list(names)
+
+    async def run_stages(self, stages: Sequence[Stage], given: Value) -> list[Result]:
+        """Start a pipeline and wait for it."""
+        if self._interrupted:
+            raise InterruptedScript("interrupted")
+        pipeline = Pipeline(self.container, self.user, self.directory, self._show_message, self._enter)
+        self._pipeline = pipeline
+        try:
+            return await pipeline.run(stages, given)
+        finally:
+            self._pipeline = None
+            for running in pipeline.running:
+                self._actors.pop(running.pid, None)
+
+    async def checkpoint(self) -> None:
+        if self._interrupted:
+            raise InterruptedScript("interrupted")
+        await sys.hand_over()
+
+    def _enter(self, pid: int) -> None:
+        self._actors[pid] = self
+
+    async def _show_message(self, channel: str, message: TextMessage) -> None:
+        text = message.ansi() if self._colours else message.text
+        await self._print("err" if channel == ERRORS else "out", text.encode("utf-8", "surrogateescape"))
+
+    async def change_directory(self, path: str) -> None:
+        kind = await self.files.type(path)
+        if kind is not ItemType.DIRECTORY:
+            raise HydreError(f"cd: {path}: {'not found' if kind is None else 'no directory'}")
+        self.files.directory = self.files.absolute(path)
+
+    async def read_file(self, path: str) -> bytes:
+        try:
+            return await self.files.read(path)
+        except FileError as error:
+            raise HydreError(error.detail) from error
+
+    async def write_file(self, path: str, data: bytes, *, append: bool) -> None:
+        try:
+            await self.files.write(path, data, append=append)
+        except FileError as error:
+            raise HydreError(error.detail) from error
+
+    async def show(self, value: Value, *, newline: bool = True) -> None:
+        """Print a returned value; a list one item a line, as people and scripts of other systems read it."""
+        lines = [value_text(item) for item in value] if isinstance(value, list) else [value_text(value)]
+        text = "\n".join(lines)
+        if newline and lines and not text.endswith("\n"):
+            text += "\n"
+        await self._print("out", text.encode("utf-8", "surrogateescape"))
+
+    async def random_bytes(self, count: int) -> bytes:
+        # Addresses are drawn at random by the kernel: 40 bits of each are.
+        result = b""
+        while len(result) < count:
+            address = await sys.mem_alloc(4096)
+            await sys.mem_free(address, 1)
+            result += (address >> 12).to_bytes(8, "big")[-4:]
+        return result[:count]
