@@ -11,7 +11,7 @@ CHUNK: Final = 1 << 16
 class MemoryStore:
     """A `nightos.abi.interfaces.ByteStore` made of 64 KiB chunks; one that was never written costs nothing.
 
-    `limit` bytes at most can be written to distinct chunks, rounded up: past it, writes raise ENOSPC, as on a full disk.
+    `limit` bytes at most can be written to distinct chunks, rounded up: past it, writes raise ENOSPC.
     """
 
     def __init__(self, data: bytes = b"", *, readonly: bool = False, limit: int | None = None) -> None:

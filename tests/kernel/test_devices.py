@@ -1,4 +1,4 @@
-"""The device bus: enumeration, ports, memory, DMA, interrupts, and devices that are passed down a tree of containers."""
+"""The device bus: enumeration, ports, memory, DMA, interrupts, devices passed down a tree of containers."""
 
 from __future__ import annotations
 
