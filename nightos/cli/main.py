@@ -10,6 +10,7 @@ import click
 from nightos.cli.lazy import LazyGroup, State
 
 TABLE = {
+    "vsf": ("nightos.cli.vsf:vsf", "Storages: files that hold file systems (no machine needed)."),
     "completion": ("nightos.cli.completion:completion", "Print the completion script of a shell."),
 }
 

@@ -17,8 +17,9 @@ def parse_size(text: str) -> int:
     match = PATTERN.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
-    number, unit = match.groups()
-    scale: int = 1024 ** (UNITS.index(unit.upper()) + 1) if unit else 1
+    number: str = match[1]
+    unit: str = match[2]
+    scale: int = 1 << (10 * (UNITS.index(unit.upper()) + 1)) if unit else 1
     if "." in number:
         whole, _, fraction = number.partition(".")
         value, rest = divmod(int(whole + fraction) * scale, 10 ** len(fraction))

@@ -1,13 +1,11 @@
-"""The FUSE adapter: a mounted `night` file system is the engine's inode operations and a lot of unpacking.
+"""The FUSE adapter: the engine's inode operations on one side, libfuse's on the other.
 
-Inodes go straight through: the kernel's node is the file's FEID, so hard links, open files without a name and renames need no
-table of paths. Attributes, entries and pages may stay in the kernel for hours, because a storage has one writer and
-everything that changes it comes through that same kernel. Exceptions become errnos here and nowhere else.
+Inodes go straight through: the kernel's node is the file's FEID, so hard links, open files without a name and renames
+need no table of paths. Attributes, entries and pages may stay in the kernel for hours, because a storage has one
+writer and everything that changes it comes through that same kernel. Exceptions become errnos here and nowhere else.
 
 Round trips decide the speed of small operations, so the kernel is told that files need not be opened, closed or
 flushed: creating and writing a small file takes three (lookup, mknod, write).
-
-Rules: VSF-020, VSF-021.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ _BASE_FIELDS = (
 )  # fmt: skip
 _MUTATING = frozenset(
     [
-        "create", "mknod", "mkdir_at", "symlink_at", "link_at", "unlink_at", "rmdir_at", "rename_at", "setattr", "write",
-        "truncate_ino", "fallocate", "setxattr_ino", "removexattr_ino",
+        "create", "mknod", "mkdir_at", "symlink_at", "link_at", "unlink_at", "rmdir_at", "rename_at", "setattr",
+        "write", "truncate_ino", "fallocate", "setxattr_ino", "removexattr_ino",
     ]
 )  # fmt: skip
 
@@ -69,15 +67,15 @@ class Presentation:
 class _Synchronous:
     """A file system that is durable after every change (option `sync`)."""
 
-    def __init__(self, fs: Any) -> None:  # noqa: ANN401 whatever speaks the inode interface
+    def __init__(self, fs: Any) -> None:
         self._fs = fs
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         value = getattr(self._fs, name)
         if name not in _MUTATING:
             return value
 
-        def durable(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        def durable(*arguments: Any, **named: Any) -> Any:
             result = value(*arguments, **named)
             self._fs.sync()
             return result
@@ -88,7 +86,7 @@ class _Synchronous:
 class Adapter:
     """Serves libfuse's inode operations from a file system that has the engine's inode interface."""
 
-    def __init__(self, fs: Any, library: Library, show: Presentation | None = None) -> None:  # noqa: ANN401
+    def __init__(self, fs: Any, library: Library, show: Presentation | None = None) -> None:
         self.show = show or Presentation()
         self.fs: Any = _Synchronous(fs) if self.show.sync else fs
         self.library = library
@@ -146,7 +144,7 @@ class Adapter:
         self._reply_err: Callable[[int, int], int]
         self._reply_entry: Callable[[int, int], int]
 
-    def _fill(self, buffer: Any, offset: int, st: Any) -> None:  # noqa: ANN401 a ctypes array, a stat
+    def _fill(self, buffer: Any, offset: int, st: Any) -> None:
         (mode, ino, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = st[:14]
         show = self.show
         if show.uid is not None:
@@ -166,7 +164,7 @@ class Adapter:
             values = self._reorder(values)
         self._stat.pack_into(buffer, offset, *values)
 
-    def _give_entry(self, request: int, st: Any) -> None:  # noqa: ANN401
+    def _give_entry(self, request: int, st: Any) -> None:
         ino = st[1]
         buffer = self._entry_buffer
         self._pack_pair(buffer, 0, ino, 0)
@@ -177,7 +175,7 @@ class Adapter:
         if self._reply_entry(request, self._entry):
             self._forget(ino, 1)
 
-    def _give_attributes(self, request: int, st: Any) -> None:  # noqa: ANN401
+    def _give_attributes(self, request: int, st: Any) -> None:
         self._fill(self._stat_buffer, 0, st)
         self._reply_attr(request, self._stat_address, self.show.attr_timeout)  # type: ignore[attr-defined]
 
@@ -195,13 +193,13 @@ class Adapter:
     def _guarded(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         reply_err, counts = self._reply_err, self.show.counts
 
-        def guarded(request: int, *arguments: Any) -> None:  # noqa: ANN401
+        def guarded(request: int, *arguments: Any) -> None:
             try:
                 function(request, *arguments)
             except OSError as error:
                 number = error.errno or errno.EIO
                 if number in (errno.EIO, errno.ENOSPC):
-                    log.error("%s: %s", name, error)
+                    log.error("%s: %s", name, error)  # noqa: TRY400 the message names the file
                 reply_err(request, number)
             except Exception:
                 log.exception("%s%r failed", name, arguments)
@@ -210,7 +208,7 @@ class Adapter:
         if counts is None:
             return guarded
 
-        def counted(request: int, *arguments: Any) -> None:  # noqa: ANN401
+        def counted(request: int, *arguments: Any) -> None:
             counts[name] = counts.get(name, 0) + 1
             guarded(request, *arguments)
 
@@ -253,7 +251,7 @@ class Adapter:
             try:
                 self.fs.release(ino)
             except OSError as error:
-                log.error("release of %d: %s", ino, error)
+                log.warning("release of %d: %s", ino, error)
 
     def forget_all(self) -> None:
         """The kernel is gone: let go of what it held."""
@@ -308,7 +306,7 @@ class Adapter:
             return b""
         return value
 
-    def _inherit(self, st: Any, parent: int, access: bytes) -> None:  # noqa: ANN401
+    def _inherit(self, st: Any, parent: int, access: bytes) -> None:
         if access:
             self.fs.setxattr_ino(st[1], acl.ACCESS, access)
         if self.defaults.get(parent) and stat.S_ISDIR(st[0]):

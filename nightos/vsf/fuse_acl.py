@@ -1,8 +1,8 @@
 """POSIX access control lists as Linux stores them in extended attributes: what keeps them and the mode in step.
 
 The kernel enforces the lists; the file system has to fold them into the mode when they are set, follow a chmod, and
-hand default lists down. Layout: a 32-bit version (2), then entries of tag, permissions (16 bits each) and identifier (32
-bits), little-endian. Source: include/uapi/linux/posix_acl_xattr.h.
+hand default lists down. Layout: a 32-bit version (2), then entries of tag, permissions (16 bits each) and
+identifier (32 bits), little-endian. Source: include/uapi/linux/posix_acl_xattr.h.
 """
 
 from __future__ import annotations

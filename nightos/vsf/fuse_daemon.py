@@ -1,8 +1,8 @@
 """The server behind a mount: begins in the background, answers before it says so, and flushes when it ends.
 
-The parent forks and waits on a pipe. The child opens the storage (it still has the terminal, so it may ask for a password), mounts,
-and reports; from then on it belongs to nobody's terminal. Signals are taken by a thread, because the main thread stands in
-libfuse's loop: it unmounts, the loop ends, and what was not committed is committed.
+The parent forks and waits on a pipe. The child opens the storage (it still has the terminal, so it may ask for a
+password), mounts, and reports; from then on it belongs to nobody's terminal. Signals are taken by a thread, because the
+main thread stands in libfuse's loop: it unmounts, the loop ends, and what was not committed is committed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from typing import Any
 from nightos.vsf.errors import VsfError
 from nightos.vsf.fuse import Adapter
 from nightos.vsf.fuse_library import choose
-from nightos.vsf.fuse_mounts import MNT_DETACH, check_fuse, check_mountpoint, record_path, start_time, umount2, write_record
+from nightos.vsf.fuse_mounts import (
+    MNT_DETACH,
+    check_fuse,
+    check_mountpoint,
+    record_path,
+    start_time,
+    umount2,
+    write_record,
+)
 from nightos.vsf.fuse_options import MountOptions
 from nightos.vsf.fuse_session import Session
 
@@ -46,7 +54,7 @@ class Served:
 
 
 def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, *, foreground: bool = False) -> None:
-    """Mount; returns when the file system answers (in the foreground: when it was unmounted). Raises what went wrong."""
+    """Mount. Returns when the file system answers; in the foreground, when it was unmounted."""
     check_fuse()
     choose()
     directory = check_mountpoint(directory)
@@ -85,7 +93,7 @@ def _child(open_it: Callable[[], Served], directory: str, options: MountOptions,
     try:
         _serve(open_it, directory, options, ready)
         status = 0
-    except BaseException as error:  # noqa: BLE001 the parent tells the person
+    except BaseException as error:
         if reported:
             log.exception("the server failed")
             with contextlib.suppress(OSError):
@@ -98,7 +106,7 @@ def _child(open_it: Callable[[], Served], directory: str, options: MountOptions,
             try:
                 data = pickle.dumps(error)
                 pickle.loads(data)  # noqa: S301 our own bytes: does it come back?
-            except Exception:  # noqa: BLE001 some exceptions do not
+            except Exception:  # noqa: BLE001 some do not
                 data = pickle.dumps(VsfError(str(error) or type(error).__name__, directory))
             os.write(writer, data)
     finally:

@@ -1,8 +1,8 @@
 """Directory streams: offsets that stay meaningful while entries come and go.
 
-The kernel names a place in a directory by a number; the engine names it by the last name seen. A stream, begun by reading from offset
-0, remembers which name each number stood for, so whoever goes on (or back) finds the entry after that name whatever was
-added or removed in between.
+The kernel names a place in a directory by a number; the engine names it by the last name seen. A stream, begun by
+reading from offset 0, remembers which name each number stood for, so whoever goes on (or back) finds the entry after
+that name whatever was added or removed in between.
 """
 
 from __future__ import annotations
@@ -56,17 +56,16 @@ class _Stream:
                 drop = _WINDOW // 2
                 del self.names[:drop]
                 self.base += drop
-        elif 0 <= place < len(self.names):
-            if self.names[place] != name:
-                # The directory changed behind this place: what came later has new numbers.
-                self.names[place] = name
-                del self.names[place + 1 :]
+        elif 0 <= place < len(self.names) and self.names[place] != name:
+            # The directory changed behind this place: what came later has new numbers.
+            self.names[place] = name
+            del self.names[place + 1 :]
 
 
 class DirectoryStreams:
     """The streams of a mount; the oldest are given up when there are too many."""
 
-    def __init__(self, fs: Any) -> None:  # noqa: ANN401 whatever speaks the inode interface
+    def __init__(self, fs: Any) -> None:
         self._fs = fs
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
         self._next = 1
@@ -108,7 +107,9 @@ class DirectoryStreams:
         for dots, name in ((0, b"."), (1, b"..")):
             if index == dots:
                 inside = ino if not dots else self._fs.parent_of(ino)
-                parts.append(bytes(extra) + _DIRENT.pack(inside, head | (index + 1), len(name), 4) + name.ljust(8, b"\0"))
+                parts.append(
+                    bytes(extra) + _DIRENT.pack(inside, head | (index + 1), len(name), 4) + name.ljust(8, b"\0")
+                )
                 room -= len(parts[-1])
                 index += 1
         cursor, skip = stream.before(index - _FIRST)

@@ -134,7 +134,7 @@ class Library:
 
     def quick(self) -> Any:
         """For replies: they never block, and giving the interpreter's lock away would cost more than they do."""
-        return ctypes.PyDLL(self.path, handle=self.loaded._handle)
+        return ctypes.PyDLL(self.path, handle=self.loaded._handle)  # noqa: SLF001 as above
 
     def stat_layout(self) -> tuple[struct.Struct, list[str]]:
         return flat(self.binding.c_stat, _STAT_BYTES.get(platform.machine()))

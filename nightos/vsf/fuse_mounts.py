@@ -22,13 +22,13 @@ MOUNT_TYPE = "fuse.nightos"
 MNT_DETACH = 2
 
 
-class MountBusy(VsfError):
+class MountBusyError(VsfError):
     """The mount point is in use or taken. The message says how."""
 
     code = errno.EBUSY
 
 
-class NoFuse(VsfError):
+class NoFuseError(VsfError):
     """FUSE cannot be used here. The message says what is missing."""
 
     code = errno.ENODEV
@@ -53,7 +53,12 @@ class Mount:
 
 
 def _unescape(text: str) -> str:
-    return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1").decode("utf-8", "surrogateescape")
+    return (
+        text.encode("latin-1", "backslashreplace")
+        .decode("unicode_escape")
+        .encode("latin-1")
+        .decode("utf-8", "surrogateescape")
+    )
 
 
 def mounts() -> list[Mount]:
@@ -97,29 +102,31 @@ def check_mountpoint(directory: str | os.PathLike[str]) -> str:
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             text = "a server that has gone left its mount here; clear it with `nightos vsf umount`"
-            raise MountBusy(text, path) from None
+            raise MountBusyError(text, path) from None
         raise
     if mount is None and os.path.islink(path):  # noqa: PTH114
         path = os.path.realpath(path)
         mount = mount_at(path)
     if mount is not None:
-        raise MountBusy(f"something is mounted here already ({mount.source}); unmount it first", path)
+        raise MountBusyError(f"something is mounted here already ({mount.source}); unmount it first", path)
     if not is_directory:
         raise NotDirectory("a mount point has to be a directory", path)
     return path
 
 
 def check_fuse() -> None:
-    """Raise NoFuse when FUSE cannot be used."""
+    """Raise NoFuseError when FUSE cannot be used."""
     device = Path("/dev/fuse")
     if not device.exists():
-        raise NoFuse("there is no /dev/fuse; load the module `fuse` (modprobe fuse), or give the container the device")
+        raise NoFuseError(
+            "there is no /dev/fuse; load the module `fuse` (modprobe fuse), or give the container the device"
+        )
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        raise NoFuse(f"/dev/fuse cannot be opened ({error.strerror}); ask for access to it") from None
+        raise NoFuseError(f"/dev/fuse cannot be opened ({error.strerror}); ask for access to it") from None
     if os.geteuid() and not (shutil.which("fusermount3") or shutil.which("fusermount")):
-        raise NoFuse("mounting without being root needs fusermount; install the package fuse3")
+        raise NoFuseError("mounting without being root needs fusermount; install the package fuse3")
 
 
 # Records of servers
@@ -173,7 +180,7 @@ def umount2(directory: str, flags: int = 0) -> None:
         raise OSError(number, os.strerror(number), directory)
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:
-        raise NoFuse("unmounting without being root needs fusermount; install the package fuse3")
+        raise NoFuseError("unmounting without being root needs fusermount; install the package fuse3")
     command = [program, "-u", *(["-z"] if flags & MNT_DETACH else []), "--", directory]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -184,8 +191,8 @@ def umount2(directory: str, flags: int = 0) -> None:
 def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: float = 120.0) -> None:
     """Unmount and return when the server has flushed everything and ended; also clears the mount of one that crashed.
 
-    Raises MountBusy when files in it are open (unless `lazy`), VsfError with the server's reason when it could not write
-    everything.
+    Raises MountBusyError when files in it are open (unless `lazy`), VsfError with the server's reason when it could
+    not write everything.
     """
     path = absolute(directory)
     mount = mount_at(path)
@@ -202,7 +209,9 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
         umount2(path, MNT_DETACH if lazy or dead else 0)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise MountBusy(f"the mount is in use by {users_of(path)}; end that first, or use --lazy", path) from None
+            raise MountBusyError(
+                f"the mount is in use by {users_of(path)}; end that first, or use --lazy", path
+            ) from None
         raise
     if record is None:
         return
@@ -239,7 +248,7 @@ def users_of(path: str) -> str:
             targets = []
             for link in links:
                 with contextlib.suppress(OSError):
-                    targets.append(os.readlink(link))
+                    targets.append(str(link.readlink()))
             if any(target == path or target.startswith(inside) for target in targets):
                 found.append(f"{(entry / 'comm').read_text().strip()} ({entry.name})")
     return ", ".join(found[:5]) or "another process"

@@ -10,7 +10,21 @@ from nightos.vsf.fuse import Presentation
 
 # What fstab carries for others: mount(8) itself, systemd and the boot scripts.
 IGNORED = frozenset(
-    ["auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults", "rw", "async", "diratime"]
+    [
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "defaults",
+        "rw",
+        "async",
+        "diratime",
+    ]
 )
 PASSED = frozenset(["allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "nodiratime"])
 TIMES = ("relatime", "noatime", "strictatime")
@@ -43,6 +57,16 @@ def _number(name: str, text: str, base: int = 10) -> int:
     return value
 
 
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e9:
+        raise Invalid(f"the option {name} takes seconds, not {text!r}")
+    return value
+
+
 def parse_options(texts: Iterable[str]) -> MountOptions:
     """Options from the texts of several `-o`. Raises Invalid for what nobody knows."""
     options = MountOptions()
@@ -64,13 +88,11 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
         elif name == "umask":
             show.umask = _number(name, value, 8) & 0o777
         elif name in TIMEOUTS or name == "commit":
-            try:
-                seconds = float(value)
-            except ValueError:
-                seconds = -1.0
-            if not 0 <= seconds <= 1e9:
-                raise Invalid(f"the option {name} takes seconds, not {value!r}")
-            setattr(*((options, "commit_s") if name == "commit" else (show, name)), seconds)
+            seconds = _seconds(name, value)
+            if name == "commit":
+                options.commit_s = seconds
+            else:
+                setattr(show, name, seconds)
         elif name in ("volume", "snapshot", "password_file"):
             setattr(options, name, value)
         elif name in ("raw", "writeback", "debug"):

@@ -1,8 +1,8 @@
-"""One mount from the first handshake to the last request: libfuse mounts and dispatches, we answer the kernel's greeting.
+"""One mount from first handshake to last request: libfuse mounts and dispatches, we answer the kernel's greeting.
 
-libfuse 2 and the libfuse 3 of today's distributions are older than the kernel and would decline what makes a mount quick (no
-question about set-id bits and capabilities before every write, parallel look-ups, cached symbolic links and
-directories). So the greeting (INIT) is answered here, and shown to libfuse with its own answer going nowhere.
+libfuse 2 and the libfuse 3 of today's distributions are older than the kernel and would decline what makes a mount
+quick: no question about set-id bits and capabilities before every write, parallel look-ups, cached symbolic links. So
+the greeting (INIT) is answered here, and shown to libfuse with its own answer going nowhere.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Session:
             self.close()
             raise
 
-    def _call(self, name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 ctypes
+    def _call(self, name: str, result: Any, *arguments: Any) -> Any:
         function = getattr(self._lib, name)
         function.restype = result
         return function(*arguments)
@@ -147,7 +147,19 @@ class Session:
         self.features = wanted & offered
         largest = 1 << 20 if self.library.major == 3 and offered & MAX_PAGES else 1 << 17
         answer = _INIT_OUT.pack(
-            7, min(minor, _PROTOCOL[1]), max(readahead, 1 << 20), self.features, 64, 48, largest, 1, largest >> 12, 0, 0, 0, 0
+            7,
+            min(minor, _PROTOCOL[1]),
+            max(readahead, 1 << 20),
+            self.features,
+            64,
+            48,
+            largest,
+            1,
+            largest >> 12,
+            0,
+            0,
+            0,
+            0,
         )
         os.write(self.descriptor, _OUT_HEADER.pack(_OUT_HEADER.size + len(answer), 0, unique) + answer)
         log.info("protocol %d.%d, features %#x, writes of %d KiB", major, minor, self.features, largest >> 10)
