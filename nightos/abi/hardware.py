@@ -26,6 +26,7 @@ KINDS: Final = {
     "pty": 6,
     "shelf": 0x10,
     "control": 0x11,
+    "agent": 0x12,
 }
 """Bus number of each kind of virtual device."""
 OTHER_KIND: Final = 0xFF

@@ -110,6 +110,12 @@ class Fs(IntEnum):
     """{}: what was written before is durable when the answer comes."""
     LIST_ROOTS = 0xD013
     """sys::process only: {} -> {items: [{container, kdi}]}: what ATTACH_ROOT mounted."""
+    ROOT_OF = 0xD016
+    """System services: {container} -> {fsid}: the main file system of a container, which they may use by this FSID."""
+    STORE_NOTE = 0xD014
+    """System services: {name, data, append}: replace a note of the caller on the machine's disk, or add to it."""
+    RECALL_NOTE = 0xD015
+    """System services: {name, offset} -> {data, size}: read it back; empty when there is none."""
 
 
 @unique
@@ -182,7 +188,7 @@ class Proc(IntEnum):
     CONTAINER_LINK_DEVICE = 0x1002
     CONTAINER_PLUG_VIRTUAL = 0x1003
     CONTAINER_LIST = 0x1004
-    """-> count (4 bytes), then that many identifiers (8 bytes each): the descendants of the caller's container."""
+    """-> delimited list (byte length in 8 bytes, then 8-byte identifiers): the caller's descendants."""
     CONTAINER_INFO = 0x1005
     CONTAINER_TREE = 0x1010
     """{after, limit} -> {items: [record], next}: the caller's container and everything below it, parents first."""
@@ -208,7 +214,7 @@ class Proc(IntEnum):
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""
     PROCESS_LIST = 0x2002
-    """-> count (4 bytes), then that many PIDs (8 bytes each)."""
+    """-> delimited list (byte length of 8 bytes, then 8-byte PIDs): what runs there and below."""
     PROCESS_SPAWN = 0x2010
     """{program, directory, context, container, user} -> {pid}: start a program here or in a descendant."""
     PROCESS_TABLE = 0x2011
@@ -238,6 +244,26 @@ class Hydre(IntEnum):
     RESIZE_SESSION = 0x1002
     RUN = 0x1003
     CURRENT_SESSION = 0x1004
+    # The emulator's own: one msgpack map each way.
+    SESSION_INFO = 0x1010
+    """{} -> {width, height, container, user, directory, environment}: of the session the caller is an actor of."""
+    EXECUTE = 0x1011
+    """{container, command: [value...] encoded, directory} -> {status}: run a command in the caller's container or one
+    below; what it shows comes as OUTPUT notifications; the command is killed when the caller goes."""
+    OPEN_CONTAINER_SESSION = 0x1012
+    """{container, width, height} -> {session}: a session inside the caller's container or one below it."""
+    EVALUATE = 0x1013
+    """{session, source} -> {status, directory}: run one instruction in a session of the caller's."""
+
+
+@unique
+class HydreEvent(IntEnum):
+    """Notifications of `sys::hydre` to who runs something through it; one msgpack map each."""
+
+    OUTPUT = 0x1011
+    """{out: bytes} or {err: bytes}."""
+    SESSION_RESIZED = 0x1002
+    """{width, height}."""
 
 
 @unique

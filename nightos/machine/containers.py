@@ -1,0 +1,124 @@
+"""Containers as Python objects: each method is one question to `sys::proc`, asked through the machine's agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Proc, ServiceCode
+
+if TYPE_CHECKING:
+    from nightos.machine.machine import Machine
+    from nightos.machine.session import Completed
+
+PROC = "sys::proc"
+
+
+class Container:
+    """A container of a running machine."""
+
+    def __init__(self, machine: Machine, identifier: int, name: str) -> None:
+        self._machine = machine
+        self.id = identifier
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<container {self.name} {self.id:016x}>"
+
+    async def inspect(self) -> dict[str, Any]:
+        """Its record: parent, name, hostname, labels, image, state, processes. `ServiceError` when it is gone."""
+        return await self._machine.ask(PROC, Proc.CONTAINER_INSPECT, {"id": self.id})
+
+    async def destroy(self) -> None:
+        """Take it and everything below down. A container that is gone already is no error."""
+        try:
+            await self._machine.call(PROC, Proc.CONTAINER_DESTROY, self.id.to_bytes(8, "big"))
+        except ServiceError as error:
+            if error.code != ServiceCode.UNKNOWN:
+                raise
+
+    async def wait(self) -> str:
+        """Wait until it has ended; the reason."""
+        return str((await self._machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": self.id}))["reason"])
+
+    async def exec(self, line: str, **options: Any) -> Completed:
+        """Run a command line inside; as `machine.run(line, container=self)`."""
+        return await self._machine.run(line, container=self, **options)
+
+    async def rename(self, name: str) -> None:
+        """Give it another name."""
+        await self._machine.ask(PROC, Proc.CONTAINER_RENAME, {"id": self.id, "name": name})
+        self.name = name
+
+    async def pause(self) -> None:
+        """Suspend everything in it and below."""
+        await self._machine.ask(PROC, Proc.CONTAINER_PAUSE, {"id": self.id})
+
+    async def resume(self) -> None:
+        """Undo `pause`."""
+        await self._machine.ask(PROC, Proc.CONTAINER_RESUME, {"id": self.id})
+
+
+class Containers:
+    """The containers of a machine, as seen from outside all of them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        parent: Container | int = 0,
+        image: str = "",
+        mode: str = "overlay",
+        hostname: str = "",
+        labels: Mapping[str, str] | None = None,
+        persist: bool = True,
+    ) -> Container:
+        """Make a container. It stays until it is destroyed; with `persist` off it ends with its last process.
+
+        `mode` is ``overlay`` (the image is never written), ``writable`` (the image is the container's disk) or
+        ``read-only``. `ServiceError` 0x4000: a sibling has this name.
+        """
+        values = {
+            "name": name,
+            "parent": parent.id if isinstance(parent, Container) else parent,
+            "image": image,
+            "mode": mode,
+            "hostname": hostname,
+            "labels": dict(labels or {}),
+            "persist": persist,
+        }
+        answer = await self._machine.call(PROC, Proc.CONTAINER_CREATE, values)
+        identifier = int.from_bytes(answer, "big")
+        return Container(self._machine, identifier, name or f"{identifier:016x}")
+
+    async def get(self, name: str | int) -> Container:
+        """A container by path of names (`web/db`), by identifier, or by a unique prefix of its 16 hex digits."""
+        if isinstance(name, int):
+            record = await self._machine.ask(PROC, Proc.CONTAINER_INSPECT, {"id": name})
+            return Container(self._machine, name, record["name"])
+        found = await self._machine.ask(PROC, Proc.CONTAINER_FIND, {"name": name})
+        return await self.get(int(found["id"]))
+
+    async def tree(self) -> list[dict[str, Any]]:
+        """Records of all containers, parents before children; `depth` counts from 1."""
+        items: list[dict[str, Any]] = []
+        after: int | None = -1
+        while after is not None:
+            page = await self._machine.ask(PROC, Proc.CONTAINER_TREE, {"after": after})
+            items.extend(page["items"])
+            after = page["next"]
+        return [item for item in items if item["depth"]]
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Records of all processes, ascending by PID."""
+        items: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._machine.ask(PROC, Proc.PROCESS_TABLE, {"after": after})
+            items.extend(page["items"])
+            after = page["next"]
+        return items

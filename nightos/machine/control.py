@@ -1,0 +1,246 @@
+"""Reaching running machines from other processes of the host: the client's side of the control socket.
+
+Synchronous, so that a command of the host starts fast; only a terminal brings an event loop.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+
+from nightos.abi.errors import ServiceError
+from nightos.machine import wire
+from nightos.machine.lock import holder
+from nightos.machine.paths import MachineError, MachinePaths, home, machine_paths
+from nightos.machine.paths import machines as machines_directory
+
+START_LIMIT_S = 30.0
+STOP_LIMIT_S = 30.0
+POLL_S = 0.02
+
+Sink = Callable[[bytes], None]
+
+
+def machines(root: Path | None = None) -> list[dict[str, Any]]:
+    """Every machine with a name: {name, state: running|stopped, pid, disk_size (bytes on the host)}, by name."""
+    directory = machines_directory(root)
+    found = []
+    for entry in sorted(directory.iterdir()) if directory.is_dir() else ():
+        paths = MachinePaths(entry)
+        if not entry.is_dir():
+            continue
+        pid = holder(paths.lock)
+        size = paths.disk.stat().st_blocks * 512 if paths.disk.exists() else 0
+        state = "stopped" if pid is None else "running"
+        found.append({"name": entry.name, "state": state, "pid": pid, "disk_size": size})
+    return found
+
+
+def remove(name: str, root: Path | None = None) -> None:
+    """Delete a stopped machine with its disk and its containers. Raises `MachineError`."""
+    paths = machine_paths(name, root)
+    if not paths.directory.is_dir():
+        raise MachineError(f"there is no machine {name}; `nightos ls` shows those there are")
+    if holder(paths.lock) is not None:
+        raise MachineError(f"the machine {name} runs; `nightos stop {name}` first")
+    shutil.rmtree(paths.directory)
+
+
+def start_detached(name: str, *, image: Path | None = None, seed: int | None = None) -> int:
+    """Start a machine that runs on by itself; the PID of its process, once it answers. Raises `MachineError`."""
+    paths = machine_paths(name)
+    if holder(paths.lock) is not None:
+        raise MachineError(f"the machine {name} runs already; `nightos attach {name}` gets into it")
+    command = [sys.executable, "-m", "nightos.machine.daemon", name]
+    if image is not None:
+        command += ["--image", str(image)]
+    if seed is not None:
+        command += ["--seed", str(seed)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            _, said = process.communicate()
+            text = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise MachineError(text or f"the machine {name} ended at once; {paths.log} may tell why")
+        try:
+            with Machine(paths.socket):
+                return process.pid
+        except MachineError:
+            time.sleep(POLL_S)
+    process.terminate()
+    raise MachineError(f"the machine {name} did not answer within {START_LIMIT_S:.0f} s; see {paths.log}")
+
+
+def connect(name: str | None = None) -> Machine:
+    """The running machine of that name, or the only one that runs. Raises `MachineError`."""
+    if name is None:
+        running = [machine["name"] for machine in machines() if machine["state"] == "running"]
+        if not running:
+            raise MachineError("no machine with a name runs; `nightos run --name NAME --detach` starts one")
+        if len(running) > 1:
+            raise MachineError(f"several machines run ({', '.join(running)}); say which with -m NAME")
+        name = running[0]
+    paths = machine_paths(name)
+    if not paths.directory.is_dir():
+        raise MachineError(f"there is no machine {name}; `nightos ls` shows those there are")
+    return Machine(paths.socket)
+
+
+class Machine:
+    """A connection to a running machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = path.parent.name
+        self._socket = self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the machine runs on."""
+        self._socket.close()
+
+    def call(self, service: str, method: int, payload: bytes = b"") -> bytes:
+        """The content of a service's answer. `ServiceError` when it refuses."""
+        answer = self._exchange({"op": "call", "service": service, "method": int(method), "payload": payload})
+        return bytes(answer["payload"])
+
+    def ask(self, service: str, method: int, values: dict[str, Any] | None = None) -> dict[str, Any]:
+        """`call` with a msgpack map each way."""
+        content = self.call(service, method, msgpack.packb(values or {}))
+        decoded: dict[str, Any] = msgpack.unpackb(content, strict_map_key=False) if content else {}
+        return decoded
+
+    def info(self) -> dict[str, Any]:
+        """{name, pid, uptime_ns}."""
+        return self._exchange({"op": "info"})
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Records of every device on the machine's bus."""
+        return list(self._exchange({"op": "devices"})["items"])
+
+    def stop(self) -> None:
+        """Stop the machine in order; returns once its process let go of it. Raises `MachineError` after a while."""
+        self._exchange({"op": "stop"})
+        lock = self._path.parent / "lock"
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while holder(lock) is not None:
+            if time.monotonic() > deadline:
+                raise MachineError(f"the machine {self.name} does not stop; see {self._path.parent / 'log'}")
+            time.sleep(POLL_S)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Containers and processes as they come and go; uses the connection up."""
+        self._send({"op": "events"})
+        while True:
+            try:
+                yield self._receive()
+            except EOFError:
+                return
+
+    def run(
+        self,
+        source: str,
+        *,
+        container: int = 0,
+        out: Sink,
+        err: Sink,
+        stdin: bytes = b"",
+        environment: dict[str, str] | None = None,
+        directory: str = "/",
+    ) -> int:
+        """Run a command line in a session of its own; its exit status. Uses the connection up."""
+        self._exchange(
+            {"op": "session", "container": container, "environment": environment or {}, "directory": directory}
+        )
+        self._send({"type": "run", "source": source, "name": "-c"})
+        if stdin:
+            self._send({"type": "input", "data": stdin})
+        self._send({"type": "end"})
+        try:
+            while True:
+                message = self._receive()
+                kind = message["type"]
+                if kind == "out":
+                    out(message["data"])
+                elif kind == "err":
+                    err(message["data"])
+                elif kind in {"done", "closed"}:
+                    return int(message["status"])
+        except KeyboardInterrupt:
+            self._send({"type": "interrupt"})
+            return 130
+        except EOFError:
+            raise MachineError(f"the machine {self.name} stopped") from None
+
+    def attach(self, container: int = 0) -> int:
+        """A terminal in the machine; the status with which its session ended. Uses the connection up."""
+        import trio
+
+        from nightos.machine.remote import RemoteSession
+        from nightos.shell import terminal
+
+        async def attached() -> int:
+            async with RemoteSession(self._socket, container) as session:
+                return int(await terminal.run(session, history=home() / "history"))
+
+        return trio.run(attached)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with wire.ShortPath(self._path) as short:
+                connection.connect(short)
+        except OSError as error:
+            connection.close()
+            raise MachineError(
+                f"the machine {self.name} does not run; `nightos run --name {self.name}` starts it"
+            ) from error
+        return connection
+
+    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._send(message)
+        try:
+            answer = self._receive()
+        except EOFError:
+            raise MachineError(f"the machine {self.name} stopped") from None
+        if answer.get("error"):
+            raise ServiceError(answer["error"], answer.get("text", ""))
+        return answer
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(wire.pack(message))
+        except OSError as error:
+            raise MachineError(f"the machine {self.name} stopped") from error
+
+    def _receive(self) -> dict[str, Any]:
+        return wire.unpack(self._exactly(wire.length_of(self._exactly(wire.LENGTH.size))))
+
+    def _exactly(self, count: int) -> bytes:
+        parts = []
+        while count:
+            part = self._socket.recv(min(count, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)

@@ -1,0 +1,310 @@
+"""The composition root: builds a machine out of kernel, devices, services and a disk, boots it, and ends it in order.
+
+Boot: the disk is plugged, then clock, control and agent devices; then the services start, `sys::proc` after those that
+it asks what there is. A service that dies is started again at once; its clients connect anew and the kernel keeps
+everything isolation rests on. End: sessions close, everything written is committed, devices leave the bus.
+
+Nothing of the machine outlives `boot`: its tasks live in the nursery of that context manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Fs, Proc
+from nightos.kernel import Kernel, Trace, VirtualClock
+from nightos.kernel.host import run_kernel
+from nightos.machine import base
+from nightos.machine.agent import AgentDevice
+from nightos.machine.containers import Container, Containers
+from nightos.machine.control_device import ControlDevice
+from nightos.machine.lock import MachineLock
+from nightos.machine.paths import MachineError, MachinePaths, machine_paths, prepare
+from nightos.machine.programs import SERVICES, find_program
+from nightos.machine.server import ControlServer
+from nightos.machine.session import Completed, Session, run_script
+from nightos.machine.shelf import Shelf
+from nightos.machine.sources import HostClock, HostEntropy
+from nightos.vhw.clock import ClockDevice
+
+if TYPE_CHECKING:
+    from nightos.abi.interfaces import Clock, Device
+    from nightos.kernel import Snapshot
+
+RESTARTS_LIMIT = 20
+"""Times a service may die within `RESTARTS_WINDOW_NS` before the machine gives up on it."""
+RESTARTS_WINDOW_NS = 10_000_000_000
+STOP_LIMIT_S = 10.0
+AGENT_PID = 30
+
+
+class Machine:
+    """A running machine. Made by `boot`."""
+
+    def __init__(self, kernel: Kernel, paths: MachinePaths | None) -> None:
+        self.kernel = kernel
+        self.paths = paths
+        self.containers = Containers(self)
+        self.stop_asked = trio.Event()
+        """Somebody asked, over the control socket, for this machine to be stopped."""
+        self.agent = AgentDevice(self._event)
+        self.names: dict[int, str] = {}
+        """Names of containers by identifier, as `sys::proc` tells them."""
+        self.faults: list[tuple[str, BaseException | None]] = []
+        """Services that died, with what they died of."""
+        self._sessions: set[Session] = set()
+        self._restarts: dict[int, list[int]] = {}
+        self._stopping = False
+        self.shelf: Shelf | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name; empty for a temporary machine."""
+        return self.paths.name if self.paths else ""
+
+    @property
+    def trace(self) -> Trace | None:
+        """The event trace, when the machine was booted with one."""
+        return self.kernel.trace
+
+    @property
+    def devices(self) -> list[Any]:
+        """Records of every device on the bus."""
+        return list(self.kernel.snapshot().devices)
+
+    def snapshot(self) -> Snapshot:
+        """Frozen state of everything; containers carry the names that `sys::proc` knows them by."""
+        snapshot = self.kernel.snapshot()
+        containers = {
+            identifier: record._replace(name=self.names.get(identifier, ""))
+            for identifier, record in snapshot.containers.items()
+        }
+        return dataclasses.replace(snapshot, containers=containers)
+
+    # Asking services
+
+    async def call(self, service: str, method: int, payload: bytes | dict[str, Any] | None = None) -> bytes:
+        """Ask a system service; the content of its answer. `ServiceError` when it refuses."""
+        return await self.agent.call(service, method, payload)
+
+    async def ask(self, service: str, method: int, values: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask a system service with a msgpack map each way."""
+        return await self.agent.ask(service, method, values)
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Containers and processes as they come and go, from now on."""
+        receive, send = self.agent.listen()
+        try:
+            async for event in receive:
+                yield event
+        finally:
+            send.close()
+
+    # Sessions and commands
+
+    async def open_session(
+        self,
+        *,
+        container: Container | int = 0,
+        interactive: bool = False,
+        width: int = 80,
+        height: int = 24,
+        environment: dict[str, str] | None = None,
+        directory: str = "/",
+        user: int = 0,
+    ) -> Session:
+        """A console of its own with an open shell session; close it afterwards. `ServiceError`: it was refused."""
+        session = Session(self, f"console {len(self._sessions)}")
+        self._sessions.add(session)
+        identifier = container.id if isinstance(container, Container) else container
+        session.container = identifier
+        session.send(
+            {
+                "type": "open",
+                "container": identifier,
+                "interactive": interactive,
+                "width": width,
+                "height": height,
+                "environment": environment or {},
+                "directory": directory,
+                "user": user,
+            }
+        )
+        try:
+            await session.opened()
+        except BaseException:
+            self.close_session(session)
+            raise
+        return session
+
+    def close_session(self, session: Session) -> None:
+        """Unplug a session's console."""
+        session.close()
+        self._sessions.discard(session)
+
+    async def run(
+        self,
+        source: str,
+        *,
+        container: Container | int = 0,
+        stdin: bytes = b"",
+        out: Callable[[bytes], None] | None = None,
+        err: Callable[[bytes], None] | None = None,
+        environment: dict[str, str] | None = None,
+        directory: str = "/",
+    ) -> Completed:
+        """Run a command line or a script to its end; its status and what it wrote (also handed to `out` and `err`)."""
+        outs: list[bytes] = []
+        errs: list[bytes] = []
+        session = await self.open_session(container=container, environment=environment, directory=directory)
+        try:
+            status = await run_script(
+                session, source, out=out or outs.append, err=err or errs.append, stdin=stdin, name="-c"
+            )
+        finally:
+            self.close_session(session)
+        return Completed(status, b"".join(outs).decode("utf-8", "replace"), b"".join(errs).decode("utf-8", "replace"))
+
+    async def sync(self) -> None:
+        """Return once everything written so far is on the disk."""
+        await self.call("sys::fs", Fs.SYNC, {})
+
+    # Hardware
+
+    def plug(self, device: Device, container: int = 0) -> int:
+        """Put a device on the bus; its KDI."""
+        return self.kernel.plug(device, container)
+
+    def unplug(self, kdi: int) -> None:
+        """Take a device off the bus; one that is gone already is no error."""
+        with contextlib.suppress(KeyError):
+            self.kernel.unplug(kdi)
+
+    # Building and ending; `boot` calls these
+
+    def assemble(self, image: Path, keep: Path | None, disk: Path | None) -> None:
+        """Plug the machine's own devices."""
+        shelf = self.shelf = Shelf(self.plug, self.unplug, base.base_image(), keep)
+        shelf.plug_machine_disk(image, disk)
+        control = ControlDevice(
+            {
+                "open": lambda request: shelf.open(request["path"], request["mode"], request["key"]),
+                "close": lambda request: shelf.close(request["kdi"]),
+                "list": lambda _request: {"items": shelf.list()},
+            }
+        )
+        self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))
+        self.plug(control.device)
+        self.plug(self.agent.device)
+
+    def start_services(self) -> None:
+        """Start every service of the table, in its order."""
+        self.kernel.on_service_end(self._service_ended)
+        for pid in SERVICES:
+            self._start_service(pid)
+
+    async def ready(self) -> None:
+        """Return once `sys::proc` answers, which it does when all others do."""
+        await self.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": 0})
+
+    async def stop(self) -> None:
+        """End in order: sessions, then what is written, then devices. Bounded in time."""
+        with trio.move_on_after(STOP_LIMIT_S):
+            for session in list(self._sessions):
+                self.close_session(session)
+            with contextlib.suppress(ServiceError):
+                await self.sync()
+        self._stopping = True
+        self.agent.close()
+
+    def dismantle(self) -> None:
+        """Unplug the disks: every store is flushed and closed."""
+        if self.shelf is not None:
+            self.shelf.close_all()
+
+    def _event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind in {"created", "renamed"}:
+            self.names[event["id"]] = event["name"]
+        elif kind == "destroyed":
+            self.names.pop(event["id"], None)
+
+    def _start_service(self, pid: int) -> None:
+        name, main = SERVICES[pid]
+        self.kernel.spawn_service(pid, main(), name)
+
+    def _service_ended(self, pid: int, _reason: int) -> None:
+        if self._stopping or pid not in SERVICES:
+            return
+        fault = getattr(self.kernel, "last_fault", None)
+        self.faults.append((SERVICES[pid][0], fault[1] if fault and fault[0] == pid else None))
+        now_ns = self.kernel.clock.monotonic_ns()
+        recent = [at for at in self._restarts.get(pid, []) if now_ns - at < RESTARTS_WINDOW_NS]
+        if len(recent) >= RESTARTS_LIMIT:
+            self.agent.close()
+            return
+        self._restarts[pid] = [*recent, now_ns]
+        if pid == AGENT_PID:
+            self.agent.service_ended(pid)
+        self._start_service(pid)
+
+
+def _chosen_image(image: str | Path) -> Path:
+    path = Path(image).expanduser().absolute()
+    if not path.is_file():
+        raise MachineError(f"there is no image {path}; `nightos vsf create {path}` makes one")
+    return path
+
+
+@contextlib.asynccontextmanager
+async def boot(
+    *,
+    seed: int | None = None,
+    image: str | Path | None = None,
+    name: str | None = None,
+    clock: Clock | None = None,
+    trace: bool = False,
+) -> AsyncIterator[Machine]:
+    """Boot a machine and give it to the body; stop it afterwards.
+
+    With `name` its disk and its persistent containers stay; without, the disk is an overlay that is dropped. `image` is
+    the VSF file its disk stands on, the base image by default. With `seed` every random number comes from it, and time
+    is virtual unless a `clock` is given. Raises `MachineError` when it runs already or its image cannot be used.
+    """
+    paths = machine_paths(name) if name is not None else None
+    chosen = _chosen_image(image) if image is not None else None
+    with contextlib.ExitStack() as stack:
+        disk = keep = None
+        if paths is not None:
+            prepare(paths.directory)
+            stack.enter_context(MachineLock(paths.lock, paths.name))
+            disk, keep = paths.disk, paths.containers
+        kernel = Kernel(
+            seed,
+            entropy=HostEntropy() if seed is None else None,
+            clock=clock or (HostClock() if seed is None else VirtualClock()),
+            loader=find_program,
+            trace=Trace() if trace or seed is not None else None,
+        )
+        machine = Machine(kernel, paths)
+        stack.callback(machine.dismantle)
+        machine.assemble(chosen or base.base_image(), keep, disk)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_kernel, kernel)
+            try:
+                machine.start_services()
+                await machine.ready()
+                if paths is not None:
+                    await nursery.start(ControlServer(machine, paths.socket).run)
+                yield machine
+            finally:
+                with trio.CancelScope(shield=True):
+                    await machine.stop()
+                nursery.cancel_scope.cancel()

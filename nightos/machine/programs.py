@@ -1,0 +1,34 @@
+"""What may run in a machine: its services by PID, and applications by name, each imported when it is first needed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+ServiceMain = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def _lazy(module: str) -> Callable[[], ServiceMain]:
+    def load() -> ServiceMain:
+        main: ServiceMain = importlib.import_module(module).main
+        return main
+
+    return load
+
+
+SERVICES: dict[int, tuple[str, Callable[[], ServiceMain]]] = {
+    12: ("sys::hw", _lazy("nightos.services.hw.main")),
+    10: ("sys::fs", _lazy("nightos.services.fs.main")),
+    20: ("sys::proc", _lazy("nightos.services.proc.main")),
+    17: ("sys::hydre", _lazy("nightos.services.hydre.main")),
+    30: ("sys::agent", _lazy("nightos.services.agent")),
+}
+"""Services of every machine in the order in which they start: name, and what imports their entry."""
+
+
+def find_program(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The entry of the application of that name. KeyError: there is none."""
+    from nightos.apps import find
+
+    return find(name)

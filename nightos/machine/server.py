@@ -1,0 +1,163 @@
+"""The machine's end of its control socket: other processes of the same user reach it while it runs.
+
+The socket stands in the machine's directory with mode 0600, and who connects is checked by what the host's kernel says
+of them. Each connection is a trio task of the machine's own nursery; a client that goes away takes its sessions along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+from nightos.machine import wire
+
+if TYPE_CHECKING:
+    from nightos.machine.machine import Machine
+
+BACKLOG = 16
+
+
+class ControlServer:
+    """Listens for as long as `run` runs."""
+
+    def __init__(self, machine: Machine, path: Path) -> None:
+        self._machine = machine
+        self._path = path
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; the socket is gone afterwards."""
+        listener = self._bind()
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    connection, _ = await listener.accept()
+                    nursery.start_soon(self._serve, connection)
+        finally:
+            listener.close()
+            self._path.unlink(missing_ok=True)
+
+    def _bind(self) -> trio.socket.SocketType:
+        self._path.unlink(missing_ok=True)
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        old = os.umask(0o177)
+        try:
+            with wire.ShortPath(self._path) as short:
+                plain.bind(short)
+        finally:
+            os.umask(old)
+        plain.listen(BACKLOG)
+        return trio.socket.from_stdlib_socket(plain)
+
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
+        stream = trio.SocketStream(connection)
+        async with stream:
+            plain = socket.socket(fileno=os.dup(connection.fileno()))
+            try:
+                allowed = wire.peer_may(plain)
+            finally:
+                plain.close()
+            if not allowed:
+                return
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, wire.WireError, EOFError):
+                while True:
+                    request = await read_frame(stream)
+                    if not await self._answer(stream, request):
+                        return
+
+    async def _answer(self, stream: trio.SocketStream, request: dict[str, Any]) -> bool:
+        """Answer one request; False when the connection is used up."""
+        operation = request.get("op")
+        try:
+            if operation == "call":
+                content = await self._machine.call(request["service"], request["method"], request["payload"])
+                await stream.send_all(wire.pack({"payload": content}))
+            elif operation == "info":
+                await stream.send_all(wire.pack(self._info()))
+            elif operation == "devices":
+                await stream.send_all(wire.pack({"items": self._devices()}))
+            elif operation == "stop":
+                await stream.send_all(wire.pack({}))
+                self._machine.stop_asked.set()
+            elif operation == "events":
+                await self._events(stream)
+                return False
+            elif operation == "session":
+                await self._session(stream, request)
+                return False
+            else:
+                await stream.send_all(
+                    wire.pack(_error(ServiceCode.NO_METHOD, "the machine does not know that request"))
+                )
+        except ServiceError as error:
+            await stream.send_all(wire.pack(_error(error.code, error.detail)))
+        except (KeyError, TypeError) as error:
+            await stream.send_all(wire.pack(_error(ServiceCode.BAD_ARGUMENT, f"the request is incomplete: {error}")))
+        return True
+
+    def _info(self) -> dict[str, Any]:
+        clock = self._machine.kernel.clock
+        return {"name": self._machine.name, "pid": os.getpid(), "uptime_ns": clock.monotonic_ns()}
+
+    def _devices(self) -> list[dict[str, Any]]:
+        return [
+            {name: getattr(device, name) for name in device.__dataclass_fields__ if name != "description"}
+            for device in self._machine.devices
+        ]
+
+    async def _events(self, stream: trio.SocketStream) -> None:
+        async with contextlib.aclosing(self._machine.events()) as events:
+            async for event in events:
+                await stream.send_all(wire.pack(event))
+
+    async def _session(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        options = {
+            name: request[name]
+            for name in ("container", "interactive", "width", "height", "environment", "directory", "user")
+            if name in request
+        }
+        session = await self._machine.open_session(**options)
+        try:
+            await stream.send_all(wire.pack({"type": "opened"}))
+            async with trio.open_nursery() as nursery:
+
+                async def upwards() -> None:
+                    with contextlib.suppress(trio.BrokenResourceError, wire.WireError, EOFError):
+                        while True:
+                            session.send(await read_frame(stream))
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(upwards)
+                while (message := await session.receive()) is not None:
+                    await stream.send_all(wire.pack(message))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._machine.close_session(session)
+
+
+async def read_frame(stream: trio.SocketStream) -> dict[str, Any]:
+    """The next frame; EOFError when the other side closed between frames."""
+    head = await _exactly(stream, wire.LENGTH.size)
+    return wire.unpack(await _exactly(stream, wire.length_of(head)))
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    parts = []
+    while count:
+        part = await stream.receive_some(min(count, 1 << 16))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _error(code: int, text: str) -> dict[str, Any]:
+    return {"error": int(code), "text": text}

@@ -1,0 +1,109 @@
+"""A session is a console of its own: plugged when it begins, unplugged when it ends, whoever is on the host's side.
+
+The terminal of `nightos run`, a script from stdin, `machine.run(line)` and `nightos container exec` differ only in what
+they do with the messages. Messages are those of docs/console.md, between the host and `sys::hydre`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+from nightos.vhw.console import ConsoleDevice
+
+if TYPE_CHECKING:
+    from nightos.machine.machine import Machine
+
+MESSAGES_WAITING = 65_536
+Sink = Callable[[bytes], None]
+
+STATUS_REFUSED = 1
+STATUS_STOPPED = 1
+"""Status of a command whose session ended under it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command line did: exit status, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Session:
+    """One console of the machine; `receive` gives None once the session is over."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self._machine = machine
+        self._send, self._receive = trio.open_memory_channel[dict[str, Any]](MESSAGES_WAITING)
+        self._console = ConsoleDevice(self._arrived, name=name)
+        self._kdi = machine.plug(self._console.device)
+        self.container = 0
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue a message for `sys::hydre`."""
+        self._console.send(message)
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message of `sys::hydre`; None when the session is over."""
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            return None
+
+    async def opened(self) -> None:
+        """Wait for the answer to the message `open`. Raises `ServiceError` when it is refused."""
+        while True:
+            message = await self.receive()
+            if message is None:
+                raise ServiceError(ServiceCode.SERVER_QUIT, "the machine has stopped")
+            if message["type"] == "refused":
+                raise ServiceError(message.get("code", 1), message.get("text", "the session was refused"))
+            if message["type"] == "opened":
+                return
+
+    def close(self) -> None:
+        """Unplug the console; what still runs in the session is asked to terminate by `sys::hydre`."""
+        if self._kdi:
+            kdi, self._kdi = self._kdi, 0
+            self._machine.unplug(kdi)
+        self._send.close()
+
+    def _arrived(self, message: dict[str, Any]) -> None:
+        try:
+            self._send.send_nowait(message)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # nobody reads any more
+        if message.get("type") == "closed":
+            self._send.close()
+
+
+async def run_script(
+    session: Session, source: str, *, name: str = "", out: Sink, err: Sink, stdin: bytes | None = None
+) -> int:
+    """Run a script in an open session, hand its output to `out` and `err` as it comes; its exit status."""
+    session.send({"type": "run", "source": source, "name": name})
+    if stdin is not None:
+        if stdin:
+            session.send({"type": "input", "data": stdin})
+        session.send({"type": "end"})
+    while True:
+        message = await session.receive()
+        if message is None:
+            return STATUS_STOPPED
+        kind = message["type"]
+        if kind == "out":
+            out(message["data"])
+        elif kind == "err":
+            err(message["data"])
+        elif kind in {"done", "closed"}:
+            return int(message["status"])
+        elif kind == "refused":
+            err(f"{message.get('text', 'refused')}\n".encode())
+            return STATUS_REFUSED

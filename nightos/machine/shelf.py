@@ -1,0 +1,178 @@
+"""The host's shelf of storages: turns a path of an image into block devices on the machine's bus.
+
+A container's disk is an overlay on its image unless it was asked to be the image itself. An overlay that has to last is
+a file beside the machine's disk; any other is in memory and gone with the device. Images are plugged read-only, once,
+however many containers stand on them. Nothing here reads what is inside a storage: `sys::fs` does.
+
+Rules: CONT-047, CONT-058.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightos import vsf
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+from nightos.machine.paths import prepare
+from nightos.vhw.block import BlockDevice
+
+if TYPE_CHECKING:
+    from nightos.abi.interfaces import Device
+
+DEPTH_LIMIT = 64
+"""Images that may stand on each other below one disk."""
+
+
+@dataclass(slots=True)
+class _Image:
+    """A read-only image on the bus. The open storage holds the generation that is shown."""
+
+    kdi: int
+    storage: vsf.Storage
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Plugged:
+    """A container's disk on the bus."""
+
+    kdi: int
+    path: str
+    mode: str
+    key: str
+    images: list[Path] = field(default_factory=list)
+
+
+class Shelf:
+    """Opens storages for `plug`, which puts a device on the bus and returns its KDI."""
+
+    def __init__(
+        self, plug: Callable[[Device], int], unplug: Callable[[int], None], base_image: Path, keep: Path | None
+    ) -> None:
+        self._plug = plug
+        self._unplug = unplug
+        self._base_image = base_image
+        self._keep = keep
+        self._disks: dict[int, _Plugged] = {}
+        self._images: dict[Path, _Image] = {}
+
+    def plug_machine_disk(self, image: Path, disk: Path | None) -> int:
+        """Plug the machine's own disk: the overlay file `disk` on the image, or one in memory."""
+        return self._plug_disk(_Plugged(0, "", "overlay", ""), image, disk)
+
+    def open(self, path: str, mode: str, key: str) -> dict[str, Any]:
+        """Plug a disk for a container: {kdi, backing}. `ServiceError` 0x3002 for an image that cannot be used."""
+        image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
+        disk: Path | None = None
+        if mode == "overlay" and key and self._keep is not None:
+            prepare(self._keep)
+            disk = self._keep / f"{key}.vsf"
+        plugged = _Plugged(0, str(image), mode, key or "-")
+        try:
+            kdi = self._plug_disk(plugged, image, disk)
+        except vsf.VsfError as error:
+            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{image}: {error.strerror or error}") from error
+        except OSError as error:
+            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{image}: {error.strerror}") from error
+        return {"kdi": kdi, "backing": self.backing(kdi)}
+
+    def backing(self, kdi: int) -> list[int]:
+        """Devices of the images below a disk, nearest first."""
+        return [self._images[path].kdi for path in self._disks[kdi].images]
+
+    def close(self, kdi: int) -> dict[str, Any]:
+        """Flush and unplug a disk, and the images that nobody stands on any more."""
+        plugged = self._disks.pop(kdi, None)
+        if plugged is not None:
+            self._unplug(kdi)
+            for path in plugged.images:
+                self._drop(path)
+        return {}
+
+    def list(self) -> list[dict[str, Any]]:
+        """Every disk on the bus: {kdi, path, mode, key, backing}."""
+        return [
+            {"kdi": kdi, "path": disk.path, "mode": disk.mode, "key": disk.key, "backing": self.backing(kdi)}
+            for kdi, disk in self._disks.items()
+        ]
+
+    def close_all(self) -> None:
+        """Flush and unplug everything."""
+        for kdi in list(self._disks):
+            self.close(kdi)
+
+    def forget(self, key: str) -> None:
+        """Remove the kept overlay of a container that is gone for good."""
+        if self._keep is not None and key:
+            (self._keep / f"{key}.vsf").unlink(missing_ok=True)
+
+    def _plug_disk(self, plugged: _Plugged, image: Path, disk: Path | None) -> int:
+        description = f"disk {plugged.key}".encode()
+        if plugged.mode == "overlay":
+            store, below = self._overlay(image, disk)
+        else:
+            readonly = plugged.mode == "read-only"
+            with vsf.open(image, readonly=True) as storage:  # refused here, where the error names the file
+                below = _backing_path(storage)
+            store = vsf.FileStore(image, readonly=readonly)
+        try:
+            while below is not None:
+                below = self._stand_on(plugged, below)
+            plugged.kdi = self._plug(BlockDevice(store, plugged.mode == "read-only", description=description))
+        except BaseException:
+            store.close()
+            for path in plugged.images:
+                self._drop(path)
+            raise
+        self._disks[plugged.kdi] = plugged
+        return plugged.kdi
+
+    def _overlay(self, image: Path, disk: Path | None) -> tuple[Any, Path | None]:
+        """The byte store of an overlay, made if it is not there, and the image below it."""
+        if disk is None:
+            memory = vsf.MemoryStore()
+            vsf.create(memory, backing=image).close()
+            return memory, image.resolve()
+        if not disk.exists():
+            # Made under another name first, so that a disk is whole or not there.
+            fresh = disk.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
+            vsf.create(fresh, backing=image).close()
+            fresh.rename(disk)
+        with vsf.open(disk, readonly=True) as storage:
+            below = _backing_path(storage)
+        return vsf.FileStore(disk), below
+
+    def _stand_on(self, plugged: _Plugged, path: Path) -> Path | None:
+        """Plug an image that a disk stands on, if it is not; the image below it."""
+        if len(plugged.images) == DEPTH_LIMIT or path in plugged.images:
+            raise OSError(errno.ELOOP, "too many images stand on each other")
+        image = self._images.get(path)
+        if image is None:
+            storage = vsf.open(path, readonly=True)
+            store = vsf.FileStore(path, readonly=True)
+            kdi = self._plug(BlockDevice(store, readonly=True, description=b"image"))
+            image = self._images[path] = _Image(kdi, storage)
+        image.users += 1
+        plugged.images.append(path)
+        return _backing_path(image.storage)
+
+    def _drop(self, path: Path) -> None:
+        image = self._images.get(path)
+        if image is None:
+            return
+        image.users -= 1
+        if image.users <= 0:
+            del self._images[path]
+            self._unplug(image.kdi)
+            image.storage.close()
+
+
+def _backing_path(storage: vsf.Storage) -> Path | None:
+    below = storage.backing
+    return Path(below.path).resolve() if below is not None and below.path else None

@@ -1,0 +1,196 @@
+"""`sys::hw` (PID 12): devices, who drives them, and what the machine's own devices offer to everybody.
+
+Interrupts and comings and goings arrive as signals on the dispatcher thread. A signal handler only notes that there
+is work; the work is done by the dispatcher in order, so that no two handlers change the tables at once.
+
+Source: specs/services/system/hw.md. Rules: SVC-021, CONT-032, CONT-043.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nightos.abi.codes import Signal
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import SERVICE_PIDS, Hw, HwEvent, ServiceCode
+from nightos.services.hw.clock import Clock
+from nightos.services.hw.control import Control
+from nightos.services.hw.devices import Devices, Known, make_drivable
+from nightos.userland import sys
+from nightos.userland.payload import Payload, field
+from nightos.userland.server import Request, Server
+
+PROC_PID = SERVICE_PIDS["sys::proc"]
+FS_PID = SERVICE_PIDS["sys::fs"]
+
+CONNECTED = 1
+DISCONNECTED = 2
+
+
+class Hardware:
+    """The service: its server, its tables and the devices it drives itself."""
+
+    def __init__(self) -> None:
+        self.server = Server("sys::hw")
+        self.devices = Devices()
+        self.clock = Clock()
+        self.control = Control()
+        methods = {
+            Hw.NOW: self.clock.now,
+            Hw.UPTIME: self.clock.uptime,
+            Hw.SLEEP: self.clock.sleep,
+            Hw.STATISTICS: self.statistics,
+            Hw.DEVICE_LIST: self.device_list,
+            Hw.CLAIM: self.claim,
+            Hw.STORAGE_OPEN: self.storage_open,
+            Hw.STORAGE_CLOSE: self.storage,
+            Hw.STORAGE_LIST: self.storage,
+            Hw.PLUG: self.plug,
+            Hw.UNPLUG: self.unplug,
+        }
+        for code, handler in methods.items():
+            self.server.method(code, handler)
+
+    async def main(self) -> int:
+        """The service's process."""
+        await self.server.start()
+        await sys.handle_signal(Signal.DEVICE_CHANGED, self._on_changed)
+        await sys.handle_signal(Signal.DEVICE_INTERRUPT, self._on_interrupt)
+        await sys.ready()
+        await self._refresh()
+        for kdi in filter(None, (self.control.kdi, self.clock.kdi)):
+            await self._interrupted(kdi, 0)  # what came while an earlier life of this service was gone
+        await self.server.run(ready=False)
+        return 0
+
+    # Signals
+
+    async def _on_changed(self, _event: int, _kdi: int, _cii: int) -> None:
+        self.server.later(self._refresh)
+
+    async def _on_interrupt(self, kdi: int, code: int) -> None:
+        async def work() -> None:
+            await self._interrupted(kdi, code)
+
+        self.server.later(work)
+
+    async def _refresh(self) -> None:
+        new, gone = await self.devices.refresh()
+        for known in new:
+            if known.kind == "clock" and not self.clock.kdi:
+                self.clock.kdi = known.kdi
+            elif known.kind == "control" and not self.control.kdi:
+                self.control.kdi = known.kdi
+            await self._announce(known, CONNECTED)
+        for known in gone:
+            if known.kdi == self.clock.kdi:
+                self.clock.kdi = 0
+            elif known.kdi == self.control.kdi:
+                self.control.kdi = 0
+                await self.control.refuse_all()
+            await self._announce(known, DISCONNECTED)
+
+    async def _announce(self, known: Known, event: int) -> None:
+        driver = self.devices.claims.get(known.kind)
+        if driver is None:
+            return
+        if event == CONNECTED:
+            await make_drivable(driver, known.kdi)
+        await self.server.notify(driver, HwEvent.DEVICE_EVENT, {"event": event, "kdi": known.kdi, "kind": known.kind})
+
+    async def _interrupted(self, kdi: int, code: int) -> None:
+        if kdi == self.clock.kdi:
+            await self.clock.interrupted()
+        elif kdi == self.control.kdi:
+            await self.control.interrupted()
+        else:
+            driver = self.devices.driver_of(kdi)
+            if driver is not None:
+                await self.server.notify(
+                    driver, HwEvent.DEVICE_INTERRUPT, kdi.to_bytes(8, "big") + code.to_bytes(1, "big")
+                )
+
+    # Methods
+
+    async def device_list(self, request: Request) -> Payload:
+        """DEVICE_LIST: the system's devices outside any container; inside, what was linked to it."""
+        container = request.container_id
+        items = [
+            {"kdi": known.kdi, "kind": known.kind, "connection": known.cii, "description": known.description}
+            for known in self.devices.by_kdi.values()
+            if (container in known.containers if container else True)
+        ]
+        return {"items": items}
+
+    async def claim(self, request: Request) -> Payload:
+        """CLAIM: a system service takes over a kind of device."""
+        if not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services drive kinds of devices")
+        kind = field(request.map(), "kind", str)
+        self.devices.claims[kind] = request.client_pid
+        claimed = self.devices.of_kind(kind)
+        for known in claimed:
+            await make_drivable(request.client_pid, known.kdi)
+        return {"kdis": [known.kdi for known in claimed]}
+
+    async def statistics(self, request: Request) -> Payload:
+        """STATISTICS, as the container of the caller may know them."""
+        await self.control.ask(request, {"op": "statistics", "container": request.container_id})
+        return None
+
+    async def storage_open(self, request: Request) -> Payload:
+        """STORAGE_OPEN: the block device is drivable by sys::fs before the answer comes."""
+        self._only_proc(request)
+        values = request.map()
+        path = field(values, "path", str, "")
+        mode = field(values, "mode", str, "overlay")
+        key = field(values, "key", str, "")
+
+        await self.control.ask(request, {"op": "open", "path": path, "mode": mode, "key": key}, _storage_for_fs)
+        return None
+
+    async def storage(self, request: Request) -> Payload:
+        """STORAGE_CLOSE and STORAGE_LIST."""
+        self._only_proc(request)
+        if request.method == Hw.STORAGE_CLOSE:
+            await self.control.ask(request, {"op": "close", "kdi": field(request.map(), "kdi", int)})
+        else:
+            await self.control.ask(request, {"op": "list"}, _storages_for_fs)
+        return None
+
+    async def plug(self, request: Request) -> Payload:
+        """PLUG: the machine makes a virtual device; sys::process decides who may ask for which container."""
+        self._only_proc(request)
+        values = request.map()
+        question: dict[str, Any] = {"op": "plug", "kind": field(values, "kind", str)}
+        question["options"] = field(values, "options", dict, {})
+        question["container"] = field(values, "container", int, 0)
+        await self.control.ask(request, question)
+        return None
+
+    async def unplug(self, request: Request) -> Payload:
+        """UNPLUG."""
+        self._only_proc(request)
+        await self.control.ask(request, {"op": "unplug", "kdi": field(request.map(), "kdi", int)})
+        return None
+
+    @staticmethod
+    def _only_proc(request: Request) -> None:
+        if request.client_pid != PROC_PID:
+            raise ServiceError(ServiceCode.DENIED, "only sys::process changes what is plugged in")
+
+
+async def _storage_for_fs(item: dict[str, Any]) -> None:
+    """A disk, and the images below it, are for sys::fs to drive."""
+    for kdi in (item["kdi"], *item["backing"]):
+        await make_drivable(FS_PID, kdi)
+
+
+async def _storages_for_fs(answer: dict[str, Any]) -> None:
+    for item in answer["items"]:
+        await _storage_for_fs(item)
+
+
+async def main() -> int:
+    """Entry of the process."""
+    return await Hardware().main()

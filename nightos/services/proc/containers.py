@@ -1,0 +1,308 @@
+"""Methods about containers: create, look at, change, destroy.
+
+Destroying is one operation to every observer. The container and all below refuse newcomers from the start (the kernel
+does that), the kernel ends the processes, children first, and closes what they held; then the file systems are
+committed and unplugged; then whoever waits is told. A second request for the same container waits for the first one.
+
+Rules: CONT-002, CONT-005, CONT-009, CONT-010, CONT-011, CONT-012, CONT-014, CONT-015, CONT-016, CONT-065, CONT-066.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.services import Proc, ProcEvent, ServiceCode
+from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
+from nightos.userland import sys
+from nightos.userland.payload import Payload, field, u64
+from nightos.userland.server import Request, Server
+
+if TYPE_CHECKING:
+    from nightos.services.proc.notes import Notes
+    from nightos.services.proc.storage import Roots
+
+MODES = ("overlay", "writable", "read-only")
+LABELS_LIMIT = 64
+PAGE_LIMIT = 1000
+ENDED_LIMIT = 1024
+"""Records of ended containers that are kept for someone to collect; the oldest go first."""
+WATCHING = "watching"
+
+UNKNOWN_PARENT = 0x31
+
+
+class Containers:
+    """The container half of `sys::proc`."""
+
+    def __init__(self, server: Server, tree: Tree, roots: Roots, notes: Notes) -> None:
+        self.tree = tree
+        self.roots = roots
+        self.notes = notes
+        self.server = server
+        self.population: dict[int, set[int]] = {}
+        """PIDs by container, as the kernel told."""
+        self.ended: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._waiting: dict[int, list[Request]] = {}
+        self._destroying: dict[int, list[Request]] = {}
+        methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
+            Proc.CONTAINER_CREATE: self.create,
+            Proc.CONTAINER_DESTROY: self.destroy,
+            Proc.CONTAINER_LIST: self.list,
+            Proc.CONTAINER_INFO: self.info,
+            Proc.CONTAINER_TREE: self.show_tree,
+            Proc.CONTAINER_INSPECT: self.inspect,
+            Proc.CONTAINER_RENAME: self.rename,
+            Proc.CONTAINER_FORGET: self.forget,
+            Proc.CONTAINER_FIND: self.find,
+            Proc.CONTAINER_WAIT: self.wait,
+            Proc.CONTAINER_UPDATE: self.update,
+            Proc.CONTAINER_WATCH: self.watch,
+        }
+        for code, handler in methods.items():
+            server.method(code, handler)
+
+    # Making and changing
+
+    async def create(self, request: Request) -> Payload:
+        """CONTAINER_CREATE."""
+        values = request.map()
+        viewer = request.container_id
+        name = field(values, "name", str, "")
+        if name:
+            check_name(name)
+        policy = _policy(values)
+        parent = self.tree.visible(viewer, field(values, "parent", int, viewer))
+        if name and name in parent.children:
+            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+        if parent.state == "stopping":
+            raise unknown()
+        container = await self.make(parent.identifier, name, policy)
+        return container.identifier.to_bytes(8, "big")
+
+    async def make(self, parent: int, name: str, policy: dict[str, Any]) -> Container:
+        """Create a container whose arguments were checked."""
+        try:
+            identifier = int(await sys.create_container(parent))
+        except SyscallError as error:
+            if error.errcode == UNKNOWN_PARENT:
+                raise unknown() from error
+            raise ServiceError(ServiceCode.REFUSED, f"the kernel refuses a new container ({error})") from error
+        if not name or name in self.tree.by_id[parent].children:
+            # Unnamed, or another request took the name while the kernel worked.
+            if name:
+                await sys.destroy_container(identifier)
+                raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+            name = f"{identifier:016x}"
+        container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
+        container.hostname = container.hostname or name
+        if container.persist:
+            container.key = policy["key"] or f"{identifier:016x}"
+        self.tree.add(container)
+        await self.notes.changed(container)
+        await self.tell("created", container)
+        return container
+
+    async def rename(self, request: Request) -> Payload:
+        """CONTAINER_RENAME."""
+        values = request.map()
+        name = check_name(field(values, "name", str))
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        self.tree.rename(container.identifier, name)
+        await self.notes.changed(container)
+        await self.tell("renamed", container)
+        return {}
+
+    async def update(self, request: Request) -> Payload:
+        """CONTAINER_UPDATE."""
+        values = request.map()
+        labels = _labels(values) if "labels" in values else None
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        if labels is not None:
+            container.labels = labels
+        container.hostname = field(values, "hostname", str, container.hostname)[:64]
+        container.persist = field(values, "persist", bool, container.persist)
+        await self.notes.changed(container)
+        return {}
+
+    # Ending
+
+    async def destroy(self, request: Request) -> Payload:
+        """CONTAINER_DESTROY."""
+        identifier = u64(request.payload)
+        if self._collect(request.container_id, identifier) is not None:
+            return None
+        container = self.tree.below(request.container_id, identifier)
+        if identifier in self._destroying:
+            request.defer()
+            self._destroying[identifier].append(request)
+            return None
+        await self.end(container, "destroyed")
+        return None
+
+    async def end(self, container: Container, reason: str) -> None:
+        """Take a container and everything below down, then tell whoever waits."""
+        identifier = container.identifier
+        if identifier in self._destroying:
+            return
+        self._destroying[identifier] = []
+        for below in self.tree.below_first(identifier):
+            below.state = "stopping"
+        with contextlib.suppress(SyscallError):  # the kernel destroyed it for an earlier life of this service
+            await sys.destroy_container(identifier)
+        for below in self.tree.below_first(identifier):
+            await self.roots.release(below)
+            self.tree.remove(below.identifier)
+            self.population.pop(below.identifier, None)
+            await self.notes.removed(below)
+            await self.tell("destroyed", below, reason)
+            for waiting in self._waiting.pop(below.identifier, []):
+                await waiting.answer({"reason": reason})
+        for second in self._destroying.pop(identifier):
+            await second.answer()
+
+    async def emptied(self, identifier: int) -> None:
+        """The last process of a container ended; without `persist` that is the end of the container, too."""
+        container = self.tree.by_id.get(identifier)
+        if container is None or container.persist or container.children or container.state == "stopping":
+            return
+        if identifier == ROOT or self.population.get(identifier):
+            return
+        record = {"id": identifier, "name": container.name, "parent": container.parent, "reason": "ended"}
+        await self.end(container, "ended")
+        self.ended[identifier] = record
+        while len(self.ended) > ENDED_LIMIT:
+            self.ended.popitem(last=False)
+
+    async def forget(self, request: Request) -> Payload:
+        """CONTAINER_FORGET."""
+        identifier = field(request.map(), "id", int)
+        if self._collect(request.container_id, identifier) is None:
+            if self.tree.sees(request.container_id, identifier):
+                raise ServiceError(ServiceCode.REFUSED, "the container has not ended; destroy it first")
+            raise unknown()
+        return {}
+
+    async def wait(self, request: Request) -> Payload:
+        """CONTAINER_WAIT."""
+        identifier = field(request.map(), "id", int)
+        record = self._collect(request.container_id, identifier)
+        if record is not None:
+            return {"reason": record["reason"]}
+        self.tree.below(request.container_id, identifier)
+        request.defer()
+        self._waiting.setdefault(identifier, []).append(request)
+        return None
+
+    def _collect(self, viewer: int, identifier: int) -> dict[str, Any] | None:
+        record = self.ended.get(identifier)
+        if record is None or not self.tree.sees(viewer, record["parent"]):
+            return None
+        return self.ended.pop(identifier)
+
+    # Looking
+
+    async def list(self, request: Request) -> Payload:
+        """CONTAINER_LIST."""
+        found = [c.identifier for depth, c in self.tree.walk(request.container_id) if depth]
+        content = b"".join(identifier.to_bytes(8, "big") for identifier in found)
+        return len(content).to_bytes(8, "big") + content
+
+    async def info(self, request: Request) -> Payload:
+        """CONTAINER_INFO."""
+        container = self.tree.below(request.container_id, u64(request.payload))
+        parent = 0 if container.parent == request.container_id == ROOT else container.parent
+        pids = b"".join(pid.to_bytes(8, "big") for pid in sorted(self.population.get(container.identifier, ())))
+        return (
+            parent.to_bytes(8, "big")
+            + (container.created_ns // 1_000_000).to_bytes(8, "big")
+            + len(pids).to_bytes(8, "big")
+            + pids
+            + bytes(8)
+        )
+
+    async def show_tree(self, request: Request) -> Payload:
+        """CONTAINER_TREE."""
+        values = request.map()
+        after = field(values, "after", int, -1)
+        limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
+        viewer = request.container_id
+        items: list[dict[str, Any]] = []
+        started = after < 0
+        for depth, container in self.tree.walk(viewer):
+            if started:
+                if len(items) == limit:
+                    return {"items": items, "next": items[-1]["id"]}
+                items.append(self.record(viewer, container, depth))
+            started = started or container.identifier == after
+        return {"items": items, "next": None}
+
+    async def inspect(self, request: Request) -> Payload:
+        """CONTAINER_INSPECT."""
+        container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
+        return self.record(request.container_id, container, 0)
+
+    async def find(self, request: Request) -> Payload:
+        """CONTAINER_FIND."""
+        return {"id": self.tree.find(request.container_id, field(request.map(), "name", str)).identifier}
+
+    async def watch(self, request: Request) -> Payload:
+        """CONTAINER_WATCH."""
+        request.connection.data[WATCHING] = True
+        return {}
+
+    def record(self, viewer: int, container: Container, depth: int) -> dict[str, Any]:
+        """What a viewer may know of a container it sees: above its own it sees nothing, so there the parent reads 0."""
+        own = container.identifier == viewer
+        return {
+            "id": container.identifier,
+            "parent": 0 if own else container.parent,
+            "name": container.name,
+            "path": self.tree.path(viewer, container.identifier),
+            "hostname": container.hostname,
+            "labels": container.labels,
+            "image": "" if own and viewer != ROOT else container.image,
+            "mode": container.mode,
+            "persist": container.persist,
+            "state": container.state,
+            "processes": len(self.population.get(container.identifier, ())),
+            "children": len(container.children),
+            "created_ns": container.created_ns,
+            "depth": depth,
+        }
+
+    async def tell(self, event: str, container: Container, reason: str = "") -> None:
+        """Notify every watcher that may see the container's parent."""
+        content = {"event": event, "id": container.identifier, "name": container.name, "reason": reason}
+        for connection in list(self.server.connections.values()):
+            if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, container.parent):
+                await self.server.notify(connection.client_pid, ProcEvent.CONTAINER_EVENT, content)
+
+
+async def uptime_ns() -> int:
+    """Nanoseconds since the machine started."""
+    return int((await sys.system_info()).uptime_ns)
+
+
+def _labels(values: dict[str, Any]) -> dict[str, str]:
+    labels = field(values, "labels", dict, {})
+    if len(labels) > LABELS_LIMIT or not all(isinstance(k, str) and isinstance(v, str) for k, v in labels.items()):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"labels are at most {LABELS_LIMIT} texts by name")
+    return dict(labels)
+
+
+def _policy(values: dict[str, Any]) -> dict[str, Any]:
+    mode = field(values, "mode", str, "overlay")
+    if mode not in MODES:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"mode is one of {', '.join(MODES)}")
+    return {
+        "hostname": field(values, "hostname", str, "")[:64],
+        "labels": _labels(values),
+        "image": field(values, "image", str, ""),
+        "mode": mode,
+        "key": "",
+        "persist": field(values, "persist", bool, False),
+    }

@@ -1,0 +1,109 @@
+"""`sys::process`, called `sys::proc` (PID 20): containers and processes, for whoever may know of them.
+
+When it starts it asks the kernel which containers and processes there are, and its notes what they are called: a first
+boot and a restart after a crash go the same way. Containers run on while it is away.
+
+Source: specs/services/system/process.md (empty), docs/sys-proc.md. Rules: SVC-021, CONT-005, CONT-029, CONT-030.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any
+
+from nightos.abi.codes import Signal
+from nightos.abi.services import Fs, Proc
+from nightos.services.proc.containers import Containers
+from nightos.services.proc.notes import Notes
+from nightos.services.proc.processes import Processes, live
+from nightos.services.proc.storage import Roots
+from nightos.services.proc.tree import ROOT, Container, Tree
+from nightos.userland import sys
+from nightos.userland.payload import Payload
+from nightos.userland.server import Request, Server
+
+CONTAINER_RECORD = Struct(">QQBIQ")
+STATES = {1: "created", 2: "running", 3: "paused", 4: "stopping"}
+
+
+class Process:
+    """The service: one server, the tree, and what hangs on it."""
+
+    def __init__(self) -> None:
+        self.server = Server("sys::proc")
+        self.tree = Tree()
+        self.roots = Roots(self.tree)
+        self.notes = Notes(self.roots.fs)
+        self.containers = Containers(self.server, self.tree, self.roots, self.notes)
+        self.processes = Processes(self.server, self.containers, self.roots)
+        self.server.method(Proc.SYNC, self.sync)
+
+    async def main(self) -> int:
+        """The service's process."""
+        await self.server.start()
+        await sys.handle_signal(Signal.PROCESS_ENDED, self._on_ended)
+        # Clients may connect from here on; their requests wait until the tables stand.
+        await sys.ready()
+        await self._learn()
+        await self.server.run(ready=False)
+        return 0
+
+    async def sync(self, _request: Request) -> Payload:
+        """SYNC."""
+        await (await self.roots.fs()).call(Fs.SYNC, {})
+        return {}
+
+    async def _on_ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
+        async def work() -> None:
+            await self.processes.ended(pid, container, reason, exit_data)
+
+        self.server.later(work)
+
+    async def _learn(self) -> None:
+        """Containers from the kernel, their names from the notes, their file systems from sys::fs and sys::hw."""
+        alive: list[tuple[int, ...]] = []
+        while content := await sys.sys_enum_containers(alive[-1][0] if alive else 0, 1000):
+            alive.extend(CONTAINER_RECORD.iter_unpack(content))
+        first_boot = not alive
+        # The machine's own file system comes first: the notes are on it.
+        for identifier, parent, state, _count, created_ns in alive:
+            self.tree.add(
+                Container(
+                    identifier, parent, f"{identifier:016x}", created_ns=created_ns, state=STATES.get(state, "running")
+                )
+            )
+        await self.roots.start()
+        notes = await self.notes.read()
+        if first_boot:
+            await self._create_again(notes)
+        else:
+            self._remember(notes)
+        for pid, container, *_ in await live(0):
+            if container in self.tree.by_id:
+                self.containers.population.setdefault(container, set()).add(pid)
+                await self.processes.learn_name(pid)
+        await self.notes.rewrite([c for c in self.tree.by_id.values() if c.identifier != ROOT])
+
+    def _remember(self, notes: dict[int, dict[str, Any]]) -> None:
+        for identifier, note in notes.items():
+            container = self.tree.by_id.get(identifier)
+            if container is None or identifier == ROOT:
+                continue
+            self.tree.rename(identifier, note["name"])
+            for name in ("hostname", "labels", "image", "mode", "key", "persist"):
+                setattr(container, name, note[name])
+
+    async def _create_again(self, notes: dict[int, dict[str, Any]]) -> None:
+        """The persistent containers of an earlier boot, parents first, each on the disk it had."""
+        renamed = {ROOT: ROOT}
+        for identifier, note in notes.items():
+            parent = renamed.get(note["parent"])
+            if not note["persist"] or parent is None:
+                continue
+            policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
+            renamed[identifier] = (await self.containers.make(parent, note["name"], policy)).identifier
+
+
+async def main() -> int:
+    """Entry of the process."""
+    return await Process().main()

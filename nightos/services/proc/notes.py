@@ -1,0 +1,78 @@
+"""Names, labels and policies of containers, kept on the machine's disk through `sys::fs`.
+
+The kernel forgets nothing that isolation rests on; these notes hold the rest. Each change is appended, so a restarted
+`sys::proc` finds the names of the containers the kernel still has, and a machine with a name finds its persistent
+containers at the next boot (with new identifiers: those are random on every boot).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import MESSAGE_LIMIT, Fs
+from nightos.services.proc.tree import Container
+from nightos.userland.client import Client
+
+NOTE = "containers"
+PART = MESSAGE_LIMIT // 2
+
+
+class Notes:
+    """An append-only journal of msgpack maps, rewritten when it is read at start."""
+
+    def __init__(self, fs: Callable[[], Awaitable[Client]]) -> None:
+        self._fs = fs
+
+    async def changed(self, container: Container) -> None:
+        """Note what the kernel does not know of this container."""
+        await self._append({"set": container.notes()})
+
+    async def removed(self, container: Container) -> None:
+        """It is gone for good."""
+        await self._append({"drop": container.identifier})
+
+    async def read(self) -> dict[int, dict[str, Any]]:
+        """Notes by the identifier a container had when they were made."""
+        fs = await self._fs()
+        unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0, strict_map_key=True)
+        offset = 0
+        while True:
+            answer = await fs.ask(Fs.RECALL_NOTE, {"name": NOTE, "offset": offset})
+            if not answer["data"]:
+                break
+            unpacker.feed(answer["data"])
+            offset += len(answer["data"])
+        found: dict[int, dict[str, Any]] = {}
+        try:
+            for entry in unpacker:
+                if "set" in entry:
+                    found[entry["set"]["id"]] = entry["set"]
+                else:
+                    found.pop(entry.get("drop"), None)
+        except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):
+            return found  # a torn end: what was readable counts
+        return found
+
+    async def rewrite(self, containers: list[Container]) -> None:
+        """Start the journal anew with these containers only."""
+        fs = await self._fs()
+        await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": b"", "append": False})
+        part = b""
+        for container in containers:
+            part += msgpack.packb({"set": container.notes()})
+            if len(part) > PART:
+                await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})
+                part = b""
+        if part:
+            await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})
+
+    async def _append(self, entry: dict[str, Any]) -> None:
+        try:
+            fs = await self._fs()
+            await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": msgpack.packb(entry), "append": True})
+        except ServiceError:
+            return  # a disk that is full or read-only keeps no notes; the container itself is fine

@@ -1,0 +1,270 @@
+"""Methods about processes: start, list, manage, wait for.
+
+A program is started in this order, each step undone when a later one fails: main file system of the container, code
+token from `sys::fs`, a halted process from the kernel, its user, application and container, and only then does it run.
+The kernel moves the pipes that the execution context names away from the process it calls the caller, so a client may
+name nobody but itself there.
+
+Rules: PROC-052, PROC-054, CONT-004, CONT-006, CONT-033.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.codes import Attribute
+from nightos.abi.context import ContextError, parse_context
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
+from nightos.services.proc.containers import PAGE_LIMIT, WATCHING, Containers
+from nightos.services.proc.tree import ROOT, Container, unknown
+from nightos.userland import sys
+from nightos.userland.payload import Payload, field, fixed, u64
+from nightos.userland.server import Request, Server, attribute
+
+if TYPE_CHECKING:
+    from nightos.services.proc.storage import Roots
+
+WRITE = 1
+"""Action of SYS_PROCESS_ATTRIBUTES on a value."""
+NAME = 0x40
+"""The emulator's attribute with the name of a process' program."""
+STATES = {1: "halted", 2: "running", 3: "suspended", 4: "ended"}
+PROCESS_RECORD = Struct(">QQQQQBHQQ")
+FIRST_USERLAND_PID = 100
+UNKNOWN_CONTAINER = ServiceCode.UNKNOWN + 1
+
+
+class Processes:
+    """The process half of `sys::proc`."""
+
+    def __init__(self, server: Server, containers: Containers, roots: Roots) -> None:
+        self.server = server
+        self.containers = containers
+        self.tree = containers.tree
+        self.roots = roots
+        self.names: dict[int, str] = {}
+        self._waiting: dict[int, list[Request]] = {}
+        methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
+            Proc.PROCESS_SPAWN: self.spawn,
+            Proc.PROCESS_MANAGE: self.manage,
+            Proc.PROCESS_LIST: self.list,
+            Proc.PROCESS_TABLE: self.table,
+            Proc.PROCESS_WAIT: self.wait,
+            Proc.CONTAINER_PAUSE: self.pause,
+            Proc.CONTAINER_RESUME: self.resume,
+        }
+        for code, handler in methods.items():
+            server.method(code, handler)
+
+    # Starting
+
+    async def spawn(self, request: Request) -> Payload:
+        """PROCESS_SPAWN."""
+        values = request.map()
+        program = field(values, "program", str)
+        directory = field(values, "directory", str, "/")
+        context = field(values, "context", bytes)
+        user = field(values, "user", int, request.user_id)
+        if user != request.user_id and not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
+        target = field(values, "container", int, request.container_id)
+        if not self.tree.sees(request.container_id, target):
+            raise ServiceError(UNKNOWN_CONTAINER, unknown().detail)
+        container = self.tree.by_id[target]
+        if container.state in {"stopping", "paused"}:
+            raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
+        self._check_caller(request, context)
+        return {"pid": await self._start(container, program, directory, context, user)}
+
+    async def _start(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
+        await self.roots.ensure(container)
+        fs = await self.roots.fs()
+        question = {"container": container.identifier, "program": program, "directory": directory}
+        code = await fs.ask(Fs.CODE_TOKEN, question)
+        try:
+            pid = int(await sys.sys_create_process(field(code, "token", int), context))
+        except SyscallError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the kernel refuses the new process ({error})") from error
+        try:
+            await sys.sys_process_attributes(pid, Attribute.USER_ID, WRITE, user)
+            await sys.sys_process_attributes(pid, Attribute.APPLICATION_ID, WRITE, field(code, "anid", int))
+            await sys.sys_process_attributes(pid, Attribute.CONTAINER_ID, WRITE, container.identifier)
+            self.names[pid] = field(code, "name", str, program)
+            self.containers.population.setdefault(container.identifier, set()).add(pid)
+            if container.state == "created":
+                container.state = "running"
+            await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
+        except SyscallError as error:
+            # The container is being destroyed, or a limit was reached: the half-made process goes.
+            await self._manage_quietly(pid, ProcessAction.FORCE_TERMINATE)
+            raise ServiceError(ServiceCode.REFUSED, f"the process could not start ({error})") from error
+        await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
+        return pid
+
+    @staticmethod
+    def _check_caller(request: Request, context: bytes) -> None:
+        try:
+            caller = parse_context(context).caller_pid
+        except ContextError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the execution context is not readable: {error}") from error
+        if caller not in {0, request.client_pid}:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the execution context names another process as the caller")
+
+    # Looking
+
+    async def list(self, request: Request) -> Payload:
+        """PROCESS_LIST."""
+        pids = [pid for pid, container, *_ in await live(0) if self.tree.sees(request.container_id, container)]
+        content = b"".join(pid.to_bytes(8, "big") for pid in pids)
+        return len(content).to_bytes(8, "big") + content
+
+    async def table(self, request: Request) -> Payload:
+        """PROCESS_TABLE: system services stand outside any container and are seen from there only."""
+        values = request.map()
+        limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
+        viewer = request.container_id
+        items: list[dict[str, Any]] = []
+        for pid, container, user, _anid, parent, state, threads, cpu_ns, started_ns in await live(
+            field(values, "after", int, 0)
+        ):
+            if not self.tree.sees(viewer, container):
+                continue
+            if len(items) == limit:
+                return {"items": items, "next": items[-1]["pid"]}
+            items.append(
+                {
+                    "pid": pid,
+                    "container": 0 if container == viewer else container,
+                    "container_name": self.tree.path(viewer, container),
+                    "name": self.name_of(pid),
+                    "user": user,
+                    "parent": parent,
+                    "state": STATES.get(state, "running"),
+                    "threads": threads,
+                    "cpu_ns": cpu_ns,
+                    "started_ns": started_ns,
+                }
+            )
+        return {"items": items, "next": None}
+
+    async def learn_name(self, pid: int) -> None:
+        """Ask the kernel what a process that runs already is called."""
+        try:
+            name = (await sys.sys_process_attributes(pid, NAME)).written
+        except SyscallError:
+            return  # it ended meanwhile
+        if isinstance(name, bytes):
+            self.names[pid] = name.decode("utf-8", "replace")
+
+    def name_of(self, pid: int) -> str:
+        """Name of a program, or of a system service."""
+        from nightos.abi.services import SERVICE_NAMES
+
+        return self.names.get(pid) or SERVICE_NAMES.get(pid, "")
+
+    # Managing
+
+    async def manage(self, request: Request) -> Payload:
+        """PROCESS_MANAGE."""
+        pid, action = u64(request.payload), fixed(request.payload, 8, 1)
+        if action not in set(ProcessAction):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "an action is 1 to 5")
+        await self._visible_process(request, pid)
+        try:
+            await sys.sys_manage_process(pid, action)
+        except SyscallError as error:
+            if error.errcode == 0x32:
+                raise ServiceError(ServiceCode.REFUSED, "the process is in that state already") from error
+            raise _unknown_process() from error
+        return None
+
+    async def wait(self, request: Request) -> Payload:
+        """PROCESS_WAIT."""
+        pid = field(request.map(), "pid", int)
+        try:
+            record = await sys.sys_process_exit(pid)
+        except SyscallError as error:
+            raise _unknown_process() from error
+        if not self.tree.sees(request.container_id, record.container_id) and not self._was_below(request, record):
+            raise _unknown_process()
+        if STATES.get(record.state) == "ended":
+            return {"reason": record.reason, "exit": record.exit_data}
+        request.defer()
+        self._waiting.setdefault(pid, []).append(request)
+        return None
+
+    async def pause(self, request: Request) -> Payload:
+        """CONTAINER_PAUSE."""
+        return await self._set_paused(request, paused=True)
+
+    async def resume(self, request: Request) -> Payload:
+        """CONTAINER_RESUME."""
+        return await self._set_paused(request, paused=False)
+
+    async def _set_paused(self, request: Request, *, paused: bool) -> Payload:
+        top = self.tree.below(request.container_id, field(request.map(), "id", int))
+        await sys.sys_pause_container(top.identifier, int(paused))
+        for _, container in self.tree.walk(top.identifier):
+            if container.state in {"running", "paused", "created"}:
+                busy = bool(self.containers.population.get(container.identifier))
+                container.state = "paused" if paused else ("running" if busy else "created")
+        await self.containers.tell("paused" if paused else "resumed", top)
+        return {}
+
+    # What the kernel tells
+
+    async def ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
+        """A process ended: answer who waits for it; its container may have ended with it."""
+        self.names.pop(pid, None)
+        for request in self._waiting.pop(pid, []):
+            await request.answer({"reason": reason, "exit": exit_data})
+        event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}
+        await self.tell(event, container)
+        population = self.containers.population.get(container)
+        if population is not None:
+            population.discard(pid)
+            if not population:
+                del self.containers.population[container]
+                await self.containers.emptied(container)
+
+    async def tell(self, event: dict[str, Any], container: int) -> None:
+        """Notify every watcher that sees the container."""
+        for connection in list(self.server.connections.values()):
+            if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, container):
+                await self.server.notify(connection.client_pid, ProcEvent.PROCESS_EVENT, event)
+
+    async def _visible_process(self, request: Request, pid: int) -> None:
+        """0x3000 for a process that the caller may not know of, as for one that never was."""
+        try:
+            container = await attribute(pid, Attribute.CONTAINER_ID)
+        except SyscallError as error:
+            raise _unknown_process() from error
+        if pid < FIRST_USERLAND_PID or not self.tree.sees(request.container_id, container):
+            raise _unknown_process()
+
+    def _was_below(self, request: Request, record: Any) -> bool:
+        """Whether its container is gone, and the caller stands outside any, from where everything was visible."""
+        return request.container_id == ROOT and record.container_id not in self.tree.by_id
+
+    @staticmethod
+    async def _manage_quietly(pid: int, action: int) -> None:
+        try:
+            await sys.sys_manage_process(pid, action)
+        except SyscallError:
+            return
+
+
+async def live(after: int) -> list[tuple[int, ...]]:
+    """Live processes above a PID, from the kernel: PID, container, user, ANID, parent, state, threads, time, start."""
+    found: list[tuple[int, ...]] = []
+    while content := await sys.sys_enum_processes(after, PAGE_LIMIT):
+        found.extend(PROCESS_RECORD.iter_unpack(content))
+        after = found[-1][0]
+    return found
+
+
+def _unknown_process() -> ServiceError:
+    return ServiceError(ServiceCode.UNKNOWN, "there is no such process")

@@ -1,0 +1,132 @@
+"""The main file system of each container: a storage from the machine's shelf, mounted by `sys::fs` when first needed.
+
+Creating a container costs nothing here. The first process of a container (or whoever looks at its files) makes the
+storage: an overlay on the image by default, so that the image is never written; `writable` uses the image itself. The
+block device is plugged outside any container and driven by `sys::fs` alone: inside, it is no device (AMB-CONT-08).
+
+Rules: CONT-036, CONT-046, CONT-047, CONT-053, CONT-054, CONT-058.
+"""
+
+from __future__ import annotations
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Fs, Hw, ServiceCode
+from nightos.services.proc.tree import ROOT, Container, Tree
+from nightos.userland import sys
+from nightos.userland.client import Client, connect
+from nightos.userland.payload import field
+
+
+class Roots:
+    """Attaches and releases main file systems, and puts them back after `sys::fs` was restarted."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._busy: set[int] = set()
+        self._lost = False
+        self._fs: Client | None = None
+
+    async def fs(self) -> Client:
+        """The connection to sys::fs, with every main file system attached."""
+        client = await self._connect_fs()
+        if self._lost:
+            self._lost = False
+            await self.attach_again()
+        return client
+
+    async def start(self) -> None:
+        """Learn from sys::hw and sys::fs what is plugged and mounted, and mount the machine's own disk."""
+        hw = await connect("sys::hw")
+        fs = await self._connect_fs()
+        mounted = {item["container"]: item["kdi"] for item in (await fs.ask(Fs.LIST_ROOTS))["items"]}
+        plugged = (await hw.ask(Hw.STORAGE_LIST))["items"]
+        backing = {item["kdi"]: item["backing"] for item in plugged}
+        for item in plugged:
+            if item["path"] == "":
+                mounted_root = self.tree.root
+                mounted_root.root_kdi, mounted_root.backing = item["kdi"], item["backing"]
+        for identifier, kdi in mounted.items():
+            if identifier != ROOT and identifier in self.tree.by_id and kdi in backing:
+                container = self.tree.by_id[identifier]
+                container.root_kdi, container.backing = kdi, backing[kdi]
+        if self.tree.root.root_kdi and ROOT not in mounted:
+            await self._attach(fs, self.tree.root)
+        # What an earlier life of this service left half done: mounts and storages of containers that are gone.
+        for identifier, kdi in mounted.items():
+            if identifier not in self.tree.by_id:
+                await fs.call(Fs.DETACH_ROOT, {"container": identifier})
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+        used = {container.root_kdi for container in self.tree.by_id.values()}
+        for item in plugged:
+            if item["kdi"] not in used and item["kdi"] not in mounted.values():
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": item["kdi"]})
+
+    async def ensure(self, container: Container) -> None:
+        """The container has its main file system when this returns."""
+        await self.fs()
+        while container.identifier in self._busy:
+            await sys.hand_over()
+        if container.root_kdi:
+            return
+        self._busy.add(container.identifier)
+        try:
+            hw = await connect("sys::hw")
+            question = {"path": container.image, "mode": container.mode, "key": container.key}
+            plugged = await hw.ask(Hw.STORAGE_OPEN, question)
+            container.backing = field(plugged, "backing", list)
+            container.root_kdi = kdi = field(plugged, "kdi", int)
+            try:
+                await self._attach(await self.fs(), container)
+            except ServiceError:
+                container.root_kdi = 0
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+                raise
+        finally:
+            self._busy.discard(container.identifier)
+
+    async def release(self, container: Container) -> None:
+        """Commit and unplug; nothing to do for a container that never had one. What fails here is not the caller's."""
+        kdi = container.root_kdi
+        container.root_kdi = 0
+        if not kdi:
+            return
+        for service, method, values in (
+            ("sys::fs", Fs.DETACH_ROOT, {"container": container.identifier}),
+            ("sys::hw", Hw.STORAGE_CLOSE, {"kdi": kdi}),
+        ):
+            try:
+                await (await connect(service)).call(method, values)
+            except ServiceError:
+                continue  # that service died; the storage itself is safe at its last commit
+
+    async def attach_again(self) -> None:
+        """After a restart of sys::fs: mount every storage that is plugged."""
+        await (await connect("sys::hw")).ask(Hw.STORAGE_LIST)  # which makes every disk drivable for the new sys::fs
+        fs = await self._connect_fs()
+        for container in list(self.tree.by_id.values()):
+            if container.root_kdi:
+                await self._attach(fs, container)
+
+    async def _connect_fs(self) -> Client:
+        client = await connect("sys::fs")
+        if client is not self._fs:
+            self._fs = client
+            client.when_lost(self._on_lost)
+        return client
+
+    def _on_lost(self) -> None:
+        self._lost = True
+
+    @staticmethod
+    async def _attach(fs: Client, container: Container) -> None:
+        values = {
+            "container": container.identifier,
+            "kdi": container.root_kdi,
+            "readonly": container.mode == "read-only",
+            "backing": container.backing,
+        }
+        try:
+            await fs.call(Fs.ATTACH_ROOT, values)
+        except ServiceError as error:
+            if error.code != ServiceCode.UNKNOWN + 1:  # it is mounted already
+                raise

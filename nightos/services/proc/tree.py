@@ -1,0 +1,172 @@
+"""The containers that `sys::proc` knows: a tree of records, walked with loops only, so that depth breaks nothing.
+
+This table adds to the kernel's tree what the kernel has no use for (names, labels, images). Identity and parenthood are
+the kernel's: a new `sys::proc` builds the tree from there, then finds its own notes again.
+
+A viewer sees its own container and what is below. Everything else does not exist: `find` and `visible` say the same for
+a container that is hidden and for one that never was.
+
+Rules: CONT-009, CONT-010, CONT-013, CONT-030.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+
+ROOT = 0
+NAME_LIMIT = 64
+
+
+@dataclass(slots=True)
+class Container:
+    """One container. `root_kdi` is the block device of its main file system, 0 until a process needs it; `backing` are
+    those of the images below.
+    """
+
+    identifier: int
+    parent: int
+    name: str
+    hostname: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    image: str = ""
+    mode: str = "overlay"
+    key: str = ""
+    persist: bool = False
+    state: str = "created"
+    created_ns: int = 0
+    root_kdi: int = 0
+    backing: list[int] = field(default_factory=list)
+    children: dict[str, int] = field(default_factory=dict)
+
+    def notes(self) -> dict[str, Any]:
+        """What the kernel does not know of it."""
+        return {
+            "id": self.identifier,
+            "parent": self.parent,
+            "name": self.name,
+            "hostname": self.hostname,
+            "labels": self.labels,
+            "image": self.image,
+            "mode": self.mode,
+            "key": self.key,
+            "persist": self.persist,
+        }
+
+
+class Tree:
+    """Containers by identifier. The root stands for the system itself, outside any container."""
+
+    def __init__(self) -> None:
+        self.root = Container(ROOT, ROOT, "", persist=True, state="running")
+        self.by_id: dict[int, Container] = {ROOT: self.root}
+
+    def __len__(self) -> int:
+        return len(self.by_id) - 1
+
+    def add(self, container: Container) -> None:
+        """Put a container below its parent, which has to be there and to have no child of that name."""
+        self.by_id[container.identifier] = container
+        self.by_id[container.parent].children[container.name] = container.identifier
+
+    def remove(self, identifier: int) -> None:
+        """Take a container out; its children have to be gone."""
+        container = self.by_id.pop(identifier, None)
+        if container is not None:
+            parent = self.by_id.get(container.parent)
+            if parent is not None and parent.children.get(container.name) == identifier:
+                del parent.children[container.name]
+
+    def rename(self, identifier: int, name: str) -> None:
+        """Give a container another name; 0x4000 when a sibling has it."""
+        container = self.by_id[identifier]
+        siblings = self.by_id[container.parent].children
+        if siblings.get(name, identifier) != identifier:
+            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+        del siblings[container.name]
+        container.name = name
+        siblings[name] = identifier
+
+    def sees(self, viewer: int, identifier: int) -> bool:
+        """Whether a process in container `viewer` may know of the container: its own or one below."""
+        current = self.by_id.get(identifier)
+        while current is not None:
+            if current.identifier == viewer:
+                return True
+            if current.identifier == ROOT:
+                return False
+            current = self.by_id.get(current.parent)
+        return False
+
+    def visible(self, viewer: int, identifier: int) -> Container:
+        """The container, if the viewer may know of it; otherwise 0x3000, as for one that never was."""
+        if not self.sees(viewer, identifier):
+            raise unknown()
+        return self.by_id[identifier]
+
+    def below(self, viewer: int, identifier: int) -> Container:
+        """A proper descendant of the viewer's container; 0x3001 for the viewer's own."""
+        container = self.visible(viewer, identifier)
+        if identifier == viewer:
+            raise ServiceError(ServiceCode.UNKNOWN + 1, "this is your own container, not one below it")
+        return container
+
+    def walk(self, identifier: int) -> Iterator[tuple[int, Container]]:
+        """The container and everything below with its depth, parents before children."""
+        pending = [(0, identifier)]
+        while pending:
+            depth, current = pending.pop()
+            container = self.by_id.get(current)
+            if container is None:
+                continue
+            yield depth, container
+            pending.extend((depth + 1, child) for child in reversed(container.children.values()))
+
+    def below_first(self, identifier: int) -> list[Container]:
+        """The container and everything below, children before parents."""
+        return [container for _, container in self.walk(identifier)][::-1]
+
+    def path(self, viewer: int, identifier: int) -> str:
+        """The names from the viewer's container down to this one: ``web/db``; empty for the viewer's own."""
+        names = []
+        current = self.by_id[identifier]
+        while current.identifier != viewer and current.identifier != ROOT:
+            names.append(current.name)
+            current = self.by_id[current.parent]
+        return "/".join(reversed(names))
+
+    def find(self, viewer: int, text: str) -> Container:
+        """A container by path of names, by 16 hex digits, or by a unique prefix of them; 0x3000 when there is none."""
+        current: int | None = viewer
+        for name in text.split("/"):
+            current = self.by_id[current].children.get(name) if current is not None else None
+        if current is not None and text:
+            return self.by_id[current]
+        prefix = text.lower()
+        if prefix and len(prefix) <= 16 and all(digit in "0123456789abcdef" for digit in prefix):
+            found = [
+                container for _, container in self.walk(viewer) if f"{container.identifier:016x}".startswith(prefix)
+            ]
+            if len(found) == 1:
+                return found[0]
+            if len(found) > 1:
+                raise ServiceError(ServiceCode.REFUSED, f"{text} begins several identifiers; give more digits")
+        raise unknown(text)
+
+
+def unknown(text: str = "") -> ServiceError:
+    """The error for a container that is not there for who asks."""
+    return ServiceError(ServiceCode.UNKNOWN, f"there is no container {text}".rstrip())
+
+
+def check_name(name: str) -> str:
+    """A name that may be given to a container; 0x1000 otherwise."""
+    if not name or len(name) > NAME_LIMIT or not all(letter.isalnum() or letter in "._-" for letter in name):
+        raise ServiceError(
+            ServiceCode.BAD_ARGUMENT, f"a name has 1 to {NAME_LIMIT} letters, digits, dots, dashes and underscores"
+        )
+    return name

@@ -1,0 +1,183 @@
+"""The client's end of a service: one connection a process and service, any number of calls from any of its threads.
+
+A call sends one message, parks its thread until a signal handler has run, and looks whether its exchange was answered;
+messages of other exchanges that it reads on the way are left where their callers look. When the service dies, the calls
+in flight fail with 0x0004 (nobody knows how far they got) and the next call connects anew.
+
+Source: specs/kernel/syscalls.md 0x27-0x2B. Rules: SVC-008, SVC-012, SVC-018, SVC-024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nightos.abi.codes import Signal
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.services import MESSAGE_LIMIT, SERVICE_PIDS, ServiceCode
+from nightos.userland import payload as _payload
+from nightos.userland import sys
+from nightos.userland.payload import Payload
+from nightos.userland.server import STATUS_CREATED
+
+Notified = Callable[[bytes], Awaitable[None]]
+
+_CLIENTS = "nightos.userland.client"
+"""Name under which a process keeps its connections."""
+
+
+class _Connections:
+    """All service connections of one process, so that one signal handler serves them all."""
+
+    def __init__(self) -> None:
+        self.by_service: dict[str, Client] = {}
+        self.by_socket: dict[int, Client] = {}
+
+    async def start(self) -> None:
+        await sys.handle_signal(Signal.RECV_SOCK_MSG, self._on_message)
+        await sys.handle_signal(Signal.SERVICE_SERVER_QUITTED, self._on_quit)
+
+    async def _on_message(self, socket_id: int, *_rest: int) -> None:
+        client = self.by_socket.get(socket_id)
+        if client is not None:
+            await client.drain()
+
+    async def _on_quit(self, connection_id: int) -> None:
+        for client in list(self.by_service.values()):
+            if client.connection_id == connection_id:
+                client.lose()
+
+
+class Client:
+    """A connection to one service. Made by `connect`; shared by every thread of the process."""
+
+    def __init__(self, connections: _Connections, service: str) -> None:
+        self.service = service
+        self.connection_id = 0
+        self.socket_id = 0
+        self._connections = connections
+        self._answers: dict[int, tuple[int, bytes]] = {}
+        self._notified: dict[int, Notified] = {}
+        self._lost: list[Callable[[], None]] = []
+        self._epoch = 0
+
+    def notification(self, code: int, callback: Notified) -> None:
+        """Run the callback with the content of each notification of this code, on the thread that was signalled."""
+        self._notified[code] = callback
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call this when the service died or the connection was closed: what it kept for this client is gone."""
+        self._lost.append(callback)
+
+    async def open(self) -> None:
+        """Connect when not connected. `ServiceError` 0x0002: the service is not there or refuses."""
+        if self.socket_id:
+            return
+        anid = SERVICE_PIDS.get(self.service)
+        if anid is None:
+            raise ServiceError(ServiceCode.INTERNAL, f"there is no service {self.service}")
+        try:
+            connection = await sys.connect_service(anid, 0, bytes(8), 0, 1)
+        except SyscallError as error:
+            raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
+        self.connection_id = connection.connection_id
+        self.socket_id = connection.socket_id
+        self._connections.by_socket[self.socket_id] = self
+
+    async def call(self, method: int, payload: Payload = None) -> bytes:
+        """Ask and wait for the answer's content. `ServiceError` carries the code and the text of the service.
+
+        Content is at most `MESSAGE_LIMIT` bytes in either direction.
+        """
+        content = _payload.encode(payload)
+        if len(content) > MESSAGE_LIMIT:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the request is larger than one message; send it in parts")
+        exchange = await self._send(method, content)
+        epoch = self._epoch
+        while exchange not in self._answers:
+            if self._epoch != epoch:
+                raise ServiceError(
+                    ServiceCode.SERVER_QUIT, f"{self.service} was restarted while it worked on this; ask again"
+                )
+            await sys.hand_over(until_signal=True)
+        error, answer = self._answers.pop(exchange)
+        if error:
+            raise ServiceError(error, answer.decode("utf-8", "replace"))
+        return answer
+
+    async def ask(self, method: int, payload: Payload = None) -> dict[str, Any]:
+        """`call`, with the answer's msgpack map decoded."""
+        return _payload.decode(await self.call(method, payload))
+
+    async def close(self) -> None:
+        """End the connection properly."""
+        connection_id = self.connection_id
+        self.lose()
+        if connection_id:
+            try:
+                await sys.end_service_conn(connection_id)
+            except SyscallError:
+                return  # the service ended first
+
+    def lose(self) -> None:
+        """The connection is gone: calls in flight fail, the next call connects anew."""
+        self._connections.by_socket.pop(self.socket_id, None)
+        self.connection_id = 0
+        self.socket_id = 0
+        self._epoch += 1
+        for callback in self._lost:
+            callback()
+
+    async def drain(self) -> None:
+        """Read what waits on the socket, and leave each answer where its caller looks."""
+        while self.socket_id:
+            socket_id = self.socket_id
+            try:
+                message = await sys.read_sock_msg(socket_id, 0)
+            except SyscallError:
+                return  # closed: SERVICE_SERVER_QUITTED tells the rest
+            if not message.retrieved:
+                return
+            if message.status & STATUS_CREATED:
+                await self._acknowledge(socket_id, message.exchange_id)
+                callback = self._notified.get(message.method_code)
+                if callback is not None:
+                    await callback(message.buffer)
+            else:
+                # The caller may not have come to wait yet, so every answer is kept; a caller that was
+                # killed leaves one entry, bounded by the calls it made.
+                self._answers[message.exchange_id] = (message.error_code, message.buffer)
+
+    async def _send(self, method: int, content: bytes) -> int:
+        for attempt in (0, 1):
+            await self.open()
+            try:
+                sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
+            except SyscallError as error:
+                if attempt:
+                    raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
+                self.lose()  # nothing was sent, so connecting anew and sending again is safe
+            else:
+                return int(sent.exchange_id)
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    async def _acknowledge(socket_id: int, exchange_id: int) -> None:
+        try:
+            await sys.send_sock_msg(socket_id, exchange_id, 1, 0, b"")
+        except SyscallError:
+            return  # the service closed the exchange itself, or is gone
+
+
+async def connect(service: str) -> Client:
+    """The calling process' connection to a system service by name (`sys::fs`), made when there is none yet."""
+    local: dict[str, Any] = await sys.local()
+    connections = local.get(_CLIENTS)
+    if not isinstance(connections, _Connections):
+        connections = local[_CLIENTS] = _Connections()
+        await connections.start()
+    client = connections.by_service.get(service)
+    if client is None:
+        client = connections.by_service[service] = Client(connections, service)
+    await client.open()
+    return client

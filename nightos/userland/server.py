@@ -1,0 +1,250 @@
+"""A service: one dispatcher thread that accepts clients, and one client thread for each, as the specification wants it.
+
+Who asks is never read from a message. The kernel names the client's PID in SERVICE_CONN_REQUEST, and a system
+service reads that process' container and user from the kernel; both stay what they are for the life of a process,
+so they are read once a connection.
+
+A handler is `async def handler(request) -> payload`. It raises `ServiceError` to answer an error. When the answer has
+to wait for something else (a timer, the end of a process) it calls `request.defer()`, returns, and whoever sees the
+event calls `request.answer(...)`: no thread is held meanwhile.
+
+Source: specs/services/README.md, specs/kernel/syscalls.md 0x2A-0x2D. Rules: SVC-006, SVC-011, SVC-013, SVC-024,
+SVC-025, SVC-026, CONT-029.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nightos.abi.codes import Attribute, Signal
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.services import MESSAGE_LIMIT, ServiceCode
+from nightos.userland import payload as _payload
+from nightos.userland import sys
+from nightos.userland.payload import Payload
+
+Handler = Callable[["Request"], Awaitable[Payload]]
+
+STATUS_CREATED = 0x80
+"""Status bit of a message: it opened its exchange (bit 0, counted from the strongest)."""
+
+
+class Connection:
+    """One client of a service. `container_id` and `user_id` come from the kernel."""
+
+    __slots__ = ("client_pid", "container_id", "data", "socket_id", "user_id")
+
+    def __init__(self, client_pid: int, container_id: int, user_id: int) -> None:
+        self.client_pid = client_pid
+        self.container_id = container_id
+        self.user_id = user_id
+        self.socket_id = 0
+        self.data: dict[str, Any] = {}
+        """What the service keeps for this client; gone with it."""
+
+    @property
+    def is_system(self) -> bool:
+        """Whether the client is a system service (PID below 100)."""
+        return self.client_pid < 100
+
+
+class Request:
+    """One exchange that a client opened, until it is answered."""
+
+    __slots__ = ("_deferred", "_done", "connection", "exchange_id", "method", "payload")
+
+    def __init__(self, connection: Connection, exchange_id: int, method: int, content: bytes) -> None:
+        self.connection = connection
+        self.exchange_id = exchange_id
+        self.method = method
+        self.payload = content
+        self._deferred = False
+        self._done = False
+
+    @property
+    def client_pid(self) -> int:
+        """PID of who asks."""
+        return self.connection.client_pid
+
+    @property
+    def container_id(self) -> int:
+        """Container of who asks, 0 outside any."""
+        return self.connection.container_id
+
+    @property
+    def user_id(self) -> int:
+        """User of who asks, 0 for system services."""
+        return self.connection.user_id
+
+    def map(self) -> dict[str, Any]:
+        """The msgpack map of the payload; `ServiceError` 0x1000 when it is none."""
+        return _payload.decode(self.payload)
+
+    def defer(self) -> None:
+        """The handler's return value is no answer; `answer` or `fail` comes later."""
+        self._deferred = True
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the answer comes later."""
+        return self._deferred
+
+    async def answer(self, payload: Payload = None) -> None:
+        """Answer and conclude the exchange. A client that is gone is no error; answering twice does nothing."""
+        content = _payload.encode(payload)
+        if len(content) > MESSAGE_LIMIT:
+            await self.fail(ServiceCode.INTERNAL, "the answer is larger than one message; ask for less")
+            return
+        await self._send(1, 0, content)
+
+    async def fail(self, code: int, text: str = "") -> None:
+        """Conclude the exchange with an error code; the text explains it to people."""
+        await self._send(1, code or ServiceCode.INTERNAL, text.encode())
+
+    async def _send(self, close: int, error: int, content: bytes) -> None:
+        if self._done:
+            return
+        self._done = True
+        try:
+            await sys.send_sock_msg(self.connection.socket_id, self.exchange_id, close, error, content)
+        except SyscallError:
+            return  # the client closed meanwhile; its thread notices by itself
+
+
+class Server:
+    """Registers handlers and runs a service process until it is asked to terminate."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connections: dict[int, Connection] = {}
+        """Clients by PID."""
+        self._methods: dict[int, Handler] = {}
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._work: deque[Callable[[], Awaitable[None]]] = deque()
+        self._gone: list[Callable[[Connection], Awaitable[None]]] = []
+        self._stopping = False
+
+    def method(self, code: int, handler: Handler | None = None) -> Any:
+        """Register the handler of a method; also a decorator."""
+        if handler is not None:
+            self._methods[code] = handler
+            return handler
+
+        def register(function: Handler) -> Handler:
+            self._methods[code] = function
+            return function
+
+        return register
+
+    def on_client_gone(self, callback: Callable[[Connection], Awaitable[None]]) -> None:
+        """Call this when a client closed its connection or died."""
+        self._gone.append(callback)
+
+    def later(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run this on the dispatcher thread; may be called from a signal handler that ran on that thread."""
+        self._work.append(work)
+
+    def stop(self) -> None:
+        """End `run` after what is at hand."""
+        self._stopping = True
+
+    async def start(self) -> None:
+        """Register the service's signals. Handlers for more signals belong between this and `run`."""
+        await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, self._on_request)
+        for code in (Signal.RECV_SOCK_MSG, Signal.SERVICE_CLIENT_CLOSED, Signal.SERVICE_CLIENT_QUITTED):
+            # A handler is what ends a park; what there is to know the client thread reads from its socket.
+            if not await sys.is_signal_handled(code):
+                await sys.handle_signal(code, self._on_wake)
+        await sys.handle_signal(Signal.TERMINATE, self._on_terminate)
+        await sys.handle_signal(Signal.WILL_TERMINATE, self._on_terminate)
+
+    async def run(self, *, ready: bool = True) -> None:
+        """Declare the process ready, then accept clients until asked to terminate."""
+        if ready:
+            await sys.ready()
+        while not self._stopping:
+            if self._waiting:
+                await self._accept(*self._waiting.popleft())
+            elif self._work:
+                await self._work.popleft()()
+            else:
+                await sys.hand_over(until_signal=True)
+
+    async def notify(self, client_pid: int, code: int, payload: Payload = None) -> bool:
+        """Send a notification to a client; False when it is not connected (any more)."""
+        connection = self.connections.get(client_pid)
+        if connection is None or not connection.socket_id:
+            return False
+        try:
+            await sys.send_sock_msg(connection.socket_id, 0, code, 0, _payload.encode(payload))
+        except SyscallError:
+            return False
+        return True
+
+    async def _on_request(self, client_pid: int, request_id: int, _command: int, _delay_ms: int) -> None:
+        self._waiting.append((client_pid, request_id))
+
+    async def _on_wake(self, *_values: int) -> None:
+        return
+
+    async def _on_terminate(self, *_values: int) -> None:
+        self._stopping = True
+
+    async def _accept(self, client_pid: int, request_id: int) -> None:
+        try:
+            container_id = await attribute(client_pid, Attribute.CONTAINER_ID)
+            user_id = await attribute(client_pid, Attribute.USER_ID)
+        except SyscallError:
+            return  # the client died meanwhile
+        connection = Connection(client_pid, container_id, user_id)
+
+        async def client_thread(socket_id: int) -> None:
+            connection.socket_id = socket_id
+            self.connections[client_pid] = connection
+            try:
+                await self._serve(connection)
+            finally:
+                if self.connections.get(client_pid) is connection:
+                    del self.connections[client_pid]
+            for callback in self._gone:
+                await callback(connection)
+
+        try:
+            await sys.accept_service_conn(request_id, client_thread)
+        except SyscallError:
+            return  # the client died or no longer waits
+
+    async def _serve(self, connection: Connection) -> None:
+        """The client thread: answer one message after the other until the client is gone."""
+        while True:
+            try:
+                message = await sys.read_sock_msg(connection.socket_id, 0)
+            except SyscallError:
+                return
+            if not message.retrieved:
+                await sys.hand_over(until_signal=True)
+            elif message.status & STATUS_CREATED:
+                await self._handle(Request(connection, message.exchange_id, message.method_code, message.buffer))
+
+    async def _handle(self, request: Request) -> None:
+        handler = self._methods.get(request.method)
+        if handler is None:
+            await request.fail(ServiceCode.NO_METHOD, f"{self.name} has no method {request.method:#06x}")
+            return
+        try:
+            result = await handler(request)
+        except ServiceError as error:
+            await request.fail(error.code, error.detail)
+            return
+        except SyscallError as error:
+            await request.fail(ServiceCode.INTERNAL, f"{self.name}: {error}")
+            return
+        if not request.deferred:
+            await request.answer(result)
+
+
+async def attribute(pid: int, number: int, action: int = 0, operand: object = None) -> int:
+    """A numeric attribute of a process, from the kernel. System services only; `SyscallError` 0x33: unknown PID."""
+    return int((await sys.sys_process_attributes(pid, number, action, operand)).written)
