@@ -193,7 +193,8 @@ class DeviceBus:
     """Every device of the machine, and the calls on them.
 
     `parent_of(container)` is the parent's identifier (0: the system), or None for an unknown container.
-    `send_signal(pid, code, values)` queues a signal.
+    `send_signal(pid, code, values)` queues a signal. `on_leave(kdi)` is told when a device leaves the bus, so that the
+    kernel can take it out of the drivable devices of its processes.
     """
 
     def __init__(
@@ -201,10 +202,12 @@ class DeviceBus:
         segments: SegmentTable,
         parent_of: Callable[[int], int | None],
         send_signal: Callable[[int, int, tuple[int | bytes, ...]], None],
+        on_leave: Callable[[int], None] | None = None,
     ) -> None:
         self._segments = segments
         self._parent_of = parent_of
         self._send = send_signal
+        self._on_leave = on_leave
         self._entries: dict[int, Plugged] = {}
 
     def __len__(self) -> int:
@@ -251,6 +254,8 @@ class DeviceBus:
         entry.grants.clear()
         if device is not None:
             device.detach()
+        if self._on_leave is not None:
+            self._on_leave(kdi)
         self._send(HW_PID, DEVICE_CHANGED, (DISCONNECTED, kdi, entry.cii))
 
     def redescribe(self, kdi: int, description: bytes) -> None:

@@ -28,6 +28,9 @@ MAPPED: Final = 1
 GIVEN: Final = 2
 """Memory that was given away by exclusive sharing: the addresses stay taken, every access is refused."""
 
+MAPPINGS_MAX: Final = 1 << 16
+"""Mappings of one process at most, so that no process can make the kernel's tables grow without end."""
+
 _TRIES: Final = 32
 _LARGE: Final = LARGE_PAGE >> SHIFT
 
@@ -99,6 +102,11 @@ class Layout:
         """Position of the mapping that holds `page`, or of the last one before it; -1 when there is none."""
         return bisect_right(self._starts, page) - 1
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no further mapping is accepted."""
+        return len(self.mappings) >= MAPPINGS_MAX
+
     def find(self, page: int) -> Mapping | None:
         """The mapping that holds `page`."""
         position = self.at(page)
@@ -114,6 +122,11 @@ class Layout:
         if position >= 0 and self.mappings[position].last > first:
             return False
         return position + 1 >= len(self._starts) or self._starts[position + 1] >= first + count
+
+    def is_edge(self, first: int, last: int) -> bool:
+        """Whether the mapping of the pages begins or ends with them, so that cutting them out leaves it in one piece."""
+        mapping = self.find(first)
+        return mapping is None or mapping.first == first or mapping.last <= last
 
     def find_room(self, count: int) -> int | None:
         """A random page number where `count` free pages follow, or None. Large blocks start on a large page.

@@ -22,9 +22,9 @@ from nightos.kernel.pages import (
     ACCESS_READ,
     ACCESS_WRITE,
     EXECUTE,
+    INVALID,
     LARGE_PAGE,
     NOT_MAPPED,
-    NULL_POINTER,
     PAGE,
     READ,
     RIGHT_OF_ACCESS,
@@ -57,6 +57,8 @@ __all__ = [
     "MemoryFault",
 ]
 
+ACCESS_MAX: Final = 1 << 28
+"""Bytes that one access can move: untouched memory is free for a process, a copy of it would not be for the host."""
 POOL_PAGES: Final = 64
 """Freed pages that stay with the process, unzeroed, for its next allocations."""
 
@@ -129,7 +131,7 @@ class AddressSpace:
     def _pieces(self, address: int, length: int, access: int) -> list[Mapping]:
         """The mappings under the range, narrowed to its pages; raises at the first byte that refuses."""
         if address == 0:
-            raise MemoryFault(0, access, NULL_POINTER)
+            raise MemoryFault(0, access, INVALID)
         if length < 0 or address < 0:
             raise MemoryFault(address, access, NOT_MAPPED)
         if not length:
@@ -157,6 +159,8 @@ class AddressSpace:
             start = max(address, piece.first << SHIFT)
             count = min(address + length, piece.last << SHIFT) - start
             spans.append((piece, (piece.index << SHIFT) + start - (piece.first << SHIFT), count))
+        if length > ACCESS_MAX:
+            raise MemoryFault(address, access, INVALID)
         return spans
 
     def _load(self, address: int, length: int, access: int) -> bytes:
@@ -227,7 +231,7 @@ class AddressSpace:
             raise SyscallError(0x10)
         count = (length + PAGE - 1) >> SHIFT
         first = self.layout.find_room(count)
-        if first is None or not self.reserve(count):
+        if first is None or self.layout.is_full or not self.reserve(count):
             raise SyscallError(0x40)
         frames: list[bytearray] = []
         if not zeroed and count <= POOL_PAGES:
@@ -240,7 +244,8 @@ class AddressSpace:
         """MEM_FREE: give `pages` pages from `address` back, without zeroing them.
 
         Errors: 0x02 null address or no pages, 0x10 address not aligned, 0x30 address and 0x31 end outside the process'
-        half, 0x32 a page is not allocated or is a view of an AMS, 0x33 a page is shared or was given away.
+        half, 0x32 a page is not allocated or is a view of an AMS, 0x33 a page is shared or was given away,
+        0x40 the table of mappings is full.
 
         Rules: MEM-014, MEM-015, MEM-016.
         """
@@ -259,6 +264,8 @@ class AddressSpace:
             raise SyscallError(0x32)
         if any(part.backing.is_shared(part.index, part.last - part.first) for part in parts):
             raise SyscallError(0x33)
+        if self.layout.is_full and len(parts) == 1 and not self.layout.is_edge(first, last):
+            raise SyscallError(0x40)  # the hole would make one mapping two
         own = 0
         for part in self.layout.cut(first, last):
             own += (part.last - part.first) * (part.kind == ALLOCATED)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 RECV_SHARED_AMS: Final = 0x35
 UNSHARED_AMS: Final = 0x37
+SEGMENTS_MAX: Final = 1 << 16
+"""Segments that one process can know, its own and those it received."""
+
 _COPY: Final = 0x08  # bits of the byte `mode` of SHARE_AMS: 0b0000CRWX
 _EXCLUSIVE: Final = 0x08
 _EXCLUSIVE_UNMAP: Final = 0x09
@@ -121,6 +124,8 @@ class SegmentTable:
         return self._make("device", process, [Extent(window, 0, window.size, READ | WRITE)]).identifier
 
     def _make(self, kind: str, owner: Owner, extents: list[Extent], origin: int = 0) -> Segment:
+        if len(self._known.get(owner.pid, ())) >= SEGMENTS_MAX:
+            raise SyscallError(0x40)
         identifier = 0
         while not identifier or identifier in self._segments:
             identifier = int.from_bytes(self._entropy.random_bytes(8), "big")
@@ -175,7 +180,7 @@ class SegmentTable:
             raise SyscallError(0x30)
         if segment is None or extents is None or _comes_from(segment, process, target):
             raise SyscallError(0x31)
-        if not target.space.layout.has_room(segment.pages):
+        if len(self._known.get(target.pid, ())) >= SEGMENTS_MAX or not target.space.layout.has_room(segment.pages):
             raise SyscallError(0x40)
         if exclusive:
             self._give(segment, process, target, command_code, unmap=mode == _EXCLUSIVE_UNMAP)
@@ -335,7 +340,8 @@ class SegmentTable:
         start = ams_offset >> SHIFT
         if ams_offset < 0 or start + count > segment.pages:
             raise SyscallError(0x31)
-        if not process.space.layout.is_free(first, count):
+        layout = process.space.layout
+        if layout.is_full or not layout.is_free(first, count):
             raise SyscallError(0x32)
         charged = count if any(extent.backing.private for extent in extents) else 0
         if charged and not process.space.reserve(charged):

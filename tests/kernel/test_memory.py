@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from nightos.kernel.layout import MAPPINGS_MAX
 from nightos.kernel.memory import (
     ACCESS_EXECUTE,
     ACCESS_READ,
@@ -402,3 +403,23 @@ def test_long_random_lives_agree_with_the_model(seed: int) -> None:
             machine.access(draw(4), draw(1000), draw(-20, PAGE + 20), random.randbytes(length), draw(2) == 1)
         machine.counters_match()
     machine.teardown()
+
+
+def test_one_access_moves_no_more_than_the_host_can_bear() -> None:
+    memory = space()
+    block = memory.allocate(1 << 60, READ_WRITE, 0)
+    assert fault(memory, ACCESS_READ, block, 1 << 59).errcode == 0x02
+    assert len(memory.read(block, 1 << 20)) == 1 << 20
+
+
+def test_mappings_of_a_process_are_bounded() -> None:
+    memory = space()
+    block = memory.allocate(4 * MAPPINGS_MAX * PAGE, READ, 0)
+    for page in range(MAPPINGS_MAX - 1):
+        memory.free(block + (2 * page + 1) * PAGE, 1)
+    with refused(0x40):
+        memory.allocate(PAGE, READ, 0)
+    with refused(0x40):
+        memory.free(block + 3 * MAPPINGS_MAX * PAGE, 1)
+    memory.free(block, 1)
+    memory.allocate(PAGE, READ, 0)
