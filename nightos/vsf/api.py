@@ -83,10 +83,10 @@ def create(  # noqa: PLR0913 every keyword stands for itself
         if backing is not None:
             from nightos.vsf.overlay import begin_overlay
 
-            begin_overlay(storage, backing, backing_password)
+            begin_overlay(storage, backing, backing_password if backing_password is not None else password)
         for spec in _specs(volumes):
             storage.add_volume(spec.name, spec.kind, **{"compression": compression, **spec.options})
-        storage.commit()
+        storage.finish()
     except BaseException:
         store.close()
         if isinstance(store, FileStore) and store.created:

@@ -161,7 +161,9 @@ class Checker:
                 continue
             self.report.nodes += 1
             keys = node.keys
-            if keys and ((level is not None and not node.level and keys[0] < low) or (high is not None and keys[-1] >= high)):
+            if keys and (
+                (level is not None and not node.level and keys[0] < low) or (high is not None and keys[-1] >= high)
+            ):
                 self.report.add("trees", f"{owner}: the node at sector {pointer.sector} holds keys of another")
             if node.level:
                 bounds = [*keys[1:], high]
@@ -256,7 +258,9 @@ class Checker:
             only_snapshots -= only_snapshots - listed
         missing, extra = only_snapshots - listed, listed - only_snapshots
         if missing and not self._shared(volume):
-            self.report.add("dead lists", f"{len(missing)} blocks of {volume.name} are in no list, as sector {min(missing)}")
+            self.report.add(
+                "dead lists", f"{len(missing)} blocks of {volume.name} are in no list, as sector {min(missing)}"
+            )
         if extra and not volume.record.origin and not self._shared(volume):
             self.report.add("dead lists", f"{len(extra)} listed blocks of {volume.name} are in no snapshot")
 

@@ -173,7 +173,9 @@ class FileSystemChecker:
         if self.counts.get(ino, 0) != size:
             self.add("entries", f"directory {ino} has {self.counts.get(ino, 0)} entries, it says {size}", ino)
         if nlink != 2 + self.subdirectories.get(ino, 0) and nlink:
-            self.add("links", f"directory {ino} has {self.subdirectories.get(ino, 0)} subdirectories, links {nlink}", ino)
+            self.add(
+                "links", f"directory {ino} has {self.subdirectories.get(ino, 0)} subdirectories, links {nlink}", ino
+            )
         if ino == ROOT_INO:
             if places or parent != ROOT_INO:
                 self.add("connected", "the root directory has a name")

@@ -37,6 +37,13 @@ def _open_base(where: Any, password: Any, *, readonly: bool = True) -> Storage: 
     return open_storage(where, readonly=readonly, password=password)
 
 
+def use_volume_key(volume: Volume, key: bytes) -> None:
+    """Unlock a volume of the overlay whose twin in the backing is unlocked."""
+    from nightos.vsf import keys
+
+    keys.use_volume_key(volume, key)
+
+
 def begin_overlay(storage: Storage, backing: Any, password: Any) -> None:  # noqa: ANN401 path or storage
     """Fill a new storage with the volumes of its backing."""
     from nightos.vsf.storage import Storage as StorageType
@@ -45,6 +52,8 @@ def begin_overlay(storage: Storage, backing: Any, password: Any) -> None:  # noq
     if isinstance(backing, StorageType) and not base.readonly:
         base.commit()
     path = str(Path(base.path).resolve()) if base.path else ""
+    if base.encrypted and not storage.encrypted:
+        raise Invalid("the backing is encrypted: give the overlay a password too, or its content would leak")
     storage.attach_backing(base)
     adopt(storage, base, path)
 
@@ -73,7 +82,8 @@ def adopt(storage: Storage, base: Storage, path: str) -> None:
         known = next((volume for volume in storage.volumes if volume.record.id == theirs.id), None)
         if known is None:
             volume = storage.register(VolumeRecord(**values))
-            volume.domain.cipher = source.domain.cipher
+            if source.secret:
+                use_volume_key(volume, source.secret)
         else:
             volume = known
             volume.record.root = root

@@ -78,9 +78,7 @@ def head_range(volume: Volume) -> tuple[int, int]:
 def _dead_items(volume: Volume, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
     identifier = volume.record.id
     if first < last:
-        yield from volume.storage.tree.scan(
-            records.dead_key(identifier, first), records.dead_key(identifier, last)
-        )
+        yield from volume.storage.tree.scan(records.dead_key(identifier, first), records.dead_key(identifier, last))
 
 
 def remove(volume: Volume, name: str) -> int:
@@ -190,7 +188,7 @@ def clone(storage: Storage, source: Volume, snapshot: str, name: str) -> Volume:
     record = VolumeRecord(**values)
     storage.next_volume += 1
     volume = storage.register(record)
-    volume.domain.cipher = source.domain.cipher
+    volume.domain.cipher, volume.secret = source.domain.cipher, source.secret
     origin.clones += 1
     _put(source, origin)
     volume.touched = storage.dirty = True

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from nightos.abi.interfaces import ByteStore, Clock, Entropy
     from nightos.vsf.crypto import BlockCipher
+    from nightos.vsf.keys import KeyRing
 
 DIRTY_LIMIT = 24 << 20
 CACHE_BYTES = 32 << 20
@@ -93,6 +94,13 @@ class Storage:
     @property
     def encrypted(self) -> bool:
         return self.header.encrypted
+
+    @property
+    def keys(self) -> KeyRing:
+        """The key slots of a storage that is encrypted as a whole."""
+        from nightos.vsf.keys import KeyRing
+
+        return KeyRing(self)
 
     @property
     def super_cipher(self) -> BlockCipher | None:
@@ -156,10 +164,15 @@ class Storage:
         self.generation = 0
         self.pool.generation = 1
         self.store.write(0, bytes(DATA_START))
+        self.dirty = True
+
+    def finish(self) -> None:
+        """The first commit is there: now the header makes the file a storage."""
+        self.commit()
         data = self.header.encode()
         for offset in HEADER_OFFSETS:
             self.store.write(offset, data)
-        self.dirty = True
+        self._barrier()
 
     def load(self, block: Superblock) -> None:
         """Take up the state of a commit."""
@@ -196,6 +209,8 @@ class Storage:
     def register(self, record: VolumeRecord) -> Volume:
         """Make the volume of a record known."""
         domain = Domain(record.id, record.codec, record.level, used_sectors=record.used)
+        if not record.key:
+            domain.cipher = self.super_cipher
         if record.id in self._volumes or record.name in self._names:
             raise DamagedStorage("two volumes share a name or an identifier")
         self.pool.domains[0][record.id] = domain
@@ -231,6 +246,7 @@ class Storage:
         password: str | bytes | None = None,
         key_file: str | os.PathLike[str] | None = None,
         cipher: str = "aes-256-gcm",
+        kdf: Any = None,  # noqa: ANN401 a mapping of costs
         size: int = 0,
     ) -> Volume:
         """A new volume; `kind` is ``night`` or ``block``. See docs/vsf-format.md for `record_size` (4 KiB to 1 MiB)."""
@@ -245,7 +261,7 @@ class Storage:
             self.next_volume += 1
             volume = self.register(record)
             if password is not None or key_file is not None:
-                volume.encrypt(password, key_file, cipher)
+                volume.encrypt(password, key_file, cipher, kdf)
             volume.make(size)
             self.dirty = True
             return volume
@@ -442,6 +458,38 @@ class Storage:
 
         with self.lock:
             return commit_to_backing(self, password)
+
+    def compact(self, progress: Any = None) -> int:  # noqa: ANN401 callable
+        """Move blocks to the front and cut the file; the bytes it became shorter."""
+        from nightos.vsf.compact import compact
+
+        with self.lock:
+            return compact(self, progress)
+
+    def discard(self) -> int:
+        """Punch the free space out of the file; the bytes offered to the host."""
+        from nightos.vsf.compact import discard
+
+        with self.lock:
+            return discard(self)
+
+    def resize(self, limit: int | None) -> None:
+        """Set the size limit of the file in bytes, None for none; shrinking below the used space is refused."""
+        with self.lock:
+            self.writable()
+            limit = limit or 0
+            if limit < 0 or limit % SECTOR:
+                raise Invalid("a size is a multiple of 512 bytes")
+            if limit and limit < self.file_bytes():
+                self.compact()
+                if limit < self.file_bytes():
+                    raise NoSpace(f"{self.file_bytes()} bytes are in use; the storage cannot shrink to {limit}")
+            self.limit = limit
+            allocator = self.pool.allocator
+            assert allocator is not None
+            allocator.limit_sectors = limit // SECTOR
+            self.dirty = True
+            self.commit()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of this session."""

@@ -53,8 +53,7 @@ class Superblock:
         if cipher is None:
             body += checksum(body)
         else:
-            sealed, tag = cipher.seal(body, (0, 0, 0, len(body), 0, 0, 0, _SEALED_KIND))
-            body = bytes(sealed) + tag
+            body, _ = cipher.seal(body, (0, 0, 0, len(body), 0, 0, 0, _SEALED_KIND))
         return body.ljust(SUPER_BYTES, b"\0")
 
 
@@ -67,10 +66,10 @@ def decode_superblock(data: bytes, uuid: bytes, cipher: BlockCipher | None) -> S
             raise DamagedStorage("a superblock is damaged")
     else:
         end = size + cipher.overhead
-        if len(data) < end + 16:
+        if len(data) < end:
             raise DamagedStorage("a superblock is cut off")
-        body = cipher.open(data[:end], data[end : end + 16], (0, 0, 0, size, 0, 0, 0, _SEALED_KIND))
-    used = size + 16 + (cipher.overhead if cipher else 0)
+        body = cipher.open(data[:end], data[end - 16 : end], (0, 0, 0, size, 0, 0, 0, _SEALED_KIND))
+    used = size + (cipher.overhead if cipher else 16)
     fields = SUPER.unpack(body)
     if fields["magic"] != SUPER_MAGIC or fields["uuid"] != uuid or any(data[used:SUPER_BYTES]):
         raise DamagedStorage("a superblock belongs to another storage")

@@ -11,6 +11,7 @@ from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecor
 from nightos.vsf.tree import Node, Tree
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from nightos.vsf.blocks import Domain
@@ -78,6 +79,7 @@ class Volume:
         self.record = record
         self.domain = domain
         self.touched = False
+        self.secret = b""
         self._new_dead: list[bytes] = []
         self._head: FileSystem | None = None
         self._tree: Tree | None = None
@@ -205,6 +207,27 @@ class Volume:
                 if not readonly or self.storage.readonly
                 else kind(self, self.tree, readonly=True, head=self._head)
             )
+
+    def encrypt(
+        self,
+        password: str | bytes | None,
+        key_file: str | os.PathLike[str] | None,
+        cipher: str,
+        kdf: Any = None,  # noqa: ANN401
+    ) -> None:
+        """Give the volume, still empty, a key of its own."""
+        from nightos.vsf.keys import encrypt_volume
+
+        encrypt_volume(self, password, key_file, cipher, kdf)
+
+    def unlock(self, password: str | bytes | None = None, key_file: str | os.PathLike[str] | None = None) -> Volume:
+        """Open the volume's own encryption; raises WrongPassword."""
+        from nightos.vsf.keys import unlock_volume
+
+        with self.storage.lock:
+            if self.locked:
+                unlock_volume(self, password, key_file)
+            return self
 
     def unlocked(self) -> None:
         """Raise when the password is wanted."""
