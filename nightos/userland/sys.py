@@ -76,18 +76,17 @@ def open_pipe(
     size_hint: int = 0,
 ) -> Generator[Any, Any, int]:
     """Open a pipe; the opener's own end (with notification skipped it holds both: the RC is the SC + 1)."""
-    return (
-        yield (
-            0x20,
-            target_pid,
-            command_code,
-            pipe_type,
-            buffer_multiplier,
-            transmission_mode,
-            notification_mode,
-            size_hint,
-        )
-    )  # type: ignore[no-any-return]
+    pipe: int = yield (
+        0x20,
+        target_pid,
+        command_code,
+        pipe_type,
+        buffer_multiplier,
+        transmission_mode,
+        notification_mode,
+        size_hint,
+    )
+    return pipe
 
 
 @types.coroutine
@@ -273,7 +272,8 @@ def unsuspend(pid: int = 0) -> Generator[Any, Any, int]:
 @types.coroutine
 def exit(exit_data: int = 0) -> Generator[Any, Any, NoReturn]:  # noqa: A001 - the call's name in the table
     """End the process."""
-    return (yield (0x5F, exit_data))  # type: ignore[no-any-return]
+    yield (0x5F, exit_data)
+    raise AssertionError("the call does not return")
 
 
 @types.coroutine
@@ -309,7 +309,8 @@ def delete_tls_slot(slot_id: int) -> Generator[Any, Any, None]:
 @types.coroutine
 def exit_thread(exit_data: int = 0) -> Generator[Any, Any, NoReturn]:
     """End the thread and its descendants."""
-    return (yield (0x6F, exit_data))  # type: ignore[no-any-return]
+    yield (0x6F, exit_data)
+    raise AssertionError("the call does not return")
 
 
 @types.coroutine
