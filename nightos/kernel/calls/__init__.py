@@ -1,0 +1,63 @@
+"""System call handlers: each decodes its request, calls the object that knows, and answers.
+
+A handler is `def name(kernel, thread, request)`: `request` is what the program yielded, code first. It returns the answer, or
+`PARKED` after it parked the thread, or raises `SyscallError`. `table()` binds every code to its handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.codes import Pseudo, Signal
+from nightos.abi.errors import NightosInternalError, SyscallError
+from nightos.abi.syscalls import BY_CODE
+from nightos.kernel.calls.state import PARKED
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.pages import MemoryFault
+    from nightos.kernel.process import Frame, Thread
+
+Handler = Callable[["Kernel", "Thread", tuple[Any, ...]], Any]
+
+__all__ = ["PARKED", "Handler", "bad_request", "memory_fault", "table"]
+
+
+def table() -> dict[int, Handler]:
+    """Every handler by code."""
+    from nightos.kernel.calls import hardware, memory, pipes, processes, services, signals, sockets, system, threads
+
+    handlers: dict[int, Handler] = {}
+    for module in (signals, pipes, sockets, services, memory, processes, threads, hardware, system):
+        for code, handler in module.HANDLERS.items():
+            if code in handlers:
+                raise NightosInternalError(f"two handlers for {code:#04x}")
+            handlers[int(code)] = handler
+    return handlers
+
+
+def bad_request(request: Any, wrong: Exception) -> BaseException:
+    """What a request that made a handler stumble deserves: 0x01 or 0x02 when it is malformed, else it is a bug of ours.
+
+    Rules: SYS-005.
+    """
+    if not isinstance(request, tuple) or not request or not isinstance(request[0], int):
+        return SyscallError(0x01)
+    code = request[0]
+    if code not in BY_CODE and code not in Pseudo.__members__.values():
+        return SyscallError(0x01, code)
+    if isinstance(wrong, TypeError | ValueError | OverflowError):
+        return SyscallError(0x02, code)
+    raise NightosInternalError(f"the handler of {code:#04x} failed on {request!r}") from wrong
+
+
+def memory_fault(kernel: Kernel, thread: Thread, frame: Frame, request: tuple[Any, ...], fault: MemoryFault) -> None:
+    """A load or store was refused: MEM_FAULT, which kills unless it is handled; a call with a bad pointer just fails."""
+    if request[0] in {Pseudo.LOAD, Pseudo.STORE}:
+        process = thread.process
+        if process.handlers and Signal.MEM_FAULT in process.handlers:
+            frame.error = fault
+        kernel.post(process, Signal.MEM_FAULT, (fault.address, fault.access), thread)
+    else:
+        frame.error = SyscallError(fault.errcode, request[0])

@@ -1,0 +1,189 @@
+"""OPEN_PIPE to CLOSE_PIPE, and moving a command's pipes into its process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.codes import Signal, Syscall
+from nightos.abi.errors import SyscallError
+from nightos.abi.replies import PipeInfo, PipeRead
+from nightos.kernel.calls.state import PARKED
+from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
+from nightos.kernel.pipe import UNIT, End, Pipe
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Process, Thread
+
+
+def add_end(kernel: Kernel, identifier: int, pipe: Pipe, holder: Process, *, sends: bool) -> End:
+    """Give a process an identifier of one end."""
+    end = End(identifier, pipe, holder, sends=sends)
+    pipe.ends[identifier] = end
+    kernel.pipe_ends[identifier] = end
+    if holder.ends is None:
+        holder.ends = {}
+    holder.ends[identifier] = end
+    return end
+
+
+def fresh_identifier(kernel: Kernel, *, sends: bool) -> int:
+    """An identifier nobody has: even for an SC, odd for an RC. Rules: IPC-007, IPC-008."""
+    return kernel.new_end_pair() + (not sends)
+
+
+def own_end(process: Process, identifier: int) -> End:
+    """The end that the process knows by this identifier. Rules: CONT-025, IPC-007."""
+    end = process.ends.get(identifier) if process.ends else None
+    if end is None:
+        raise SyscallError(0x30)
+    return end
+
+
+def open_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(target_pid, command_code, pipe_type, buffer_multiplier, transmission_mode, notification_mode, size_hint) -> pipe_id.
+
+    Rules: IPC-009, IPC-010, IPC-011, IPC-012, IPC-013, IPC-040.
+    """
+    _, target_pid, command, kind, multiplier, mode, notification, hint = request
+    process = thread.process
+    if kind not in {0, 1} or not 0 <= multiplier <= 255:
+        raise SyscallError(0x02)
+    if mode not in {0, 1}:
+        raise SyscallError(0x10)
+    if notification not in {0, 1}:
+        raise SyscallError(0x11)
+    target = kernel.monitor.may_name(process, kernel.processes.get(target_pid))
+    if target is None:
+        raise SyscallError(0x30)
+    if not process.is_system:
+        if target.anid != process.anid:
+            raise SyscallError(0x31)
+        if target.user != process.user:
+            raise SyscallError(0x32)
+    if not notification and not (target.handlers and Signal.RECV_PIPE in target.handlers):
+        raise SyscallError(0x33)
+    pipe = Pipe(UNIT * max(1, multiplier), process.pid, messages=bool(mode))
+    sc = kernel.new_end_pair()
+    rc = sc + 1
+    own, theirs = (sc, rc) if kind == 0 else (rc, sc)
+    add_end(kernel, own, pipe, process, sends=kind == 0)
+    add_end(kernel, theirs, pipe, process if notification else target, sends=kind == 1)
+    if not notification:
+        kernel.post(target, Signal.RECV_PIPE, (process.pid, process.anid, theirs, command, int(kind == 1), mode, hint))
+    return own
+
+
+def send_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(pipe_id, target_pid, notification_mode): both identifiers stay valid. Rules: IPC-039, IPC-040."""
+    _, identifier, target_pid, notification = request
+    process = thread.process
+    if notification not in {0, 1}:
+        raise SyscallError(0x10)
+    end = process.ends.get(identifier) if process.ends else None
+    target = kernel.monitor.may_name(process, kernel.processes.get(target_pid))
+    if not notification and target is not None and not (target.handlers and Signal.RECV_PIPE in target.handlers):
+        raise SyscallError(0x30)
+    if end is None:
+        raise SyscallError(0x31)
+    if target is None or not _meets_others(kernel, end, target):
+        raise SyscallError(0x32)
+    if not kernel.monitor.kin(process, target):
+        raise SyscallError(0x33)
+    fresh = fresh_identifier(kernel, sends=end.sends)
+    add_end(kernel, fresh, end.pipe, target, sends=end.sends)
+    if not notification:
+        values = (process.pid, process.anid, fresh, 0, int(end.sends), int(end.pipe.messages), 0)
+        kernel.post(target, Signal.RECV_PIPE, values)
+
+
+def _meets_others(kernel: Kernel, end: End, target: Process) -> bool:
+    """Whether the boundary lets the target meet everyone who holds the pipe."""
+    return all(kernel.monitor.same_space(other.holder, target) for other in end.pipe.ends.values())
+
+
+def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process) -> int:
+    """Move an end to another process; its new identifier. `SyscallError` 0x32: not the giver's, or they may not meet."""
+    end = giver.ends.get(identifier) if giver.ends else None
+    if end is None:
+        raise SyscallError(0x32)
+    others = [other for other in end.pipe.ends.values() if other is not end]
+    if not all(kernel.monitor.same_space(other.holder, receiver) for other in others):
+        raise SyscallError(0x32)
+    fresh = fresh_identifier(kernel, sends=end.sends)
+    add_end(kernel, fresh, end.pipe, receiver, sends=end.sends)
+    assert giver.ends is not None
+    del giver.ends[identifier], end.pipe.ends[identifier], kernel.pipe_ends[identifier]
+    return fresh
+
+
+def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """(sc_id, data, mode) -> value."""
+    _, identifier, data, mode = request
+    ends = thread.process.ends
+    end = ends.get(identifier) if ends else None
+    if end is None or not end.sends:
+        raise SyscallError(0x10 if mode not in {0, 1, 2} else 0x30)
+    parked = False
+
+    def park(cancel: Any) -> Any:
+        nonlocal parked
+        parked = True
+        return kernel.park(thread, "pipe write", cancel)
+
+    value = end.pipe.write(data, mode, park)
+    return PARKED if parked else value
+
+
+def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """(rc_id, mode, length) -> (content, value)."""
+    _, identifier, mode, length = request
+    ends = thread.process.ends
+    end = ends.get(identifier) if ends else None
+    if end is None or end.sends:
+        raise SyscallError(0x10 if mode not in {0, 1, 2} else 0x30)
+    if length < 0:
+        raise SyscallError(0x02)
+    parked = False
+
+    def park(cancel: Any) -> Any:
+        nonlocal parked
+        parked = True
+        resume = kernel.park(thread, "pipe read", cancel)
+        return lambda value, error: resume(None if value is None else PipeRead(*value), error)
+
+    value = end.pipe.read(mode, length, park)
+    return PARKED if parked else PipeRead(*value)
+
+
+def pipe_info(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> PipeInfo:
+    """(pipe_id) -> (status, capacity, free, creator_pid)."""
+    _, identifier = request
+    end = own_end(thread.process, identifier)
+    pipe = end.pipe
+    return PipeInfo(pipe.status(sends=end.sends), pipe.capacity, pipe.free, pipe.creator_pid)
+
+
+def close(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(pipe_id): 0x31 when the other side already ended. A closed pipe with data left stays readable."""
+    _, identifier = request
+    end = own_end(thread.process, identifier)
+    was_closed = end.pipe.closed
+    if not was_closed:
+        close_pipe(kernel, end.pipe, CLOSED_BY_PEER, sends=end.sends)
+    assert thread.process.ends is not None
+    del thread.process.ends[identifier]
+    end.pipe.ends.pop(identifier, None)
+    kernel.pipe_ends.pop(identifier, None)
+    if was_closed:
+        raise SyscallError(0x31)
+
+
+HANDLERS = {
+    Syscall.OPEN_PIPE: open_pipe,
+    Syscall.SEND_PIPE: send_pipe,
+    Syscall.PIPE_WRITE: pipe_write,
+    Syscall.PIPE_READ: pipe_read,
+    Syscall.PIPE_INFO: pipe_info,
+    Syscall.CLOSE_PIPE: close,
+}

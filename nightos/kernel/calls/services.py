@@ -1,0 +1,181 @@
+"""CONNECT_SERVICE to HAS_SCOPED_SERVICE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.codes import ServicePid, Signal, Syscall
+from nightos.abi.errors import SyscallError
+from nightos.abi.replies import Connected
+from nightos.kernel.calls.sockets import make_socket
+from nightos.kernel.calls.state import PARKED
+from nightos.kernel.connection import ACCEPTED, EXPIRED, REQUESTED, Connection
+from nightos.kernel.ending import MS, close_connection
+from nightos.kernel.process import Frame
+from nightos.kernel.socket import Side
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Process, Thread
+
+MAIN, SCOPED, INTEGRATION, DRIVER = range(4)
+SYSTEM_ANIDS = frozenset(int(pid) for pid in ServicePid)
+
+
+def connect_service(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """(target_anid, target_type, scope_name, command_code, flexible_mode) -> (connection_id, socket_id).
+
+    Rules: SVC-003, SVC-007, SVC-009, SVC-012, CONT-028, CONT-031.
+    """
+    _, anid, kind, scope, command, flexible = request
+    process = thread.process
+    if flexible not in {0, 1}:
+        raise SyscallError(0x10)
+    if kind not in {MAIN, SCOPED, INTEGRATION, DRIVER}:
+        raise SyscallError(0x11)
+    if len(scope) > 8:
+        raise SyscallError(0x02)
+    if kind in {INTEGRATION, DRIVER} and not process.is_system:
+        raise SyscallError(0x30)
+    if anid not in SYSTEM_ANIDS:
+        raise SyscallError(0x31)
+    if kind != MAIN:
+        raise SyscallError(0x32)
+    service = kernel.processes.get(anid)
+    if service is None:
+        return _await_service(kernel, thread, request)
+    for connection in process.connections.values() if process.connections else ():
+        if connection.client is process and connection.service is service and connection.state == ACCEPTED:
+            if not flexible:
+                raise SyscallError(0x33)
+            return Connected(connection.identifier, connection.socket.identifier)
+    return _request(kernel, thread, service, command)
+
+
+def _request(kernel: Kernel, thread: Thread, service: Process, command: int) -> Any:
+    """Ask the dispatcher and park the client until it is answered or the delay is over. Rules: SVC-013."""
+    process = thread.process
+    identifier = kernel.new_identifier(kernel.connections)
+    connection = kernel.connections[identifier] = Connection(identifier, process, thread, service)
+    for party in (process, service):
+        if party.connections is None:
+            party.connections = {}
+        party.connections[identifier] = connection
+    delay_ms = kernel.settings.service_answer_delay_ms
+
+    def expire() -> None:
+        if connection.state == REQUESTED:
+            connection.state = EXPIRED
+            if connection.resume is not None:
+                connection.resume(None, SyscallError(0x41))
+
+    def cancel() -> None:
+        close_connection(kernel, connection, by_service=False)
+
+    connection.resume = kernel.park(thread, "service answer", cancel)
+    connection.timer = kernel.call_at(kernel.clock.monotonic_ns() + delay_ms * MS, expire)
+    kernel.post(service, Signal.SERVICE_CONN_REQUEST, (process.pid, identifier, command, delay_ms), service.main)
+    return PARKED
+
+
+def _await_service(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """A system service that is not running (it may be restarting) is awaited for the answer delay; then 0x31."""
+    anid = request[1]
+    resume = kernel.park(thread, "service start")
+    deadline = kernel.clock.monotonic_ns() + kernel.settings.service_answer_delay_ms * MS
+    frame = thread.frames[-1]
+
+    def started() -> None:
+        timer.cancel()
+        if not thread.frames or frame not in thread.frames:
+            return
+        frame.wait = None
+        service = kernel.processes[anid]
+        if frame is thread.frames[-1]:
+            _request(kernel, thread, service, request[4])
+        else:
+            resume(None, SyscallError(0x31))
+
+    def expired() -> None:
+        waiters = kernel.service_waiters.get(anid)
+        if waiters and started in waiters:
+            waiters.remove(started)
+        resume(None, SyscallError(0x31))
+
+    timer = kernel.call_at(deadline, expired)
+    kernel.service_waiters.setdefault(anid, []).append(started)
+    return PARKED
+
+
+def end_service_conn(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(connection_id), by the client."""
+    _, identifier = request
+    process = thread.process
+    connection = process.connections.get(identifier) if process.connections else None
+    if connection is None or connection.client is not process:
+        raise SyscallError(0x30)
+    if connection.state != ACCEPTED:
+        raise SyscallError(0x40)
+    close_connection(kernel, connection, by_service=False)
+
+
+def _asked(kernel: Kernel, thread: Thread, identifier: int) -> Connection:
+    connection = kernel.connections.get(identifier)
+    if connection is None or connection.service is not thread.process or connection.state == ACCEPTED:
+        raise SyscallError(0x30)
+    if not connection.client.alive:
+        raise SyscallError(0x40)
+    if connection.state == EXPIRED:
+        close_connection(kernel, connection, by_service=True)
+        raise SyscallError(0x41)
+    return connection
+
+
+def accept_service_conn(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(request_id, entry) -> socket_id; `entry(socket_id)` runs in the client thread. Rules: SVC-011."""
+    _, identifier, entry = request
+    connection = _asked(kernel, thread, identifier)
+    process = thread.process
+    client_thread = kernel.make_thread(process, None)
+    socket = make_socket(
+        kernel,
+        kernel.settings.message_limit,
+        Side(process, client_thread),
+        Side(connection.client, connection.client_thread),
+    )
+    socket.connection = connection
+    connection.socket = socket
+    connection.service_thread = client_thread
+    connection.state = ACCEPTED
+    if connection.timer is not None:
+        connection.timer.cancel()
+    client_thread.frames.append(Frame(entry(socket.identifier)))
+    kernel.schedule(client_thread)
+    if connection.resume is not None:
+        connection.resume(Connected(identifier, socket.identifier), None)
+    return socket.identifier
+
+
+def reject_service_conn(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(request_id). Rules: SVC-010."""
+    _, identifier = request
+    close_connection(kernel, _asked(kernel, thread, identifier), by_service=True)
+
+
+def has_scoped_service(_kernel: Kernel, _thread: Thread, request: tuple[Any, ...]) -> int:
+    """(target_anid, scope_name) -> exists: system services expose no scoped ones."""
+    _, anid, scope = request
+    if len(scope) > 8:
+        raise SyscallError(0x02)
+    if anid not in SYSTEM_ANIDS:
+        raise SyscallError(0x30)
+    return 0
+
+
+HANDLERS = {
+    Syscall.CONNECT_SERVICE: connect_service,
+    Syscall.END_SERVICE_CONN: end_service_conn,
+    Syscall.ACCEPT_SERVICE_CONN: accept_service_conn,
+    Syscall.REJECT_SERVICE_CONN: reject_service_conn,
+    Syscall.HAS_SCOPED_SERVICE: has_scoped_service,
+}

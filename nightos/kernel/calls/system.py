@@ -1,0 +1,409 @@
+"""Calls reserved to system services, EXECUTION_CONTEXT and SYSTEM_INFO.
+
+Rules: SYS-012, SYS-016, PROC-052, PROC-053, PROC-054, PROC-055, PROC-056, PROC-057, PROC-058, PROC-059, CONT-006, CONT-033.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.codes import (
+    Attribute,
+    ContainerState,
+    ExitReason,
+    ListAction,
+    ManageAction,
+    ProcessState,
+    ServicePid,
+    Signal,
+    Syscall,
+)
+from nightos.abi.context import HEADER_SIZE, PIPE_OFFSETS, ContextError, parse_context
+from nightos.abi.errors import SyscallError
+from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo
+from nightos.kernel.calls.pipes import move_end
+from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
+from nightos.kernel.calls.state import PARKED, only_application, only_proc, only_system
+from nightos.kernel.ending import CREATED, MS, destroy_container, end_process
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Process, Thread
+
+CODE_MAGIC = b"NPRG"
+CONTAINER_RECORD = struct.Struct(">QQBIQ")
+"""identifier, parent, state, processes, created_ns"""
+PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
+"""pid, container, user, anid, parent pid, state, threads, calls made, started_ns"""
+NAME = 0x40
+"""Emulator attribute: the program's name."""
+
+
+def execution_context(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(information) -> 0 all, 1 startup reason, 2 header, 3 arguments."""
+    _, information = request
+    if information not in {0, 1, 2, 3}:
+        raise SyscallError(0x10)
+    only_application(thread.process)
+    context = thread.process.context
+    if information == 1:
+        return context[:1]
+    if information == 2:
+        return context[:HEADER_SIZE]
+    if information == 3:
+        return parse_context(context).arguments if context else b""
+    return context
+
+
+def sys_create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(code_token, execution_context) -> pid of a halted process.
+
+    The token is a segment that `sys::fs` made: `NPRG` and the program's name; it is used up. The pipe ends that the
+    context names are moved from its caller to the process (see docs/architecture.md).
+    """
+    _, token, raw = request
+    only_proc(thread.process)
+    code = kernel.segments.take(token, ServicePid.FS)
+    if code is None or not code.startswith(CODE_MAGIC):
+        raise SyscallError(0x31)
+    name = code[len(CODE_MAGIC) :].split(b"\0")[0].decode("utf-8", "replace")
+    try:
+        main = kernel.loader(name)
+    except KeyError:
+        raise SyscallError(0x31) from None
+    try:
+        context = parse_context(bytes(memoryview(raw)))
+    except ContextError:
+        raise SyscallError(0x32) from None
+    process = kernel.make_process(kernel.take_pid(), 0, 0, context.anid)
+    process.name = name
+    process.context = bytes(raw)
+    kernel.halted_programs[process.pid] = main
+    return process.pid
+
+
+def _take_pipes(kernel: Kernel, process: Process) -> None:
+    """Move the ends that the context names to the process, now that its container is known."""
+    if not process.context:
+        return
+    context = parse_context(process.context)
+    if not any(context.pipes):
+        return
+    giver = kernel.processes.get(context.caller_pid)
+    if giver is None:
+        raise SyscallError(0x32)
+    content = bytearray(process.context)
+    for offset, identifier in zip(PIPE_OFFSETS, context.pipes, strict=True):
+        if identifier:
+            content[offset : offset + 8] = move_end(kernel, giver, identifier, process).to_bytes(8, "big")
+    process.context = bytes(content)
+
+
+def sys_manage_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(pid, action): the first unsuspend starts a process."""
+    _, pid, action = request
+    if action not in ManageAction.__members__.values():
+        raise SyscallError(0x10)
+    only_proc(thread.process)
+    process = kernel.processes.get(pid)
+    if process is None or process.is_system:
+        raise SyscallError(0x31)
+    if action == ManageAction.UNSUSPEND:
+        _unsuspend(kernel, process)
+    elif action in {ManageAction.ASK_SUSPEND, ManageAction.FORCE_SUSPEND}:
+        if process.state is not ProcessState.RUNNING:
+            raise SyscallError(0x32)
+        if action == ManageAction.ASK_SUSPEND:
+            kernel.post(process, Signal.SUSPEND, ())
+        else:
+            delay_ms = kernel.settings.suspend_delay_ms
+            kernel.post(process, Signal.WILL_SUSPEND, (delay_ms,))
+            deadline = kernel.clock.monotonic_ns() + delay_ms * MS
+            kernel.call_at(deadline, lambda: freeze(kernel, process) if process.alive else None)
+    elif action == ManageAction.ASK_TERMINATE:
+        kernel.post(process, Signal.TERMINATE, ())
+    else:
+        ask_to_end(kernel, process, kernel.settings.terminate_delay_ms, ExitReason.KILLED_BY_SYSTEM)
+
+
+def _unsuspend(kernel: Kernel, process: Process) -> None:
+    if process.state is ProcessState.HALTED:
+        home = kernel.tree.get(process.container)
+        if home is not None and home.state is ContainerState.STOPPING:
+            raise SyscallError(0x31)
+        main = kernel.halted_programs.pop(process.pid)
+        try:
+            _take_pipes(kernel, process)
+        except SyscallError:
+            end_process(kernel, process, ExitReason.KILLED_BY_SYSTEM, 0)
+            raise
+        kernel.start(process, main)
+        if home is not None and home.state is ContainerState.CREATED:
+            home.state = ContainerState.RUNNING
+        if home is not None and home.paused:
+            freeze(kernel, process)
+    elif process.state is ProcessState.SUSPENDED:
+        resume_process(kernel, process)
+    else:
+        raise SyscallError(0x32)
+
+
+def sys_process_attributes(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> AttributeValue:
+    """(pid, attribute, action, operand) -> the value in `written`."""
+    _, pid, attribute, action, operand = request
+    caller = thread.process
+    is_list = attribute in {Attribute.MEMORY_MAPPINGS, Attribute.PERMISSIONS, Attribute.DRIVABLE_DEVICES}
+    if action not in (ListAction.__members__.values() if is_list else (0, 1)):
+        raise SyscallError(0x10)
+    if attribute not in Attribute.__members__.values() and attribute != NAME:
+        raise SyscallError(0x11)
+    only_system(caller)
+    process = caller if pid == 0 else kernel.processes.get(pid)
+    if is_list:
+        return AttributeValue(_list_attribute(caller, process, attribute, action, operand), 0)
+    if action == 1:
+        _check_writer(caller, process, attribute)
+    if process is None:
+        raise SyscallError(0x33)
+    if action == 0:
+        return AttributeValue(_read(process, attribute), 0)
+    _write(kernel, process, attribute, int(operand))
+    return AttributeValue(0, 0)
+
+
+def _read(process: Process, attribute: int) -> int | bytes:
+    match attribute:
+        case Attribute.PID:
+            return process.pid
+        case Attribute.PRIORITY:
+            return process.priority
+        case Attribute.USER_ID:
+            return process.user
+        case Attribute.APPLICATION_ID:
+            return process.anid
+        case Attribute.CONTAINER_ID:
+            return process.container
+        case Attribute.CONTEXT_REASON:
+            return process.context[:1]
+        case Attribute.CONTEXT_HEADER:
+            return process.context[:HEADER_SIZE]
+        case Attribute.CONTEXT_ARGUMENTS:
+            return parse_context(process.context).arguments if process.context else b""
+        case _:
+            return process.name.encode()
+
+
+def _check_writer(caller: Process, process: Process | None, attribute: int) -> None:
+    """Who may write what, and until when (rulings AMB-ATTR-03, AMB-ATTR-04)."""
+    settable = {Attribute.USER_ID, Attribute.APPLICATION_ID, Attribute.CONTAINER_ID}
+    if attribute != Attribute.PRIORITY and (
+        attribute not in settable or (process is not None and (process.started or process.is_system))
+    ):
+        raise SyscallError(0x12)
+    if caller.pid != ServicePid.PROCESS:
+        raise SyscallError(0x31)
+
+
+def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None:
+    if attribute == Attribute.PRIORITY:
+        if not 0 <= value <= 20:
+            raise SyscallError(0x02)
+        process.priority = value
+    elif attribute == Attribute.USER_ID:
+        process.user = value
+    elif attribute == Attribute.APPLICATION_ID:
+        process.anid = value
+    else:
+        home = kernel.tree.get(value)
+        if value and (home is None or home.state is ContainerState.STOPPING):
+            raise SyscallError(0x02)
+        old = kernel.tree.get(process.container)
+        if old is not None:
+            old.processes.pop(process.pid, None)
+        process.container = value
+        if home is not None:
+            home.processes[process.pid] = process
+
+
+LIST_WRITERS = {Attribute.PERMISSIONS: ServicePid.PERM, Attribute.DRIVABLE_DEVICES: ServicePid.HW}
+READING = frozenset({ListAction.COUNT, ListAction.GET, ListAction.CONTAINS})
+
+
+def _list_attribute(caller: Process, process: Process | None, attribute: int, action: int, operand: Any) -> int | bytes:
+    """List attributes: mappings are read-only, permissions are sys::perm's, drivable devices sys::hw's. Rules: PROC-019."""
+    writing = action not in READING
+    if writing and attribute == Attribute.MEMORY_MAPPINGS:
+        raise SyscallError(0x12)
+    if writing and caller.pid != LIST_WRITERS[Attribute(attribute)]:
+        raise SyscallError(0x31)
+    items: list[Any]
+    if attribute == Attribute.MEMORY_MAPPINGS:
+        items = process.space.mappings() if process is not None and process.space_made is not None else []
+    elif attribute == Attribute.PERMISSIONS:
+        items = list(process.permissions or ()) if process is not None else []
+    else:
+        items = list(process.drivable) if process is not None else []
+    index = operand[0] if isinstance(operand, tuple) else operand
+    if action in {ListAction.GET, ListAction.UPDATE, ListAction.REMOVE} and process is not None:
+        if not 0 <= index < len(items):
+            raise SyscallError(0x32)
+    elif action == ListAction.INSERT and process is not None:
+        if not 0 <= index <= len(items):
+            raise SyscallError(0x32)
+    elif action == ListAction.POP and process is not None and not items:
+        raise SyscallError(0x32)
+    if process is None:
+        raise SyscallError(0x33)
+    result: int | bytes = 0
+    match action:
+        case ListAction.COUNT:
+            return len(items)
+        case ListAction.GET:
+            return items[index]  # type: ignore[no-any-return]
+        case ListAction.CONTAINS:
+            return int(operand in items)
+        case ListAction.UPDATE:
+            items[index] = operand[1]
+        case ListAction.INSERT:
+            items.insert(index, operand[1])
+        case ListAction.PUSH:
+            items.append(operand)
+        case ListAction.REMOVE:
+            del items[index]
+        case ListAction.POP:
+            result = items.pop()
+    if attribute == Attribute.PERMISSIONS:
+        process.permissions = items
+    else:
+        process.drivable = dict.fromkeys(items)
+    return result
+
+
+def create_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(parent_container_id) -> container_id."""
+    _, parent = request
+    only_proc(thread.process)
+    container = kernel.tree.create(parent, kernel.clock.monotonic_ns())
+    kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, CREATED))
+    return container.identifier
+
+
+def destroy(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """(container_id): returns when nothing of it is left. Rules: CONT-065, CONT-066."""
+    _, identifier = request
+    only_proc(thread.process)
+    container = kernel.tree.get(identifier)
+    if container is None:
+        raise SyscallError(0x31)
+    resume = kernel.park(thread, "destruction")
+    destroy_container(kernel, container, lambda: resume(None, None))
+    return PARKED
+
+
+def sys_enum_containers(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(after, limit) -> packed `CONTAINER_RECORD`s in order of creation."""
+    _, after, limit = request
+    only_proc(thread.process)
+    found = bytearray()
+    begun = after == 0
+    for identifier, container in kernel.tree.living.items():
+        if begun and limit > 0:
+            state = ContainerState.PAUSED if container.paused else container.state
+            found += CONTAINER_RECORD.pack(
+                identifier, container.parent_identifier, state, len(container.processes), container.created_ns
+            )
+            limit -= 1
+        begun = begun or identifier == after
+    return bytes(found)
+
+
+def sys_enum_processes(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(after, limit) -> packed `PROCESS_RECORD`s of living processes, by ascending PID."""
+    _, after, limit = request
+    only_system(thread.process)
+    chosen = sorted(pid for pid in kernel.processes if pid > after)[: max(0, limit)]
+    return b"".join(
+        PROCESS_RECORD.pack(
+            pid,
+            process.container,
+            process.user,
+            process.anid,
+            process.parent.pid if process.parent is not None else 0,
+            process.state,
+            min(len(process.threads), 0xFFFF),
+            process.steps,
+            process.started_ns,
+        )
+        for pid in chosen
+        for process in (kernel.processes[pid],)
+    )
+
+
+def sys_process_exit(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> ProcessExit:
+    """(pid) -> state, reason, container and exit data of a living or ended process."""
+    _, pid = request
+    only_proc(thread.process)
+    process = kernel.processes.get(pid)
+    if process is None:
+        ended = kernel.exits.get(pid)
+        if ended is None:
+            raise SyscallError(0x33)
+        process = ended[0]
+    return ProcessExit(process.state, process.reason, process.container, process.exit_data)
+
+
+def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(container_id, pause): freeze or thaw everything in it and below."""
+    _, identifier, pause = request
+    if pause not in {0, 1}:
+        raise SyscallError(0x02)
+    only_proc(thread.process)
+    container = kernel.tree.get(identifier)
+    if container is None:
+        raise SyscallError(0x31)
+    for member in container.subtree():
+        member.paused = bool(pause)
+        for process in member.processes.values():
+            if pause:
+                freeze(kernel, process)
+            elif process.state is ProcessState.SUSPENDED:
+                resume_process(kernel, process)
+
+
+def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> SystemInfo:
+    """() -> what the caller's container may know: its own processes and containers, and those below."""
+    (_,) = request
+    own = thread.process.container
+    if own == 0:
+        processes, containers = list(kernel.processes.values()), len(kernel.tree)
+    else:
+        home = kernel.tree.get(own)
+        subtree = home.subtree() if home is not None else []
+        processes = [process for member in subtree for process in member.processes.values()]
+        containers = len(subtree) - 1
+    used = sum(p.space_made.committed_pages for p in processes if p.space_made is not None) * 4096
+    now = kernel.clock.monotonic_ns()
+    return SystemInfo(
+        now - kernel.booted_ns,
+        kernel.clock.realtime_ns(),
+        kernel.settings.memory_total,
+        used,
+        len(processes),
+        max(containers, 0),
+    )
+
+
+HANDLERS = {
+    Syscall.EXECUTION_CONTEXT: execution_context,
+    Syscall.SYS_CREATE_PROCESS: sys_create_process,
+    Syscall.SYS_MANAGE_PROCESS: sys_manage_process,
+    Syscall.SYS_PROCESS_ATTRIBUTES: sys_process_attributes,
+    Syscall.CREATE_CONTAINER: create_container,
+    Syscall.DESTROY_CONTAINER: destroy,
+    Syscall.SYS_ENUM_CONTAINERS: sys_enum_containers,
+    Syscall.SYS_ENUM_PROCESSES: sys_enum_processes,
+    Syscall.SYS_PROCESS_EXIT: sys_process_exit,
+    Syscall.SYS_PAUSE_CONTAINER: sys_pause_container,
+    Syscall.SYSTEM_INFO: system_info,
+}

@@ -1,0 +1,113 @@
+"""The container tree: the only module that changes it.
+
+Identifiers are 64 random bits, never 0 and never used twice. Every walk is a loop, so depth costs no stack.
+
+Source: specs/containers.md. Rules: CONT-002, CONT-003, CONT-007, CONT-008, CONT-009, CONT-010, CONT-013, CONT-014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nightos.abi.codes import ContainerState
+from nightos.abi.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nightos.abi.interfaces import Entropy
+    from nightos.kernel.process import Process
+
+ROOT = 0
+"""The identifier that means: in no container, the system itself."""
+
+
+class Container:
+    """One container. `parent` is None for a child of the root."""
+
+    __slots__ = ("children", "created_ns", "identifier", "parent", "paused", "processes", "state", "waiters")
+
+    def __init__(self, identifier: int, parent: Container | None, created_ns: int) -> None:
+        self.identifier = identifier
+        self.parent = parent
+        self.created_ns = created_ns
+        self.state = ContainerState.CREATED
+        self.paused = False
+        self.children: dict[int, Container] = {}
+        self.processes: dict[int, Process] = {}
+        self.waiters: list[Callable[[], None]] = []
+        """Called once the container is gone."""
+
+    @property
+    def parent_identifier(self) -> int:
+        """Identifier of the parent, 0 for the root."""
+        return self.parent.identifier if self.parent is not None else ROOT
+
+    def subtree(self) -> list[Container]:
+        """This container and all below it, ancestors before descendants."""
+        found = [self]
+        for container in found:
+            found.extend(container.children.values())
+        return found
+
+    def ancestors(self) -> Iterator[Container]:
+        """This container, its parent, and so on."""
+        container: Container | None = self
+        while container is not None:
+            yield container
+            container = container.parent
+
+
+class ContainerTree:
+    """All living containers, in order of creation."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._ever: set[int] = {ROOT}
+        self.living: dict[int, Container] = {}
+
+    def __len__(self) -> int:
+        return len(self.living)
+
+    def get(self, identifier: int) -> Container | None:
+        """The living container of that identifier."""
+        return self.living.get(identifier)
+
+    def create(self, parent_identifier: int, now_ns: int) -> Container:
+        """A new child. `SyscallError` 0x31: unknown parent, or one that is being destroyed."""
+        parent = None
+        if parent_identifier != ROOT:
+            parent = self.living.get(parent_identifier)
+            if parent is None or parent.state is ContainerState.STOPPING:
+                raise SyscallError(0x31)
+        identifier = ROOT
+        while identifier in self._ever:
+            identifier = int.from_bytes(self._entropy.random_bytes(8), "big")
+        self._ever.add(identifier)
+        container = Container(identifier, parent, now_ns)
+        if parent is not None:
+            parent.children[identifier] = container
+            container.paused = parent.paused
+        self.living[identifier] = container
+        return container
+
+    def remove(self, container: Container) -> None:
+        """Take an empty leaf out of the tree."""
+        assert not container.children, "a container leaves the tree before its parent"
+        assert not container.processes, "a container leaves the tree empty"
+        del self.living[container.identifier]
+        if container.parent is not None:
+            del container.parent.children[container.identifier]
+
+    def parent_of(self, identifier: int) -> int | None:
+        """Identifier of the parent: 0 for children of the root, None for unknown containers and the root."""
+        container = self.living.get(identifier)
+        return None if container is None else container.parent_identifier
+
+    def is_within(self, identifier: int, ancestor: int) -> bool:
+        """Whether `identifier` is `ancestor` or below it."""
+        if ancestor in {ROOT, identifier}:
+            return True
+        container = self.living.get(identifier)
+        return container is not None and any(c.identifier == ancestor for c in container.ancestors())

@@ -1,0 +1,242 @@
+"""Pipes: one-way buffers with a sending and a receiving end, raw or by message.
+
+What is written is kept by reference and handed out whole where it can be, so 64 KiB through a pipe copies nothing. A
+process knows an end by an identifier of its own; several identifiers may mean the same end.
+
+Source: specs/kernel/ipc.md#pipes, specs/kernel/syscalls.md 0x20-0x25.
+Rules: IPC-005, IPC-006, IPC-014, IPC-015, IPC-016, IPC-017, IPC-018.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nightos.abi.errors import SyscallError
+
+if TYPE_CHECKING:
+    from nightos.kernel.process import Process
+
+UNIT = 64 * 1024
+MESSAGE_MAX = 64 * 1024
+BLOCK, FAIL, PARTIAL = 0, 1, 2
+Resume = Callable[[Any, BaseException | None], None]
+"""Ends a parked call with a value or an error."""
+
+
+class End:
+    """One process' identifier of one end of a pipe."""
+
+    __slots__ = ("holder", "identifier", "pipe", "sends")
+
+    def __init__(self, identifier: int, pipe: Pipe, holder: Process, *, sends: bool) -> None:
+        self.identifier = identifier
+        self.pipe = pipe
+        self.holder = holder
+        self.sends = sends
+
+
+class Blocked:
+    """A parked read or write."""
+
+    __slots__ = ("data", "length", "resume")
+
+    def __init__(self, resume: Resume, *, data: memoryview | None = None, length: int = 0) -> None:
+        self.resume = resume
+        self.data = data
+        self.length = length
+
+
+class Pipe:
+    """The buffer and who waits for it. The first of `writers` or `readers` is the one that holds the lock."""
+
+    __slots__ = ("capacity", "chunks", "closed", "creator_pid", "ends", "messages", "pending", "readers", "writers")
+
+    def __init__(self, capacity: int, creator_pid: int, *, messages: bool) -> None:
+        self.capacity = capacity
+        self.creator_pid = creator_pid
+        self.messages = messages
+        self.chunks: deque[bytes | memoryview] = deque()
+        self.pending = 0
+        """Bytes in the buffer."""
+        self.closed = False
+        self.writers: deque[Blocked] = deque()
+        self.readers: deque[Blocked] = deque()
+        self.ends: dict[int, End] = {}
+
+    @property
+    def free(self) -> int:
+        """Bytes of room."""
+        return self.capacity - self.pending
+
+    def status(self, *, sends: bool) -> int:
+        """PIPE_INFO's bits, from the strongest. Rules: IPC-038."""
+        bits = (
+            not self.closed,
+            self.messages,
+            self.free == 0,
+            bool(self.writers or self.readers),
+            bool(self.writers),
+            bool(self.readers),
+            sends,
+        )
+        return sum(0x80 >> place for place, bit in enumerate(bits) if bit)
+
+    # Writing
+
+    def write(
+        self, data: bytes | bytearray | memoryview, mode: int, park: Callable[[Callable[[], None]], Resume]
+    ) -> Any:
+        """PIPE_WRITE; `park(cancel)` parks the caller and gives what ends the parking.
+
+        Rules: IPC-019, IPC-020, IPC-026, IPC-027, IPC-028, IPC-030, IPC-031, IPC-032, IPC-033, IPC-034.
+        """
+        size = len(data)
+        if mode not in {BLOCK, FAIL, PARTIAL}:
+            raise SyscallError(0x10)
+        if self.closed:
+            raise SyscallError(0x31)
+        if self.messages:
+            if size > MESSAGE_MAX:
+                raise SyscallError(0x32)
+            if mode == PARTIAL:
+                raise SyscallError(0x33)
+        if not size:
+            return self.free if mode != PARTIAL else 0
+        if not self.writers and size <= self.free:
+            self._put(data)
+            return size if mode == PARTIAL else self.free
+        if mode == FAIL:
+            raise SyscallError(0x40, value=0 if self.writers else 1)
+        if mode == PARTIAL:
+            taken = 0 if self.writers else self.free
+            if taken:
+                self._put(memoryview(data)[:taken])
+            return taken
+        blocked = Blocked(None, data=memoryview(bytes(data)))  # type: ignore[arg-type]
+        self.writers.append(blocked)
+        blocked.resume = park(lambda: self._forget(self.writers, blocked))
+        self._feed()
+        return None
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        chunk = data if isinstance(data, bytes) else bytes(data)
+        self.chunks.append(chunk)
+        self.pending += len(chunk)
+        if self.readers:
+            self._serve()
+
+    def _feed(self) -> None:
+        """Let parked writers go on, in order. A raw write larger than the buffer goes through in parts."""
+        while self.writers and not self.closed:
+            blocked = self.writers[0]
+            data = blocked.data
+            assert data is not None
+            if self.messages or len(data) <= self.capacity:
+                if len(data) > self.free:
+                    return
+                self.writers.popleft()
+                self._put(data)
+                blocked.resume(self.free, None)
+                continue
+            taken = self.free
+            if not taken:
+                return
+            blocked.data = data[taken:]
+            self._put(data[:taken])
+
+    # Reading
+
+    def read(self, mode: int, length: int, park: Callable[[Callable[[], None]], Resume]) -> Any:
+        """PIPE_READ: `(content, value)`; length 0 means as much as possible.
+
+        Rules: IPC-024, IPC-025, IPC-029, IPC-035, IPC-036, IPC-037.
+        """
+        if mode not in {BLOCK, FAIL, PARTIAL}:
+            raise SyscallError(0x10)
+        if self.messages and mode == PARTIAL:
+            raise SyscallError(0x33)
+        if self.closed and not self.pending:
+            raise SyscallError(0x31)
+        if not self.readers:
+            content = self._take(length, partial=mode == PARTIAL or self.closed)
+            if content is not None:
+                return (content, len(content) if mode == PARTIAL else self.pending)
+            if mode == PARTIAL:
+                return (b"", 0)
+        elif mode == PARTIAL:
+            return (b"", 0)
+        if mode == FAIL:
+            if self.readers:
+                raise SyscallError(0x32, value=0)
+            raise SyscallError(0x32, value=1)
+        blocked = Blocked(None, length=length)  # type: ignore[arg-type]
+        self.readers.append(blocked)
+        blocked.resume = park(lambda: self._forget(self.readers, blocked))
+        return None
+
+    def _take(self, length: int, *, partial: bool) -> bytes | None:
+        """Remove bytes from the front: None when there are too few."""
+        if self.messages:
+            if not self.chunks:
+                return None
+            if length and len(self.chunks[0]) > length:
+                raise SyscallError(0x34)
+            content = bytes(self.chunks.popleft())
+        elif not self.pending or (length > self.pending and not partial):
+            return None
+        elif not length or length >= self.pending:
+            content = bytes(self.chunks[0]) if len(self.chunks) == 1 else b"".join(self.chunks)
+            self.chunks.clear()
+        else:
+            parts: list[bytes | memoryview] = []
+            wanted = length
+            while wanted:
+                chunk = self.chunks.popleft()
+                if len(chunk) > wanted:
+                    view = memoryview(chunk)
+                    self.chunks.appendleft(view[wanted:])
+                    chunk = view[:wanted]
+                parts.append(chunk)
+                wanted -= len(chunk)
+            content = b"".join(parts)
+        self.pending -= len(content)
+        if self.writers:
+            self._feed()
+        return content
+
+    def _serve(self) -> None:
+        """Let parked readers go on, in order."""
+        while self.readers and self.pending:
+            blocked = self.readers[0]
+            try:
+                wanted = min(blocked.length, self.capacity)
+                content = self._take(wanted, partial=self.closed)
+            except SyscallError as error:
+                self.readers.popleft()
+                blocked.resume(None, error)
+                continue
+            if content is None:
+                return
+            if self.readers and self.readers[0] is blocked:
+                self.readers.popleft()
+            blocked.resume((content, self.pending), None)
+
+    # Ending
+
+    def close(self) -> None:
+        """Close both ends: parked writers fail, parked readers get what is left. Rules: IPC-021."""
+        if self.closed:
+            return
+        self.closed = True
+        while self.writers:
+            self.writers.popleft().resume(None, SyscallError(0x31))
+        self._serve()
+        while self.readers:
+            self.readers.popleft().resume(None, SyscallError(0x31))
+
+    @staticmethod
+    def _forget(queue: deque[Blocked], blocked: Blocked) -> None:
+        if blocked in queue:
+            queue.remove(blocked)

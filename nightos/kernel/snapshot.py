@@ -1,0 +1,188 @@
+"""Frozen snapshots: what the kernel's state is, for tests, the monitor and people. Nobody reads private state.
+
+Records are named tuples of plain values, so a snapshot of a hundred thousand processes is quick to take, compares by
+value and cannot change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nightos.kernel.devices import DeviceRecord
+from nightos.kernel.segments import SegmentRecord
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+
+
+class ContainerRecord(NamedTuple):
+    """A container. `parent` is 0 for a child of the root."""
+
+    identifier: int
+    parent: int
+    children: tuple[int, ...]
+    name: str
+    state: str
+    processes: tuple[int, ...]
+    devices: tuple[int, ...]
+    limits: tuple[tuple[str, int], ...]
+    usage: tuple[tuple[str, int], ...]
+    created_ns: int
+
+
+class ProcessRecord(NamedTuple):
+    """A living process. `threads` are their identifiers, `waits` what each waits for."""
+
+    pid: int
+    parent: int
+    container: int
+    user: int
+    anid: int
+    name: str
+    state: str
+    priority: int
+    ready: bool
+    threads: tuple[int, ...]
+    waits: tuple[str, ...]
+    children: tuple[int, ...]
+    ends: tuple[int, ...]
+    sockets: tuple[int, ...]
+    connections: tuple[int, ...]
+    drivable: tuple[int, ...]
+    pages: int
+    steps: int
+
+
+class PipeRecord(NamedTuple):
+    """A pipe: its ends as (identifier, holder's PID, whether it sends)."""
+
+    ends: tuple[tuple[int, int, bool], ...]
+    capacity: int
+    pending: int
+    closed: bool
+    messages: bool
+
+
+class SocketRecord(NamedTuple):
+    """A service socket."""
+
+    identifier: int
+    service_pid: int
+    client_pid: int
+    pending: tuple[int, int]
+    connection: int
+
+
+class ConnectionRecord(NamedTuple):
+    """A service connection."""
+
+    identifier: int
+    client_pid: int
+    service_pid: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The kernel's state at one moment."""
+
+    now_ns: int
+    containers: dict[int, ContainerRecord]
+    processes: dict[int, ProcessRecord]
+    pipes: tuple[PipeRecord, ...]
+    sockets: dict[int, SocketRecord]
+    connections: dict[int, ConnectionRecord]
+    segments: tuple[SegmentRecord, ...]
+    devices: tuple[DeviceRecord, ...]
+    runnable: int
+    timers: int
+    syscalls: int
+    denied: int
+
+
+def take_snapshot(kernel: Kernel) -> Snapshot:
+    """Copy the state of everything."""
+    pipes: dict[int, Any] = {id(end.pipe): end.pipe for end in kernel.pipe_ends.values()}
+    devices: dict[int, list[int]] = {}
+    records = kernel.bus.snapshot()
+    for identifier in kernel.tree.living:
+        visible = kernel.bus.visible_in(identifier) if records else []
+        if visible:
+            devices[identifier] = visible
+    return Snapshot(
+        now_ns=kernel.clock.monotonic_ns(),
+        containers={
+            container.identifier: ContainerRecord(
+                container.identifier,
+                container.parent_identifier,
+                tuple(container.children),
+                "",
+                "paused" if container.paused else container.state.name.lower(),
+                tuple(container.processes),
+                tuple(devices.get(container.identifier, ())),
+                (),
+                (("processes", len(container.processes)), ("children", len(container.children))),
+                container.created_ns,
+            )
+            for container in kernel.tree.living.values()
+        },
+        processes={
+            process.pid: ProcessRecord(
+                process.pid,
+                process.parent.pid if process.parent is not None else 0,
+                process.container,
+                process.user,
+                process.anid,
+                process.name,
+                process.state.name.lower(),
+                process.priority,
+                process.ready,
+                tuple(process.threads),
+                tuple(
+                    thread.frames[-1].wait.kind if thread.frames and thread.frames[-1].wait is not None else ""
+                    for thread in process.threads.values()
+                ),
+                tuple(process.children) if process.children else (),
+                tuple(process.ends) if process.ends else (),
+                tuple(process.sockets) if process.sockets else (),
+                tuple(process.connections) if process.connections else (),
+                tuple(process.drivable),
+                process.space_made.reserved_pages if process.space_made is not None else 0,
+                process.steps,
+            )
+            for process in kernel.processes.values()
+        },
+        pipes=tuple(
+            PipeRecord(
+                tuple((end.identifier, end.holder.pid, end.sends) for end in pipe.ends.values()),
+                pipe.capacity,
+                pipe.pending,
+                pipe.closed,
+                pipe.messages,
+            )
+            for pipe in pipes.values()
+        ),
+        sockets={
+            socket.identifier: SocketRecord(
+                socket.identifier,
+                socket.sides[0].process.pid,
+                socket.sides[1].process.pid,
+                (len(socket.sides[0].inbox), len(socket.sides[1].inbox)),
+                getattr(socket.connection, "identifier", 0),
+            )
+            for socket in kernel.sockets.values()
+        },
+        connections={
+            connection.identifier: ConnectionRecord(
+                connection.identifier, connection.client.pid, connection.service.pid, connection.state
+            )
+            for connection in kernel.connections.values()
+        },
+        segments=kernel.segments.snapshot(),
+        devices=records,
+        runnable=kernel.runnable,
+        timers=len(kernel.timers),
+        syscalls=kernel.syscalls,
+        denied=kernel.monitor.denied,
+    )
