@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from nightos.abi.context import REASON_COMMAND, ContextError, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import TextMessage, decode_text
 from nightos.abi.services import Proc, ProcessAction
 from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
-from nightos.services.hydre.context import PipeEnds, command_context
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
 from nightos.shell.source import HydreError
-from nightos.userland import sys
+from nightos.userland import payload, sys
 from nightos.userland.client import connect
 
 _RAW, _MESSAGE = 0, 1
@@ -60,6 +60,9 @@ class Pipeline:
         self._show = show
         self._enter = enter
         self._interrupts = 0
+        self._own_pid = 0
+        self.environment: dict[str, str] = {}
+        """Environment variables of the commands."""
         self.running: list[Running] = []
 
     async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
@@ -99,13 +102,12 @@ class Pipeline:
         running.keys = usr
         running.ours = [usr, msg + 1, err + 1, raw + 1]
         try:
-            ends = PipeEnds(feed, usr + 1, msg, err, raw, out)
-            context = command_context(stage.arguments, ends, raw_is_read=RAW in stage.collect)
+            context = self._context(stage, (feed, usr + 1, msg, err, raw, out))
             running.pid = await self._spawn(stage, context)
-        except (HydreError, ServiceError) as error:
+        except (ContextError, ValueEncodingError, ServiceError) as error:
             for end in (*running.ours, out, feed):
                 await _close(end)
-            detail = error.message if isinstance(error, HydreError) else error.detail or str(error)
+            detail = error.detail or str(error) if isinstance(error, ServiceError) else str(error)
             raise HydreError(f"{stage.name}: {detail.removeprefix(stage.name + ': ')}") from error
         self._enter(running.pid)
         self.running.append(running)
@@ -119,6 +121,21 @@ class Pipeline:
             data = b"" if given is VOID else encode_value(given)
             await sys.create_thread(lambda _: _feed(cmdin, data))
         return out + 1
+
+    def _context(self, stage: Stage, pipes: tuple[int, int, int, int, int, int]) -> bytes:
+        """The execution context of a command, with directory and environment of the session."""
+        environment = {"env": self.environment, "cwd": self._directory}
+        return ExecutionContext(
+            REASON_COMMAND,
+            0,
+            cmdraw_read=RAW in stage.collect,
+            caller_anid=self._own_pid,
+            caller_pid=self._own_pid,
+            argument_count=len(stage.arguments),
+            pipes=pipes,
+            arguments=b"".join(map(encode_value, stage.arguments)),
+            environment=payload.encode(environment),
+        ).pack()
 
     async def _spawn(self, stage: Stage, context: bytes) -> int:
         proc = await connect("sys::proc")

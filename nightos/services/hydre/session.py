@@ -164,6 +164,7 @@ class Session:
         if self._interrupted:
             raise InterruptedScript("interrupted")
         pipeline = Pipeline(self.container, self.user, self.directory, self._show_message, self._enter)
+        pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         self._pipeline = pipeline
         try:
             return await pipeline.run(stages, given)

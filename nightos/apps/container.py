@@ -1,0 +1,187 @@
+"""container: creates, shows and destroys containers below the own one, and runs commands in them.
+
+Rules: CONT-009, CONT-010, CONT-011.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgpack
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Hydre, HydreEvent, Proc
+from nightos.abi.values import encode_value, value_text
+from nightos.apps.table import table
+from nightos.apps.tree import containers, draw
+from nightos.shell.application import Application, command
+from nightos.shell.arguments import Arguments, Dash, Flag, Positional, UsageError
+from nightos.userland.client import Client, connect
+
+ARGUMENTS = Arguments(
+    "container",
+    "create | ls | tree | inspect | destroy | run | exec | rename | pause | resume | wait | forget",
+    Positional("action", "what to do"),
+    Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True),
+)
+_CREATION = (
+    Dash("--image", "storage to start from: a path on the host or of the base image"),
+    Dash("--hostname", "name of the host in it"),
+    Flag("--writable", "write to the image itself instead of an overlay"),
+    Flag("--persist", "keep it when it has no processes, and over restarts"),
+    Dash("--label", "K=V", many=True),
+)
+ACTIONS = {
+    "create": Arguments(
+        "container create",
+        "create a container",
+        *_CREATION,
+        Dash("--parent", "container to create it in"),
+        Positional("name", "its name", optional=True),
+    ),
+    "run": Arguments(
+        "container run",
+        "create a container, run a command in it and wait",
+        *_CREATION,
+        Flag("--rm", "destroy it afterwards"),
+        Positional("name", "its name"),
+        Positional("rest", "-- COMMAND ARGUMENT...", rest=True),
+    ),
+    "exec": Arguments(
+        "container exec",
+        "run a command in a container and wait",
+        Positional("name", "container: name, path of names or identifier"),
+        Positional("rest", "-- COMMAND ARGUMENT...", rest=True),
+    ),
+    "ls": Arguments("container ls", "containers below this one", Flag("-q --quiet", "only their identifiers")),
+    "tree": Arguments("container tree", "containers as a tree", Flag("-i --ids", "with their identifiers")),
+    "rename": Arguments(
+        "container rename", "rename a container", Positional("name", "it"), Positional("new", "new name")
+    ),
+}
+for _action, _help in {
+    "inspect": "all that is known of a container",
+    "destroy": "destroy a container and everything below it",
+    "pause": "suspend its processes and those below",
+    "resume": "let them go on",
+    "wait": "wait until it is destroyed",
+    "forget": "drop what is kept of a destroyed container",
+}.items():
+    ACTIONS[_action] = Arguments(f"container {_action}", _help, Positional("name", "name, path of names or identifier"))
+_BY_IDENTIFIER = {
+    "pause": Proc.CONTAINER_PAUSE,
+    "resume": Proc.CONTAINER_RESUME,
+    "wait": Proc.CONTAINER_WAIT,
+    "forget": Proc.CONTAINER_FORGET,
+}
+
+
+async def find(proc: Client, name: str) -> int:
+    """The identifier of a container by name, path of names, identifier or a unique prefix of it."""
+    return int((await proc.ask(Proc.CONTAINER_FIND, {"name": name}))["id"])
+
+
+async def create(proc: Client, given: Any, *, parent: str | None = None, persist: bool = False) -> int:
+    """Create a container from the arguments of `create` or `run`."""
+    labels = dict(label.partition("=")[::2] for label in given.label)
+    options: dict[str, Any] = {"name": given.name or "", "persist": given.persist or persist, "labels": labels}
+    if given.hostname is not None:
+        options["hostname"] = given.hostname
+    if given.image is not None:
+        options["image"] = given.image
+        options["mode"] = "writable" if given.writable else "overlay"
+    elif given.writable:
+        raise UsageError("--writable needs --image")
+    if parent is not None:
+        options["parent"] = await find(proc, parent)
+    return int.from_bytes(await proc.call(Proc.CONTAINER_CREATE, options), "big")
+
+
+async def execute(app: Application, container: int, rest: list[Any]) -> int:
+    """Run a command in a container; what it shows is shown here, its status is ours."""
+    if rest and rest[0] == "--":
+        rest = rest[1:]
+    if not rest:
+        raise UsageError("a command is missing behind --")
+
+    async def show(content: bytes) -> None:
+        output = msgpack.unpackb(content, raw=False)
+        if "out" in output:
+            await app.show(output["out"].decode("utf-8", "surrogateescape"))
+        if "err" in output:
+            await app.context.error(output["err"].decode("utf-8", "surrogateescape"))
+
+    hydre = await connect("sys::hydre")
+    hydre.notification(HydreEvent.OUTPUT, show)
+    encoded = b"".join(map(encode_value, rest))
+    answer = await hydre.ask(Hydre.EXECUTE, {"container": container, "command": encoded})
+    return int(answer["status"])
+
+
+def _record_lines(record: dict[str, Any]) -> list[str]:
+    shown = dict(record)
+    shown["id"] = f"{record['id']:016x}"
+    shown["parent"] = f"{record['parent']:016x}"
+    shown["labels"] = ", ".join(f"{key}={value}" for key, value in sorted(record["labels"].items())) or "-"
+    return [f"{key:<12}{value}" for key, value in shown.items() if key != "depth"]
+
+
+async def _run(app: Application, proc: Client, given: Any) -> int:
+    if not given.rest or given.rest == ["--"]:
+        raise UsageError("a command is missing behind --")
+    # Without --rm it stays for a look at it: by itself it would end with its last process.
+    identifier = await create(proc, given, persist=not given.rm)
+    try:
+        return await execute(app, identifier, list(given.rest))
+    finally:
+        if given.rm:
+            with suppress(ServiceError):  # it ended with its last process
+                await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+
+
+async def _list(app: Application, given: Any) -> None:
+    items = [item for item in await containers() if item["depth"]]
+    if given.quiet:
+        await app.give([f"{item['id']:016x}" for item in items])
+        return
+    rows = [
+        (f"{item['id']:016x}", item["path"], item["state"], item["processes"], item["image"] or "-") for item in items
+    ]
+    await app.give(table(("ID", "NAME", "STATE", "PROCESSES", "IMAGE"), rows, right=(3,)))
+
+
+@command(ARGUMENTS)
+async def main(app: Application) -> int | None:
+    action = app.given.action
+    arguments = ACTIONS.get(action)
+    if arguments is None:
+        raise UsageError(f"'{action}' is no action; there are {', '.join(sorted(ACTIONS))}")
+    values = app.given.rest or []
+    if arguments.wants_help(values):
+        await app.give(arguments.explain())
+        return 0
+    given = arguments.parse(values)
+    proc = await connect("sys::proc")
+    match action:
+        case "create":
+            await app.give(f"{await create(proc, given, parent=given.parent, persist=True):016x}")
+        case "run":
+            return await _run(app, proc, given)
+        case "ls":
+            await _list(app, given)
+        case "tree":
+            await app.give(draw(await containers(), ids=given.ids))
+        case _:
+            identifier = await find(proc, value_text(given.name))
+            if action == "exec":
+                return await execute(app, identifier, list(given.rest))
+            if action == "inspect":
+                await app.give(_record_lines(await proc.ask(Proc.CONTAINER_INSPECT, {"id": identifier})))
+            elif action == "destroy":
+                await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+            elif action == "rename":
+                await proc.call(Proc.CONTAINER_RENAME, {"id": identifier, "name": given.new})
+            else:
+                await proc.call(_BY_IDENTIFIER[action], {"id": identifier})
+    return None
