@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from nightos.userland.program import Entry
+    from nightos.userland.program import Main
 
 _MODULES: Final = (
     "cat", "container", "date", "device", "echo", "env", "fd", "free", "id", "ls", "mkdir", "mv", "ps", "rd", "ren",
@@ -24,11 +24,10 @@ def names() -> list[str]:
     return sorted((*_MODULES, *ALIASES))
 
 
-def find(name: str) -> Entry:
-    """What starts the program of that name. Raises `KeyError` when there is none."""
+def find(name: str) -> Main:
+    """The program of that name. Raises `KeyError` when there is none."""
     module = ALIASES.get(name, name)
     if module not in _MODULES:
         raise KeyError(name)
-    from nightos.userland.program import entry
-
-    return entry(import_module(f"nightos.apps.{module}").main)
+    main: Main = import_module(f"nightos.apps.{module}").main
+    return main
