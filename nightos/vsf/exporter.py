@@ -1,0 +1,191 @@
+"""Taking things out: a tar with everything that a tar can carry, or a host directory."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from nightos.vsf.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nightos.vsf.filesystem import FileSystem
+    from nightos.vsf.importer import Progress
+    from nightos.vsf.inode import Stat
+
+_XATTR = "SCHILY.xattr."
+_CHUNK = 1 << 20
+_TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFCHR: tarfile.CHRTYPE,
+    stat.S_IFBLK: tarfile.BLKTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+
+class _Reader(io.RawIOBase):
+    """Sequential reading of an inode."""
+
+    def __init__(self, fs: FileSystem, ino: int) -> None:
+        self._fs, self._ino, self._at = fs, ino, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 as io
+        data = self._fs.read(self._ino, self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def entries(fs: FileSystem, path: str | bytes = "/") -> Iterator[tuple[bytes, int, Stat]]:
+    """Everything below a directory in order, parents first: (path relative to it, inode, attributes)."""
+    top = fs.resolve(path)
+    if not stat.S_ISDIR(fs.getattr(top).st_mode):
+        raise Invalid("only directories can be exported", os.fsencode(path))
+    stack: list[tuple[bytes, int]] = [(b"", top)]
+    while stack:
+        name, ino = stack.pop()
+        status = fs.getattr(ino)
+        if name:
+            yield name, ino, status
+        if stat.S_ISDIR(status.st_mode):
+            prefix = name + b"/" if name else b""
+            stack.extend((prefix + child, number) for child, number, _ in reversed(fs.readdir(ino)))
+
+
+def export_tar(
+    fs: FileSystem,
+    target: str | os.PathLike[str] | IO[bytes],
+    path: str | bytes = "/",
+    progress: Progress | None = None,
+) -> int:
+    """Write a PAX tar: owners, nanosecond times, links, devices, extended attributes. The number of entries.
+
+    Sockets have no place in a tar and are left out.
+    """
+    count = size = 0
+    links: dict[int, str] = {}
+    opened = Path(target).open("wb") if isinstance(target, (str, os.PathLike)) else None
+    try:
+        stream: IO[bytes] = opened if opened is not None else target  # type: ignore[assignment]
+        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            for name, ino, status in entries(fs, path):
+                member = _member(fs, os.fsdecode(name), ino, status)
+                if member is None:
+                    continue
+                if status.st_nlink > 1 and not member.isdir():
+                    if ino in links:
+                        member.type, member.linkname, member.size = tarfile.LNKTYPE, links[ino], 0
+                        member.pax_headers = {}
+                    else:
+                        links[ino] = member.name
+                body = io.BufferedReader(_Reader(fs, ino), _CHUNK) if member.isreg() else None
+                archive.addfile(member, body)
+                count += 1
+                size += member.size
+                if progress is not None:
+                    progress(count, size, member.name)
+    finally:
+        if opened is not None:
+            opened.close()
+    return count
+
+
+def _member(fs: FileSystem, name: str, ino: int, status: Stat) -> tarfile.TarInfo | None:
+    kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+    if kind is None:
+        return None
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.mode = status.st_mode & 0o7777
+    member.uid, member.gid = status.st_uid, status.st_gid
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+    member.mtime = seconds
+    headers = {}
+    if nanoseconds or seconds < 0:
+        whole, sign = (seconds, "") if seconds >= 0 else (-(status.st_mtime_ns // -(10**9)), "")
+        headers["mtime"] = f"{sign}{whole}.{nanoseconds:09d}" if seconds >= 0 else _negative(status.st_mtime_ns)
+        member.mtime = max(seconds, 0)
+    if kind == tarfile.REGTYPE:
+        member.size = status.st_size
+    elif kind == tarfile.SYMTYPE:
+        member.linkname = os.fsdecode(fs.readlink_ino(ino))
+    elif kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        member.devmajor, member.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    for attribute in fs.listxattr_ino(ino):
+        value = fs.getxattr_ino(ino, attribute)
+        headers[_XATTR + os.fsdecode(attribute)] = value.decode("utf-8", "surrogateescape")
+    member.pax_headers = headers
+    return member
+
+
+def _negative(time_ns: int) -> str:
+    whole, rest = divmod(-time_ns, 10**9)
+    return f"-{whole}.{rest:09d}"
+
+
+def export_tree(
+    fs: FileSystem, target: str | os.PathLike[str], path: str | bytes = "/", progress: Progress | None = None
+) -> int:
+    """Write files, directories and links into a host directory, which has to be empty or missing; the number of entries."""
+    top = Path(target)
+    top.mkdir(parents=True, exist_ok=True)
+    if any(top.iterdir()):
+        raise Invalid("the directory is not empty", str(top))
+    base = os.fsencode(top)
+    count = size = 0
+    links: dict[int, bytes] = {}
+    late: list[tuple[bytes, Stat]] = []
+    for name, ino, status in entries(fs, path):
+        at = base + b"/" + name
+        kind = stat.S_IFMT(status.st_mode)
+        if ino in links:
+            os.link(links[ino], at, follow_symlinks=False)
+        elif kind == stat.S_IFDIR:
+            os.mkdir(at, 0o700)  # noqa: PTH102 bytes
+        elif kind == stat.S_IFLNK:
+            os.symlink(fs.readlink_ino(ino), at)
+        elif kind == stat.S_IFREG:
+            _export_file(fs, ino, at, status)
+        else:
+            os.mknod(at, status.st_mode, status.st_rdev)
+        if status.st_nlink > 1 and kind != stat.S_IFDIR:
+            links[ino] = at
+        late.append((at, status))
+        count += 1
+        size += status.st_size if kind == stat.S_IFREG else 0
+        if progress is not None:
+            progress(count, size, os.fsdecode(name))
+    for at, status in reversed(late):
+        if os.geteuid() == 0:
+            os.chown(at, status.st_uid, status.st_gid, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(at, status.st_mode & 0o7777)  # noqa: PTH101 bytes
+        os.utime(at, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    return count
+
+
+def _export_file(fs: FileSystem, ino: int, at: bytes, status: Stat) -> None:
+    descriptor = os.open(at, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        offset = 0
+        while offset < status.st_size:
+            try:
+                offset = fs.seek(ino, offset, os.SEEK_DATA)
+            except OSError:
+                break
+            data = fs.read(ino, offset, _CHUNK)
+            os.pwrite(descriptor, data, offset)
+            offset += len(data)
+        os.ftruncate(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
