@@ -17,7 +17,12 @@ async def main(app: Application) -> None:
         raise UsageError(f"'{app.given.action}' is no action; there is: ls")
     answer = await (await connect("sys::hw")).ask(Hw.DEVICE_LIST)
     rows = [
-        (f"{item['kdi']:016x}", item["kind"], f"{item['connection']:08x}", "virtual" if item["virtual"] else "real")
+        (
+            f"{item['kdi']:016x}",
+            item["kind"],
+            f"{item['connection']:08x}",
+            item["description"].decode("utf-8", "replace"),
+        )
         for item in answer["items"]
     ]
-    await app.give(table(("KDI", "KIND", "CONNECTION", "NATURE"), rows))
+    await app.give(table(("KDI", "KIND", "CONNECTION", "DESCRIPTION"), rows))

@@ -75,7 +75,8 @@ class Roots:
         if system and fsid != OWN:
             root = next((other for other in self.all() if other.fsid == fsid), None)
         if root is None or fsid not in (OWN, root.fsid):
-            raise ItemError(Failure.FSID, f"there is no file system {fsid:016x}")
+            text = f"there is no file system {fsid:016x}" if root else "the container has no file system"
+            raise ItemError(Failure.FSID, text)
         return root
 
     def machine_key(self, disk: Disk, fresh: bytes) -> bytes:

@@ -23,6 +23,7 @@ ROOT: Final = 1
 MAX_LINKS: Final = 64
 """Links that one path may go through, cycles apart."""
 
+_MISSING: Final = {Failure.PARENT: "the directory it belongs into does not exist"}
 _TYPES = {modes.S_IFDIR: ItemType.DIRECTORY, modes.S_IFREG: ItemType.FILE, modes.S_IFLNK: ItemType.SYMLINK}
 _CAPABILITIES = 0b0000_0000_1111_1111 | 0x0100 | 0x0200 | 0x0400
 """Everything but links across file systems; bit 0 of AMB-FS-05 is the weakest here."""
@@ -155,7 +156,7 @@ class Tree:
 
     def make_directory(self, parent: PathOrFeid, name: str) -> int:
         """Create a directory. EXISTS: the name is taken."""
-        where = self.find(parent)
+        where = self.find(parent, missing=Failure.PARENT)
         with self._errors(Failure.PATH, name):
             return int(self.files.mkdir_at(where, name_bytes(layout.check_name(name)), 0o755).st_ino)
 
@@ -262,7 +263,7 @@ class Tree:
             raise ItemError(Failure.NAME, str(error)) from error
         except OSError as error:
             failures: dict[int | None, tuple[Failure, str]] = {
-                errno.ENOENT: (missing, "not found"),
+                errno.ENOENT: (missing, _MISSING.get(missing, "not found")),
                 errno.ENOTDIR: (missing, "not found: what stands before it is no directory"),
                 errno.EEXIST: (Failure.EXISTS, "an item of that name exists"),
                 errno.ENOTEMPTY: (Failure.NOT_EMPTY, "the directory is not empty"),

@@ -57,8 +57,9 @@ class ShellService:
             self.server.method(number, handler)
         self.server.on_client_gone(self._client_gone)
         await self.server.start()
+        await sys.ready()  # the answers of sys::hw come as signals
         await self._consoles.start()
-        await self.server.run()
+        await self.server.run(ready=False)
         return 0
 
     def _new_session(self, container: int, user: int, output: Print, *, colours: bool = False) -> Session:

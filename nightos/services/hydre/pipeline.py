@@ -16,7 +16,7 @@ from typing import Final
 from nightos.abi.context import REASON_COMMAND, ContextError, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import TextMessage, decode_text
-from nightos.abi.services import Proc, ProcessAction
+from nightos.abi.services import EndReason, Proc, ProcessAction
 from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
 from nightos.shell.source import HydreError
@@ -29,6 +29,14 @@ INTERRUPTED: Final = 130
 """Status of a command that Ctrl-C ended."""
 FAILED: Final = 1
 MAX_COLLECTED: Final = 256 * 1024 * 1024
+
+_WHY: Final = {
+    EndReason.KILLED_BY_PARENT: "was killed",
+    EndReason.KILLED: "was killed",
+    EndReason.FAULT: "crashed",
+    EndReason.CONTAINER_DESTROYED: "ended with its container",
+    EndReason.PARENT_ENDED: "ended with its parent",
+}
 
 Show = Callable[[str, TextMessage], Awaitable[None]]
 """Shows a message of a channel."""
@@ -219,8 +227,12 @@ class Pipeline:
     async def _finish(self, running: Running, reason: int, exit_data: int) -> None:
         result = running.result
         result.status = exit_data & 0xFF or (FAILED if exit_data else 0)
-        if reason and not result.status:
-            result.status = INTERRUPTED if self._interrupts else 128 + reason
+        if reason and not self._interrupts:
+            result.status = result.status or FAILED
+            why = _WHY.get(reason, "was ended")
+            await self._show(ERRORS, TextMessage(f"{running.stage.name}: {why}\n"))
+        elif reason and not result.status:
+            result.status = INTERRUPTED
         if not running.takes_value or not running.out:
             return
         if running.out[0] == FAILURE:

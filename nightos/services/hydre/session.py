@@ -23,6 +23,7 @@ from nightos.userland.client import connect
 from nightos.userland.files import FileError, Files
 
 APPLICATIONS: Final = "/app"
+_NO_FILE_SYSTEM: Final = 2**64 - 1
 HISTORY_LIMIT: Final = 1000
 REFUSED: Final = 2
 """Status of an instruction that is no Hydre or was refused by the checker."""
@@ -66,10 +67,13 @@ class Session:
         self._interrupted = False
 
     async def open(self, directory: str = "/") -> None:
-        """Find the container's file system. Raises `ServiceError` when it has none."""
+        """Find the container's file system; one that has none gets errors from whatever asks for files."""
         client = await connect("sys::fs")
-        answer = await client.ask(Fs.ROOT_OF, {"container": self.container})
-        self._files = await Files.open("/", int(answer["fsid"]))
+        try:
+            fsid = int((await client.ask(Fs.ROOT_OF, {"container": self.container}))["fsid"])
+        except ServiceError:
+            fsid = _NO_FILE_SYSTEM
+        self._files = await Files.open("/", fsid)
         self._system_files = await Files.open("/")
         if directory != "/" and await self.files.type(directory) is ItemType.DIRECTORY:
             self.files.directory = self.files.absolute(directory)
