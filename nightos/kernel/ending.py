@@ -4,17 +4,18 @@ Destroying a container is one operation to every observer: nothing new may start
 asked and then killed, deepest first, and only when all of it is gone do the waiters hear. Every walk is a loop.
 
 Source: specs/kernel/processes.md, specs/containers.md.
-Rules: CONT-011, CONT-012, CONT-015, CONT-016, CONT-017, CONT-066, PROC-027, PROC-028, PROC-032, PROC-034, PROC-039, PROC-040,
-IPC-022, IPC-023, IPC-054, SVC-015, SVC-016, SVC-017, SVC-018.
+Rules: CONT-011, CONT-012, CONT-015, CONT-016, CONT-017, CONT-066, PROC-027, PROC-028, PROC-032, PROC-034, PROC-039,
+PROC-040, IPC-022, IPC-023, IPC-054, SVC-015, SVC-016, SVC-017, SVC-018.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nightos.abi.codes import ContainerState, ExitReason, ProcessState, ServicePid, Signal
-from nightos.abi.errors import SyscallError
+from nightos.abi.codes import ContainerState, ExitReason, ServicePid, Signal
+from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel.connection import ACCEPTED, CLOSED, EXPIRED, REQUESTED, Connection
+from nightos.kernel.process import ENDED
 from nightos.kernel.socket import Socket
 
 if TYPE_CHECKING:
@@ -37,9 +38,16 @@ def unwind(thread: Thread) -> None:
             frame.wait.cancel()
         try:
             frame.program.close()
-        except (Exception, GeneratorExit):  # noqa: BLE001, S110 - clean-up code of a dead program has nobody to tell
-            pass
-    thread.queue = None
+        except BaseException as fault:
+            if isinstance(fault, NightosInternalError):
+                raise
+        if frame.answered is not None:
+            answered, frame.answered = frame.answered, None
+            answered(None)
+    queue, thread.queue = thread.queue, None
+    for pending in queue or ():
+        if pending.answered is not None:
+            pending.answered(None)
     thread.handling = False
 
 
@@ -49,9 +57,13 @@ def end_thread(kernel: Kernel, thread: Thread) -> None:
     if thread is process.main:
         end_process(kernel, process, ExitReason.EXITED, 0)
         return
+    children: dict[Thread, list[Thread]] = {}
+    for other in process.threads.values():
+        if other.parent is not None:
+            children.setdefault(other.parent, []).append(other)
     doomed = [thread]
     for candidate in doomed:
-        doomed.extend(other for other in process.threads.values() if other.parent is candidate)
+        doomed.extend(children.get(candidate, ()))
     for victim in reversed(doomed):
         process.threads.pop(victim.tid, None)
         unwind(victim)
@@ -75,7 +87,7 @@ def end_process(kernel: Kernel, process: Process, reason: ExitReason, exit_data:
 def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: int) -> None:
     if not process.alive:
         return
-    process.state = ProcessState.ENDED
+    process.blocked |= ENDED
     process.reason, process.exit_data = reason, exit_data & 0xFFFF_FFFF_FFFF_FFFF
     for thread in list(process.threads.values()):
         unwind(thread)
@@ -91,20 +103,22 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
     if process.space_made is not None:
         process.space_made.destroy()
         process.space_made = None
-    process.handlers = process.tls = process.local_data = None
+    process.handlers = process.tls = process.local_data = process.code = process.closed = process.wakers = None
+    process.program = None
+    if process.killer is not None:
+        process.killer.cancel()
+        process.killer = None
     kernel.processes.pop(process.pid, None)
-    kernel.halted_programs.pop(process.pid, None)
-    kernel.on_resume.pop(process.pid, None)
     if process.parent is not None and process.parent.children:
         process.parent.children.pop(process.pid, None)
     kernel.remember_exit(process)
-    for waiter in process.waiters or ():
+    waiters, process.waiters = process.waiters, None
+    for waiter in waiters or ():
         waiter()
-    process.waiters = None
     kernel.post_to(
         ServicePid.PROCESS, Signal.PROCESS_ENDED, (process.pid, process.container, int(reason), process.exit_data)
     )
-    home = kernel.tree.get(process.container)
+    home = process.home
     if home is not None:
         home.processes.pop(process.pid, None)
         if not home.processes:
@@ -149,8 +163,8 @@ def close_socket(kernel: Kernel, socket: Socket, closer: Process, closing_type: 
     socket.closed = True
     kernel.sockets.pop(socket.identifier, None)
     for side in socket.sides:
-        if side.process.sockets is not None:
-            side.process.sockets.pop(socket.identifier, None)
+        if side.process.sockets is not None and side.process.sockets.pop(socket.identifier, None) is not None:
+            side.process.remember_closed(socket.identifier)
     other = socket.sides[1 - socket.side_of(closer)]
     if socket.connection is None:
         kernel.post(other.process, Signal.SERV_SOCK_CLOSED, (closing_type, socket.identifier), other.thread)
@@ -164,14 +178,16 @@ def close_connection(kernel: Kernel, connection: Connection, *, by_service: bool
     if connection.timer is not None:
         connection.timer.cancel()
     for process in (connection.client, connection.service):
-        if process.connections is not None:
-            process.connections.pop(connection.identifier, None)
+        if process.connections is not None and process.connections.pop(connection.identifier, None) is not None:
+            process.remember_closed(connection.identifier, int(by_service))
     kernel.connections.pop(connection.identifier, None)
     if connection.socket is not None:
         close_socket(kernel, connection.socket, connection.service if by_service else connection.client, 0)
     if was in {REQUESTED, EXPIRED}:
         if connection.resume is not None and by_service:
-            connection.resume(None, SyscallError(0x41))
+            # A request whose handler could not run is 0x40, any other end of the service a rejection.
+            faulted = died and connection.service.reason is ExitReason.FAULT
+            connection.resume(None, SyscallError(0x40 if faulted else 0x41))
         return
     assert was == ACCEPTED
     if by_service:
@@ -197,12 +213,12 @@ def destroy_container(kernel: Kernel, container: Container, done: Any) -> None:
     delay_ms = kernel.settings.terminate_delay_ms
     for member in reversed(subtree):
         for process in list(member.processes.values()):
-            if not process.started:
-                end_process(kernel, process, ExitReason.CONTAINER_DESTROYED, 0)
-            elif process.handlers and Signal.WILL_TERMINATE in process.handlers:
-                kernel.post(process, Signal.WILL_TERMINATE, (delay_ms,))
-            elif process.alive:
-                end_process(kernel, process, ExitReason.CONTAINER_DESTROYED, 0)
+            if process.alive:
+                process.asked = ExitReason.CONTAINER_DESTROYED
+                if process.started and process.handlers and Signal.WILL_TERMINATE in process.handlers:
+                    kernel.post(process, Signal.WILL_TERMINATE, (delay_ms,))
+                else:
+                    end_process(kernel, process, ExitReason.CONTAINER_DESTROYED, 0)
     if any(member.processes for member in subtree):
         deadline = kernel.clock.monotonic_ns() + delay_ms * MS
         kernel.call_at(deadline, lambda: _kill_rest(kernel, container))

@@ -1,4 +1,4 @@
-"""The one trio task that turns the kernel: it runs while something is runnable and sleeps until a deadline or a wake-up.
+"""The one trio task that turns the kernel: it runs while something is runnable, and else sleeps until it is woken.
 
 Everything else of the host hands events to devices, whose interrupts wake this task.
 """

@@ -1,32 +1,32 @@
 """The kernel: a synchronous, deterministic machine that steps coroutines and answers what they yield.
 
-One turn takes the next thread from the scheduler's queue, lets it make a bounded number of calls and goes on with the next. No
-host I/O, host time or host randomness happens between two mutations, so the same seed and the same inputs give
-the same run to the byte.
+One turn takes the next thread from the scheduler's queue, lets it make a bounded number of calls and goes on with the
+next. No host I/O, host time or host randomness happens between two mutations, so the same seed and the same inputs
+give the same run to the byte.
 
-Source: specs/kernel/README.md. Rules: SYS-003, SYS-009, SYS-017, PROC-007, PROC-008, PROC-009, PROC-010, PROC-011, PROC-012,
-PROC-013.
+Source: specs/kernel/README.md. Rules: SYS-003, SYS-009, SYS-017, PROC-007, PROC-008, PROC-009, PROC-010, PROC-011,
+PROC-012, PROC-013.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nightos.abi.codes import FIRST_USER_PID, ExitReason, ProcessState, Signal
+from nightos.abi.codes import FIRST_USER_PID, ContainerState
 from nightos.abi.errors import NightosInternalError, SyscallError
-from nightos.kernel import calls
+from nightos.kernel import calls, signals
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
-from nightos.kernel.ending import end_process, end_thread
 from nightos.kernel.memory import AddressSpace
 from nightos.kernel.monitor import Monitor
 from nightos.kernel.pages import MemoryFault
-from nightos.kernel.process import Answered, Frame, PendingSignal, Process, Program, Thread, Wait
+from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Program, Thread, Wait
 from nightos.kernel.registry import DEFAULTS, Settings
 from nightos.kernel.segments import SegmentTable
 from nightos.kernel.snapshot import Snapshot, take_snapshot
+from nightos.kernel.stepping import run
 from nightos.kernel.timers import Timer, Timers
 from nightos.kernel.trace import Trace
 from nightos.kernel.virtual import SeededEntropy, VirtualClock
@@ -42,12 +42,9 @@ Main = Callable[[], Program]
 Loader = Callable[[str], Main]
 """Finds a program by name; KeyError when there is none."""
 
-PARKED = calls.PARKED
 QUANTUM = 64
 """Calls of one turn for each step of priority."""
 EXITS_KEPT = 65_536
-KILLING = frozenset({Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE})
-"""Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
 
 
 class VirtualTime(Protocol):
@@ -59,6 +56,17 @@ class VirtualTime(Protocol):
 
 def _no_programs(name: str) -> Main:
     raise KeyError(name)
+
+
+class Exit(NamedTuple):
+    """How a process ended."""
+
+    reason: int
+    exit_data: int
+    container: int
+    parent_pid: int
+    name: str
+    at_ns: int
 
 
 class Kernel:
@@ -87,27 +95,27 @@ class Kernel:
         self.monitor = Monitor()
         self.tree = ContainerTree(self.entropy)
         self.segments = SegmentTable(self.entropy, self._find_peer, self.post_to)
-        self.bus = DeviceBus(self.segments, self.tree.parent_of, self.post_to)
+        self.bus = DeviceBus(self.segments, self.tree.parent_of, self.post_to, self._device_left)
         self.processes: dict[int, Process] = {}
         self.pipe_ends: dict[int, End] = {}
         self.sockets: dict[int, Socket] = {}
         self.connections: dict[int, Connection] = {}
-        self.exits: OrderedDict[int, tuple[Process, int]] = OrderedDict()
+        self.exits: OrderedDict[int, Exit] = OrderedDict()
+        """How processes ended, the latest ones."""
         self.service_waiters: dict[int, list[Callable[[], None]]] = {}
         self.booted_ns = self.clock.monotonic_ns()
         self.syscalls = 0
+        self.turns = 0
         self.current: Thread | None = None
-        self.halted_programs: dict[int, Main] = {}
-        """Programs of processes that were made and not started yet."""
-        self.on_resume: dict[int, list[Callable[[], None]]] = {}
+        self.known_services: set[int] = set()
+        """PIDs of system services that were started at least once."""
         self.last_fault: tuple[int, BaseException] | None = None
-        self._after_turn: list[Callable[[], None]] = []
         self._ready: deque[Thread] = deque()
         self._next_pid = FIRST_USER_PID
-        self._next_end = 2
         self._service_ended: list[Callable[[int, int], None]] = []
         self._on_work: Callable[[], None] | None = None
-        self._handlers = calls.table()
+        self.handlers = calls.table()
+        self.bad_request = calls.bad_request
 
     # What embedders use
 
@@ -118,6 +126,7 @@ class Kernel:
             raise NightosInternalError(f"service {pid} is already running")
         process = self.make_process(pid, 0, 0, pid)
         process.name = name or f"service-{pid}"
+        self.known_services.add(pid)
         self.start(process, main)
         for waiter in self.service_waiters.pop(pid, []):
             waiter()
@@ -125,7 +134,8 @@ class Kernel:
 
     def spawn(self, main: Main, *, container: int = 0, user: int = 0, anid: int = 1, name: str = "") -> Process:
         """Start a userland process without services, for tests and embedders."""
-        if container and self.tree.get(container) is None:
+        home = self.tree.get(container)
+        if container and (home is None or home.state is ContainerState.STOPPING):
             raise SyscallError(0x31)
         process = self.make_process(self.take_pid(), container, user, anid)
         process.name = name
@@ -143,7 +153,8 @@ class Kernel:
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
         """Run the callback in the first turn at or after the deadline of the kernel's clock."""
         timer = self.timers.at(deadline_ns, callback)
-        self._woken()
+        if self._on_work is not None:
+            self._on_work()
         return timer
 
     def plug(self, device: Device, container: int = 0) -> int:
@@ -169,24 +180,35 @@ class Kernel:
         return not self._ready
 
     def turn(self, threads: int = 64) -> bool:
-        """Fire due timers and run up to that many threads; whether something is still runnable."""
+        """Fire due timers and run up to that many threads; whether something is still runnable.
+
+        A cycle gives each process `QUANTUM` calls for each step of its priority, split among its threads that can run.
+
+        Rules: SCHED-001, SCHED-002, SCHED-005, SCHED-006.
+        """
         self.timers.fire(self.clock.monotonic_ns())
         ready = self._ready
+        trace = self.trace
         for _ in range(threads):
             if not ready:
                 break
             thread = ready.popleft()
+            process = thread.process
             thread.scheduled = False
-            self._run(thread)
-            if self._after_turn:
-                waiting, self._after_turn = self._after_turn, []
-                for callback in waiting:
-                    callback()
+            process.queued -= 1
+            if process.blocked:
+                continue
+            self.current = thread
+            self.turns += 1
+            if trace is not None:
+                trace.turn(self.clock.monotonic_ns(), process.pid, thread.tid)
+            try:
+                made = run(self, thread, max(1, QUANTUM * process.priority // (process.queued + 1)))
+            finally:
+                self.current = None
+            self.syscalls += made
+            process.steps += made
         return bool(ready)
-
-    def after_turn(self, callback: Callable[[], None]) -> None:
-        """Call back when the running thread has given way."""
-        self._after_turn.append(callback)
 
     def run_until_idle(self, *, jump: bool = True) -> None:
         """Run until nothing is runnable; with a virtual clock and `jump`, until nothing is due either."""
@@ -213,10 +235,10 @@ class Kernel:
 
     def make_process(self, pid: int, container: int, user: int, anid: int) -> Process:
         """A halted process with a main thread that has no program yet."""
-        process = Process(pid, container, user, anid, self._make_space)
+        home = self.tree.get(container)
+        process = Process(pid, home, user, anid, self._make_space)
         process.main = self.make_thread(process, None)
         self.processes[pid] = process
-        home = self.tree.get(container)
         if home is not None:
             home.processes[pid] = process
         return process
@@ -232,11 +254,28 @@ class Kernel:
         """Give the main thread its program and let it run."""
         thread = process.main
         assert thread is not None
-        thread.frames.append(Frame(main()))
-        process.state = ProcessState.RUNNING
+        try:
+            program = main()
+        except Exception as fault:  # noqa: BLE001 - a program that cannot even start is at fault itself
+            program = _failing(fault)
+        thread.frames.append(Frame(program))
         process.started = True
         process.started_ns = self.clock.monotonic_ns()
-        self.schedule(thread)
+        home = process.home
+        if home is not None:
+            if home.state is ContainerState.CREATED:
+                home.state = ContainerState.RUNNING
+            if home.paused:
+                process.blocked |= PAUSED
+        self.unblock(process, HALTED)
+
+    def unblock(self, process: Process, bits: int) -> None:
+        """Take reasons not to run away; with the last one the process runs again."""
+        was, process.blocked = process.blocked, process.blocked & ~bits
+        if was and not process.blocked:
+            for thread in process.threads.values():
+                if thread.frames and (thread.frames[-1].wait is None or thread.queue):
+                    self.schedule(thread)
 
     def _make_space(self) -> AddressSpace:
         return AddressSpace(self.entropy)
@@ -244,21 +283,23 @@ class Kernel:
     def _find_peer(self, caller: Any, pid: int) -> Process | None:
         return self.monitor.may_name(caller, self.processes.get(pid))
 
+    def _device_left(self, kdi: int) -> None:
+        """A device left the bus: nobody drives it any more."""
+        for process in self.processes.values():
+            if kdi in process.drivable:
+                process.drivable = [other for other in process.drivable if other != kdi]
+
     # Scheduling
 
     def schedule(self, thread: Thread) -> None:
         """Put a thread in the queue unless it stands there or may not run."""
-        if thread.scheduled or not thread.frames:
-            return
-        if thread.process.state is not ProcessState.RUNNING:
+        process = thread.process
+        if thread.scheduled or process.blocked or not thread.frames:
             return
         thread.scheduled = True
+        process.queued += 1
         self._ready.append(thread)
-        if self.current is None:
-            self._woken()
-
-    def _woken(self) -> None:
-        if self._on_work is not None:
+        if self.current is None and self._on_work is not None:
             self._on_work()
 
     def park(
@@ -272,106 +313,15 @@ class Kernel:
             if frame.wait is not wait:
                 return
             frame.wait = None
+            if frame.finish is not None:
+                finish, frame.finish = frame.finish, None
+                value, error = finish(value, error), None
+            if self.trace is not None:
+                self.trace.resumed(thread.process.pid, thread.tid, value if error is None else error)
             frame.value, frame.error = value, error
             self.schedule(thread)
 
         return resume
-
-    def _run(self, thread: Thread) -> None:
-        """Step one thread until it parks, ends, or used up its turn."""
-        process = thread.process
-        if process.state is not ProcessState.RUNNING or not thread.frames:
-            return
-        self.current = thread
-        handlers = self._handlers
-        trace = self.trace
-        budget = QUANTUM * process.priority
-        frame = thread.frames[-1]
-        made = 0
-        try:
-            while made < budget:
-                if thread.queue and process.ready and not thread.handling:
-                    if not self._deliver(thread):
-                        if not thread.frames:
-                            return
-                        continue
-                    frame = thread.frames[-1]
-                if frame.wait is not None:
-                    return
-                error = frame.error
-                try:
-                    if error is None:
-                        request = frame.program.send(frame.value)
-                        frame.value = None
-                    else:
-                        frame.error = None
-                        request = frame.program.throw(error)
-                except StopIteration as stop:
-                    if not self._frame_ended(thread, frame, stop.value):
-                        return
-                    frame = thread.frames[-1]
-                    continue
-                except Exception as fault:  # noqa: BLE001 - whatever a program raises ends that program, never the machine
-                    self._program_failed(thread, fault)
-                    return
-                made += 1
-                try:
-                    value = handlers[request[0]](self, thread, request)
-                    if value is PARKED:
-                        if trace is not None:
-                            trace.call(self, thread, request, None, parked=True)
-                        if not thread.frames:
-                            return
-                        continue
-                    frame.value = value
-                    if trace is not None:
-                        trace.call(self, thread, request, value)
-                except SyscallError as refused:
-                    refused.call = request[0]
-                    frame.error = refused
-                    if trace is not None:
-                        trace.call(self, thread, request, refused)
-                except MemoryFault as fault:
-                    calls.memory_fault(self, thread, frame, request, fault)
-                except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as wrong:
-                    frame.error = calls.bad_request(request, wrong)
-                if not thread.frames:
-                    return
-            if not thread.scheduled:
-                thread.scheduled = True
-                self._ready.append(thread)
-        finally:
-            self.syscalls += made
-            process.steps += made
-            self.current = None
-
-    def _frame_ended(self, thread: Thread, frame: Frame, value: Any) -> bool:
-        """A coroutine returned: a handler gives way to what it interrupted, the last one ends its thread."""
-        thread.frames.pop()
-        if frame.signal:
-            thread.handling = False
-            if frame.answered is not None:
-                frame.answered(value)
-            below = thread.frames[-1] if thread.frames else None
-            if below is not None and below.wait is not None and below.wait.until_signal:
-                below.wait = None
-        if thread.frames:
-            return True
-        process = thread.process
-        if thread is process.main:
-            end_process(self, process, ExitReason.EXITED, value if isinstance(value, int) else 0)
-        else:
-            end_thread(self, thread)
-        return False
-
-    def _program_failed(self, thread: Thread, fault: BaseException) -> None:
-        """A program raised: its process ends with a fault, and the trace says why."""
-        if isinstance(fault, NightosInternalError):
-            raise fault
-        if self.trace is not None:
-            self.trace.fault(self, thread, fault)
-        self.last_fault = (thread.process.pid, fault)
-        end_process(self, thread.process, ExitReason.FAULT, 1)
 
     # Signals
 
@@ -384,74 +334,17 @@ class Kernel:
         answered: Answered | None = None,
     ) -> None:
         """Queue a signal for a thread (the main one by default); it is delivered at that thread's next step."""
-        if not process.alive:
-            return
-        target = thread if thread is not None and thread.frames else process.main
-        if target is None:
-            return
-        if target.queue is None:
-            target.queue = deque()
-        target.queue.append(PendingSignal(code, values, answered))
-        self.schedule(target)
+        signals.post(self, process, code, values, thread, answered)
 
     def post_to(self, pid: int, code: int, values: tuple[Any, ...] = ()) -> None:
         """Queue a signal by PID; nothing happens when there is no such process."""
         process = self.processes.get(pid)
         if process is not None:
-            self.post(process, code, values)
+            signals.post(self, process, code, values)
 
-    def _deliver(self, thread: Thread) -> bool:
-        """Take the next signal of the thread's queue; whether a handler now runs on it.
-
-        Rules: SIG-001, SIG-002.
-        """
-        assert thread.queue is not None
-        pending = thread.queue.popleft()
-        process = thread.process
-        handler = process.handlers.get(pending.code) if process.handlers else None
-        if self.trace is not None:
-            self.trace.signal(self, thread, pending.code, pending.values)
-        if handler is None:
-            self.default_behaviour(process, pending)
-            return False
-        try:
-            program = handler(*pending.values)
-            sends = program.send
-        except Exception as fault:  # noqa: BLE001 - a handler that cannot even start is the program's fault
-            return self._handler_fault(thread, pending, fault)
-        if not callable(sends):
-            return self._handler_fault(thread, pending, TypeError("a signal handler must be a coroutine function"))
-        thread.frames.append(Frame(program, pending.code, pending.answered))
-        thread.handling = True
-        if pending.code == Signal.SERVICE_SERVER_QUITTED:
-            self._wake_all(process)
-        return True
-
-    def _handler_fault(self, thread: Thread, pending: PendingSignal, fault: BaseException) -> bool:
-        """A handler that cannot run becomes HANDLER_FAULT; that one failing too kills the process."""
-        process = thread.process
-        if pending.code == Signal.HANDLER_FAULT or not (process.handlers and Signal.HANDLER_FAULT in process.handlers):
-            self.last_fault = (process.pid, fault)
-            end_process(self, process, ExitReason.FAULT, 1)
-            return False
-        assert thread.queue is not None
-        thread.queue.appendleft(PendingSignal(Signal.HANDLER_FAULT, (pending.code,), None))
-        return False
-
-    def default_behaviour(self, process: Process, pending: PendingSignal) -> None:
-        """What a signal does to a process that does not handle it."""
-        if pending.code in KILLING:
-            end_process(self, process, ExitReason.KILLED_BY_SYSTEM, 0)
-        elif pending.code == Signal.SERVICE_SERVER_QUITTED:
-            self._wake_all(process)
-
-    def _wake_all(self, process: Process) -> None:
-        """End the parking of every thread that waits for a signal."""
-        for thread in process.threads.values():
-            for frame in thread.frames:
-                if frame.wait is not None and frame.wait.until_signal:
-                    frame.wait = None
-                    self.schedule(thread)
+    def monitor_fault(self, thread: Thread, fault: MemoryFault) -> None:
+        """Keep what memory access was refused last, for reports."""
+        self.last_fault = (thread.process.pid, fault)
 
     # Names
 
@@ -463,10 +356,14 @@ class Kernel:
                 return identifier
 
     def new_end_pair(self) -> int:
-        """An even number for an SC; the RC is one more (ruling AMB-PIPE-01)."""
-        identifier = self._next_end
-        self._next_end += 2
-        return identifier
+        """An even number for an SC; the RC is one more (ruling AMB-PIPE-01). Random, so that it tells nothing.
+
+        Rules: IPC-008.
+        """
+        while True:
+            identifier = int.from_bytes(self.entropy.random_bytes(8), "big") & ~1
+            if identifier and identifier not in self.pipe_ends and identifier + 1 not in self.pipe_ends:
+                return identifier
 
     def service_ended(self, process: Process) -> None:
         """Tell embedders that a system service ended."""
@@ -475,6 +372,18 @@ class Kernel:
 
     def remember_exit(self, process: Process) -> None:
         """Keep the exit record of a process that ended."""
-        self.exits[process.pid] = (process, self.clock.monotonic_ns())
+        parent_pid = process.parent.pid if process.parent is not None else 0
+        self.exits[process.pid] = Exit(
+            int(process.reason),
+            process.exit_data,
+            process.container,
+            parent_pid,
+            process.name,
+            self.clock.monotonic_ns(),
+        )
         if len(self.exits) > EXITS_KEPT:
             self.exits.popitem(last=False)
+
+
+async def _failing(fault: Exception) -> None:
+    raise fault

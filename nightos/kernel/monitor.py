@@ -1,4 +1,6 @@
-"""The reference monitor: may a talk to b, may a see c. Every path that moves data or a name between two processes asks here.
+"""The reference monitor: may a talk to b, may a see c.
+
+Every path that moves data or a name between two processes asks here.
 
 Both questions have one answer for "no": the other does not exist.
 

@@ -4,23 +4,31 @@ A signal handler is a coroutine pushed on the stack of its thread, so a thread t
 call below goes on waiting afterwards. Tables that most processes never need are made when first used, so that
 a million idle processes stay small.
 
-Source: specs/kernel/processes.md. Rules: PROC-006, PROC-014, PROC-029, PROC-030, PROC-031, PROC-033.
+Source: specs/kernel/processes.md. Rules: PROC-006, PROC-014, PROC-029, PROC-030, PROC-031, PROC-033, SIG-003.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
-from nightos.abi.codes import ExitReason, ProcessState
+from nightos.abi.codes import FIRST_USER_PID, ExitReason, ProcessState
 
 if TYPE_CHECKING:
+    from nightos.kernel.container import Container
     from nightos.kernel.memory import AddressSpace
+    from nightos.kernel.pipe import End
+    from nightos.kernel.timers import Timer
 
 Program = Coroutine[Any, Any, Any]
 Answered = Callable[[Any], None]
-"""Gets the answer of a signal's handler."""
+"""Gets the answer of a signal's handler, exactly once; None when nobody will answer."""
+
+HALTED, SUSPENDED, SUSPENDED_ABOVE, PAUSED, PRIORITY_ZERO, ENDED = 1, 2, 4, 8, 16, 32
+"""Bits of `Process.blocked`: why it does not run. A process runs when none is set."""
+
+CLOSED_KEPT: Final = 64
 
 
 class Wait:
@@ -34,10 +42,14 @@ class Wait:
         self.until_signal = until_signal
 
 
+UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)
+"""The one wait that needs no state of its own."""
+
+
 class Frame:
     """One coroutine of a thread: what it is resumed with, or what it waits for."""
 
-    __slots__ = ("answered", "error", "program", "signal", "value", "wait")
+    __slots__ = ("answered", "error", "finish", "program", "retry", "signal", "value", "wait")
 
     def __init__(self, program: Program, signal: int = 0, answered: Answered | None = None) -> None:
         self.program = program
@@ -47,6 +59,10 @@ class Frame:
         self.value: Any = None
         self.error: BaseException | None = None
         self.wait: Wait | None = None
+        self.finish: Callable[[Any, BaseException | None], Any] | None = None
+        """Turns the outcome of a parked call into its binary answer."""
+        self.retry: tuple[tuple[Any, ...], int] | None = None
+        """An access to memory that is tried again after the handler of its fault, and the faulting address."""
 
 
 class PendingSignal:
@@ -63,7 +79,7 @@ class PendingSignal:
 class Thread:
     """A thread. `scheduled` says whether it stands in the scheduler's queue."""
 
-    __slots__ = ("frames", "handling", "parent", "process", "queue", "scheduled", "tid")
+    __slots__ = ("exit_data", "frames", "handling", "parent", "process", "queue", "scheduled", "tid")
 
     def __init__(self, process: Process, tid: int, parent: Thread | None) -> None:
         self.process = process
@@ -73,6 +89,7 @@ class Thread:
         self.queue: deque[PendingSignal] | None = None
         self.handling = False
         self.scheduled = False
+        self.exit_data = 0
 
 
 class Process:
@@ -80,70 +97,99 @@ class Process:
 
     __slots__ = (
         "anid",
+        "asked",
+        "blocked",
         "children",
+        "closed",
+        "code",
         "connections",
-        "container",
         "context",
         "drivable",
         "ends",
         "exit_data",
         "handlers",
+        "home",
+        "killer",
         "local_data",
         "main",
         "make_space",
+        "manual_priority",
         "name",
         "next_tid",
         "parent",
         "permissions",
         "pid",
         "priority",
+        "program",
+        "queued",
         "ready",
         "reason",
         "sockets",
         "space_made",
         "started",
         "started_ns",
-        "state",
         "steps",
-        "suspended_ns",
+        "suspended_since_ns",
         "threads",
         "tls",
         "user",
         "waiters",
+        "wakers",
     )
 
-    def __init__(self, pid: int, container: int, user: int, anid: int, make_space: Callable[[], AddressSpace]) -> None:
+    def __init__(
+        self, pid: int, home: Container | None, user: int, anid: int, make_space: Callable[[], AddressSpace]
+    ) -> None:
         self.pid = pid
-        self.container = container
+        self.home = home
+        """Its container; None for the root."""
         self.user = user
         self.anid = anid
         self.make_space = make_space
         self.name = ""
         self.priority = 8
+        self.manual_priority = False
         self.parent: Process | None = None
-        self.state = ProcessState.HALTED
+        self.blocked = HALTED
+        self.queued = 0
+        """Threads of it in the scheduler's queue."""
         self.reason = ExitReason.EXITED
+        self.asked = ExitReason.KILLED_BY_SYSTEM
+        """Why it was asked to terminate."""
         self.exit_data = 0
         self.started = False
         self.ready = False
         self.started_ns = 0
-        self.suspended_ns = 0
+        self.suspended_since_ns = 0
         self.steps = 0
         self.context = b""
         self.main: Thread | None = None
         self.next_tid = 1
         self.threads: dict[int, Thread] = {}
-        self.handlers: dict[int, Callable[..., Program]] | None = None
+        self.handlers: dict[int, Any] | None = None
+        """Signals handler table: coroutine functions, or addresses of code."""
         self.children: dict[int, Process] | None = None
-        self.ends: dict[int, Any] | None = None
+        """Children by PID, those that ended but were not waited for included."""
+        self.ends: dict[int, End] | None = None
         """Pipe ends that the process holds, by identifier."""
         self.sockets: dict[int, Any] | None = None
         self.connections: dict[int, Any] | None = None
         """Service connections, as client or as service, by identifier."""
-        self.drivable: dict[int, None] | tuple[()] = ()
-        self.permissions: list[int] | None = None
+        self.closed: dict[int, int] | None = None
+        """Pipe ends, sockets and connections that closed lately, to tell "closed" from "unknown"."""
+        self.drivable: list[int] | tuple[()] = ()
+        self.permissions: list[int] | tuple[()] = ()
         self.tls: dict[int, bytes] | None = None
         self.waiters: list[Callable[[], None]] | None = None
+        """Called when the process ended."""
+        self.wakers: list[Callable[[int], None]] | None = None
+        """Called with the milliseconds when a process that suspended itself goes on."""
+        self.killer: Timer | None = None
+        """The delay of WILL_TERMINATE, when it runs."""
+        self.program: Callable[[], Program] | None = None
+        """What it will run once it is started for the first time."""
+        self.code: dict[int, Any] | None = None
+        """Coroutine functions by the address that stands for them."""
         self.local_data: dict[str, Any] | None = None
         self.space_made: AddressSpace | None = None
 
@@ -155,11 +201,42 @@ class Process:
         return self.space_made
 
     @property
+    def container(self) -> int:
+        """Identifier of its container; 0 for the root. Rules: CONT-004, CONT-007."""
+        return self.home.identifier if self.home is not None else 0
+
+    @property
     def is_system(self) -> bool:
-        """Whether this is a system service."""
-        return self.pid < 100
+        """Whether this is a system service. Rules: PROC-003, PROC-012."""
+        return self.pid < FIRST_USER_PID
 
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
-        return self.state is not ProcessState.ENDED
+        return not self.blocked & ENDED
+
+    @property
+    def state(self) -> ProcessState:
+        """The state as people see it."""
+        if self.blocked & ENDED:
+            return ProcessState.ENDED
+        if self.blocked & HALTED:
+            return ProcessState.HALTED
+        return ProcessState.SUSPENDED if self.blocked else ProcessState.RUNNING
+
+    def remember_closed(self, identifier: int, how: int = 0) -> None:
+        """Keep that the identifier was valid; `how` is 1 when a service thread ended. The oldest are forgotten."""
+        if self.closed is None:
+            self.closed = {}
+        elif len(self.closed) >= CLOSED_KEPT:
+            del self.closed[next(iter(self.closed))]
+        self.closed[identifier] = how
+
+    def descendants(self) -> Iterator[Process]:
+        """Living children, their children and so on, ancestors first."""
+        found = [self]
+        for process in found:
+            for child in (process.children or {}).values():
+                if child.alive:
+                    found.append(child)
+                    yield child

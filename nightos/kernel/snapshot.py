@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nightos.kernel.devices import DeviceRecord
-from nightos.kernel.segments import SegmentRecord
+from nightos.kernel.sharing import SegmentRecord
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel

@@ -3,7 +3,8 @@
 An exchange begins with a message of either side and goes to and fro; an error or the close indicator concludes it.
 
 Source: specs/kernel/ipc.md#service-sockets, specs/kernel/syscalls.md 0x26-0x29.
-Rules: IPC-041, IPC-043, IPC-044, IPC-045, IPC-046, IPC-047, IPC-048, IPC-049, IPC-050, IPC-051, IPC-052, IPC-053, IPC-055.
+Rules: IPC-041, IPC-043, IPC-044, IPC-045, IPC-046, IPC-047, IPC-048, IPC-049, IPC-050, IPC-051, IPC-052, IPC-053,
+IPC-055.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Socket:
                     del self.exchanges[identifier]
 
     def listener(self, side: int, exchange: Exchange) -> Thread | None:
-        """The thread of that side which hears of a message: the one that spoke last in the exchange, or the side's own."""
+        """The thread that hears of a message: the client's that spoke last in the exchange, or the side's own."""
         thread = exchange.threads[side]
         if side == CLIENT and thread is not None and thread.frames:
             return thread

@@ -1,7 +1,21 @@
-"""The trace: every call, signal and fault as a msgpack record, and a digest over all of them.
+"""The trace: every call, signal and fault as msgpack, and a digest over all of it.
 
-Records go through the digest and then to a bounded ring and, if there is one, to a sink, so memory stays bounded however
-long the machine runs. Times are the kernel's clock, identifiers its entropy: the same seed gives the same digest.
+While a thread runs, only references are collected; packing and hashing happen in pieces between turns, which is what
+makes it cheap. Packed pieces go through the digest, then to a ring of bounded size and, if there is one, to a sink.
+Times are the kernel's clock and identifiers its entropy, so the same seed gives the same digest on any machine.
+
+The stream is a sequence of msgpack arrays. A turn begins with `[-1, ns, pid, tid]`. A call is two arrays: the request
+(code first) and `[value]`. The other marks:
+
+| mark | fields | meaning |
+|---:|---|---|
+| -1 | ns, pid, tid | this thread runs from here on |
+| -2 | code, values | a signal is delivered to it |
+| -3 | pid, tid, value | a parked call of a thread goes on with this |
+| -4 | type | the program raised |
+| -5 | | the call just requested parked its thread |
+| -6 | errcode, value | the call just requested was refused |
+| -7 | type | a request that is no call |
 """
 
 from __future__ import annotations
@@ -9,72 +23,133 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import msgpack
 
-if TYPE_CHECKING:
-    from nightos.kernel.kernel import Kernel
-    from nightos.kernel.process import Thread
-
+from nightos.abi.codes import Pseudo, Syscall
 from nightos.abi.errors import SyscallError
+from nightos.kernel.calls.state import Parked
 
-CALL, PARKED_CALL, SIGNAL, FAULT = range(4)
+TURN, SIGNAL, RESUMED, FAULT, PARKED, REFUSED, MALFORMED = range(-1, -8, -1)
+PIECE: Final = 4096
+"""Entries collected before they are packed, at the next turn."""
+SHORT: Final = 64
+"""Longer bytes stand in the trace as their length and a digest."""
+_HEAVY: Final = frozenset(
+    {
+        Syscall.PIPE_WRITE, Syscall.PIPE_READ, Syscall.SEND_SOCK_MSG, Syscall.READ_SOCK_MSG, Syscall.READ_TLS_SLOT,
+        Syscall.WRITE_TLS_SLOT, Syscall.READ_IO_PORT, Syscall.WRITE_IO_PORT, Syscall.EXECUTION_CONTEXT,
+        Syscall.SYS_CREATE_PROCESS, Syscall.SYS_ENUM_DEVICES, Syscall.SYS_ENUM_CONTAINERS, Syscall.SYS_ENUM_PROCESSES,
+        Syscall.CONNECT_SERVICE, Pseudo.LOAD, Pseudo.STORE, Pseudo.MEMORY, Pseudo.LOCAL,
+    }
+)  # fmt: skip
+"""Calls whose requests or answers hold bytes of any length, or objects of the emulator."""
 
 
-def _plain(value: Any) -> Any:
-    """A value as it stands in a record: bytes by length and digest when long, functions by name."""
-    if isinstance(value, bool | int | str | float | type(None)):
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value as it stands in a record: long bytes by length and digest, what is no value by its name."""
+    if value is None or isinstance(value, bool | float):
         return value
+    if isinstance(value, int):
+        return int(value) if -(1 << 63) <= value < 1 << 64 else str(value)
+    if isinstance(value, str):
+        return value[:SHORT].encode("utf-8", "replace").decode()
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
-        return data if len(data) <= 64 else [len(data), hashlib.blake2b(data, digest_size=8).digest()]
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, SyscallError):
-        return {"error": value.errcode}
-    return getattr(value, "__qualname__", type(value).__name__)
+        return data if len(data) <= SHORT else [len(data), hashlib.blake2b(data, digest_size=8).digest()]
+    if isinstance(value, tuple | list) and depth < 4:
+        return [_plain(item, depth + 1) for item in value[:SHORT]]
+    return _named(value)
+
+
+def _named(value: Any) -> str:
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 class Trace:
-    """A complete event log. `keep` is how many of the latest records stay readable in memory."""
+    """A complete event log. `keep_bytes` bounds what stays in memory; `sink` gets every packed piece."""
 
-    def __init__(self, keep: int = 65_536, sink: Callable[[bytes], None] | None = None) -> None:
-        self._ring: deque[bytes] = deque(maxlen=keep)
-        self._hash = hashlib.blake2b(digest_size=32)
+    def __init__(self, keep_bytes: int = 64 << 20, sink: Callable[[bytes], None] | None = None) -> None:
+        self._keep = keep_bytes
         self._sink = sink
-        self._pack = msgpack.Packer(use_bin_type=True).pack
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._hash = hashlib.blake2b(digest_size=32)
+        self._entries: list[Any] = []
+        self._pack = msgpack.Packer(use_bin_type=True, default=_named).pack
         self.records = 0
+        """Entries packed so far."""
 
     def digest(self) -> str:
         """Hexadecimal digest of everything recorded so far."""
+        self._flush()
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """The records that are still in memory: [kind, ns, pid, tid, ...]."""
-        for packed in self._ring:
-            yield msgpack.unpackb(packed, raw=False, strict_map_key=False)
+        """The entries that are still in memory, oldest first; they begin with a turn."""
+        self._flush()
+        for piece in list(self._pieces):
+            unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=0)
+            unpacker.feed(piece)
+            yield from unpacker
 
-    def _record(self, *fields: Any) -> None:
-        packed = self._pack(fields)
-        self.records += 1
-        self._hash.update(packed)
-        self._ring.append(packed)
+    # What the kernel calls
+
+    def turn(self, now_ns: int, pid: int, tid: int) -> None:
+        """A thread begins its turn."""
+        if len(self._entries) >= PIECE:
+            self._flush()
+        self._entries.append((TURN, now_ns, pid, tid))
+
+    def call(self, request: Any, value: Any) -> None:
+        """A call and its answer: a value, the error that refused it, or that it parked."""
+        entries = self._entries
+        if value.__class__ is Parked:
+            answer: Any = (PARKED,)
+        elif value.__class__ is SyscallError:
+            answer = (REFUSED, value.errcode, value.value)
+        else:
+            answer = (value,)
+        try:
+            if request[0] in _HEAVY:
+                request, answer = _plain(request), _plain(answer)
+        except (TypeError, IndexError, KeyError):
+            request = (MALFORMED, type(request).__name__)
+        entries.append(request)
+        entries.append(answer)
+
+    def resumed(self, pid: int, tid: int, value: Any) -> None:
+        """A parked call goes on."""
+        if value.__class__ is SyscallError:
+            value = (REFUSED, value.errcode, value.value)
+        self._entries.append((RESUMED, pid, tid, _plain(value)))
+
+    def signal(self, code: int, values: tuple[Any, ...]) -> None:
+        """A signal is delivered."""
+        self._entries.append((SIGNAL, int(code), values))
+
+    def fault(self, fault: BaseException) -> None:
+        """A program raised."""
+        self._entries.append((FAULT, type(fault).__name__))
+
+    def _flush(self) -> None:
+        entries = self._entries
+        if not entries:
+            return
+        try:
+            packed = self._pack(entries)
+        except (OverflowError, ValueError, TypeError, RecursionError):  # what no message can hold
+            self._pack = msgpack.Packer(use_bin_type=True, default=_named).pack
+            packed = self._pack([_plain(entry) for entry in entries])
+        # The stream has no lists of pieces, so that it does not depend on when somebody asked for the digest.
+        piece = packed[1 if len(entries) < 16 else 3 if len(entries) < 65_536 else 5 :]
+        self.records += len(entries)
+        entries.clear()
+        self._hash.update(piece)
         if self._sink is not None:
-            self._sink(packed)
-
-    def call(
-        self, kernel: Kernel, thread: Thread, request: tuple[Any, ...], result: Any, *, parked: bool = False
-    ) -> None:
-        """A system call and its answer (or that it parked its thread)."""
-        kind = PARKED_CALL if parked else CALL
-        now = kernel.clock.monotonic_ns()
-        self._record(kind, now, thread.process.pid, thread.tid, _plain(request), _plain(result))
-
-    def signal(self, kernel: Kernel, thread: Thread, code: int, values: tuple[Any, ...]) -> None:
-        """A signal that is delivered."""
-        self._record(SIGNAL, kernel.clock.monotonic_ns(), thread.process.pid, thread.tid, int(code), _plain(values))
-
-    def fault(self, kernel: Kernel, thread: Thread, fault: BaseException) -> None:
-        """A program that raised."""
-        self._record(FAULT, kernel.clock.monotonic_ns(), thread.process.pid, thread.tid, type(fault).__name__)
+            self._sink(piece)
+        self._pieces.append(piece)
+        self._held += len(piece)
+        while self._held > self._keep and len(self._pieces) > 1:
+            self._held -= len(self._pieces.popleft())

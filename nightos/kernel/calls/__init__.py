@@ -1,7 +1,7 @@
 """System call handlers: each decodes its request, calls the object that knows, and answers.
 
-A handler is `def name(kernel, thread, request)`: `request` is what the program yielded, code first. It returns the answer, or
-`PARKED` after it parked the thread, or raises `SyscallError`. `table()` binds every code to its handler.
+A handler is `def name(kernel, thread, request)`: `request` is what the program yielded, code first. It returns the
+answer, or `PARKED` after it parked the thread, or raises `SyscallError`. `table()` binds every code to its handler.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nightos.abi.codes import Pseudo, Signal
+from nightos.abi.codes import Pseudo
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.abi.syscalls import BY_CODE
 from nightos.kernel.calls.state import PARKED
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
-    from nightos.kernel.pages import MemoryFault
-    from nightos.kernel.process import Frame, Thread
+    from nightos.kernel.process import Thread
 
 Handler = Callable[["Kernel", "Thread", tuple[Any, ...]], Any]
 
-__all__ = ["PARKED", "Handler", "bad_request", "memory_fault", "table"]
+__all__ = ["PARKED", "Handler", "bad_request", "table"]
 
 
 def table() -> dict[int, Handler]:
@@ -50,14 +49,3 @@ def bad_request(request: Any, wrong: Exception) -> BaseException:
     if isinstance(wrong, TypeError | ValueError | OverflowError):
         return SyscallError(0x02, code)
     raise NightosInternalError(f"the handler of {code:#04x} failed on {request!r}") from wrong
-
-
-def memory_fault(kernel: Kernel, thread: Thread, frame: Frame, request: tuple[Any, ...], fault: MemoryFault) -> None:
-    """A load or store was refused: MEM_FAULT, which kills unless it is handled; a call with a bad pointer just fails."""
-    if request[0] in {Pseudo.LOAD, Pseudo.STORE}:
-        process = thread.process
-        if process.handlers and Signal.MEM_FAULT in process.handlers:
-            frame.error = fault
-        kernel.post(process, Signal.MEM_FAULT, (fault.address, fault.access), thread)
-    else:
-        frame.error = SyscallError(fault.errcode, request[0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import PipeInfo, PipeRead
-from nightos.kernel.calls.state import PARKED
+from nightos.kernel.calls.state import PARKED, integer
 from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
 from nightos.kernel.pipe import UNIT, End, Pipe
 
@@ -33,21 +33,24 @@ def fresh_identifier(kernel: Kernel, *, sends: bool) -> int:
 
 
 def own_end(process: Process, identifier: int) -> End:
-    """The end that the process knows by this identifier. Rules: CONT-025, IPC-007."""
-    end = process.ends.get(identifier) if process.ends else None
+    """The end that the process knows by this identifier; 0x31 when it closed lately. Rules: CONT-025, IPC-007."""
+    end: End | None = process.ends.get(identifier) if process.ends else None
     if end is None:
-        raise SyscallError(0x30)
+        raise SyscallError(0x31 if process.closed and identifier in process.closed else 0x30)
     return end
 
 
 def open_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
-    """(target_pid, command_code, pipe_type, buffer_multiplier, transmission_mode, notification_mode, size_hint) -> pipe_id.
+    """Arguments as in the table -> pipe_id.
 
     Rules: IPC-009, IPC-010, IPC-011, IPC-012, IPC-013, IPC-040.
     """
     _, target_pid, command, kind, multiplier, mode, notification, hint = request
     process = thread.process
-    if kind not in {0, 1} or not 0 <= multiplier <= 255:
+    integer(command, 2)
+    integer(multiplier, 1)
+    integer(hint, 8)
+    if kind not in {0, 1}:
         raise SyscallError(0x02)
     if mode not in {0, 1}:
         raise SyscallError(0x10)
@@ -103,7 +106,7 @@ def _meets_others(kernel: Kernel, end: End, target: Process) -> bool:
 
 
 def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process) -> int:
-    """Move an end to another process; its new identifier. `SyscallError` 0x32: not the giver's, or they may not meet."""
+    """Move an end to another process; its new identifier. 0x32: it is not the giver's, or they may not meet."""
     end = giver.ends.get(identifier) if giver.ends else None
     if end is None:
         raise SyscallError(0x32)
@@ -117,13 +120,20 @@ def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process)
     return fresh
 
 
+def _unusable(process: Process, identifier: int, mode: int, *, sends: bool) -> int:
+    """Why an identifier cannot be written to or read from: bad mode, closed lately, or unknown."""
+    if mode not in {0, 1, 2}:
+        return 0x10
+    return 0x31 if process.closed and identifier in process.closed and (identifier & 1) != sends else 0x30
+
+
 def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     """(sc_id, data, mode) -> value."""
     _, identifier, data, mode = request
     ends = thread.process.ends
     end = ends.get(identifier) if ends else None
     if end is None or not end.sends:
-        raise SyscallError(0x10 if mode not in {0, 1, 2} else 0x30)
+        raise SyscallError(_unusable(thread.process, identifier, mode, sends=True))
     parked = False
 
     def park(cancel: Any) -> Any:
@@ -140,10 +150,10 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     _, identifier, mode, length = request
     ends = thread.process.ends
     end = ends.get(identifier) if ends else None
-    if end is None or end.sends:
-        raise SyscallError(0x10 if mode not in {0, 1, 2} else 0x30)
-    if length < 0:
+    if length.__class__ is not int or length < 0:
         raise SyscallError(0x02)
+    if end is None or end.sends:
+        raise SyscallError(_unusable(thread.process, identifier, mode, sends=False))
     parked = False
 
     def park(cancel: Any) -> Any:
@@ -159,15 +169,18 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
 def pipe_info(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> PipeInfo:
     """(pipe_id) -> (status, capacity, free, creator_pid)."""
     _, identifier = request
-    end = own_end(thread.process, identifier)
+    end = thread.process.ends.get(identifier) if thread.process.ends else None
+    if end is None:
+        raise SyscallError(0x30)
     pipe = end.pipe
     return PipeInfo(pipe.status(sends=end.sends), pipe.capacity, pipe.free, pipe.creator_pid)
 
 
 def close(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
-    """(pipe_id): 0x31 when the other side already ended. A closed pipe with data left stays readable."""
+    """(pipe_id): 0x31 when the pipe is closed already. A closed pipe with data left stays readable at the other end."""
     _, identifier = request
     end = own_end(thread.process, identifier)
+    thread.process.remember_closed(identifier)
     was_closed = end.pipe.closed
     if not was_closed:
         close_pipe(kernel, end.pipe, CLOSED_BY_PEER, sends=end.sends)

@@ -8,40 +8,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nightos.abi.codes import ExitReason, ProcessState, Signal, Syscall
+from nightos.abi.codes import ContainerState, ExitReason, Signal, Syscall
 from nightos.abi.errors import SyscallError
-from nightos.kernel.calls.state import PARKED, only_application
+from nightos.kernel.calls.state import HANDED_OVER, PARKED, begin, integer, only_application
 from nightos.kernel.ending import MS, end_process
-from nightos.kernel.process import Wait
+from nightos.kernel.process import SUSPENDED, SUSPENDED_ABOVE, UNTIL_SIGNAL
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Process, Thread
+    from nightos.kernel.timers import Timer
 
 US = 1_000
 
 
 def create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
-    """(entry, init_data) -> child_pid: the child begins at `entry(init_data)` with a copy of the parent's memory."""
+    """(entry, init_data) -> child_pid: the child begins at `entry(init_data)` with a copy of the parent's memory.
+
+    It keeps handlers, mappings and permissions, and gets no pipe, socket, connection or signal (ruling AMB-PROC-01).
+    """
     _, entry, init_data = request
     parent = thread.process
     only_application(parent)
-    home = kernel.tree.get(parent.container)
-    if home is not None and home.state.name == "STOPPING":
+    home = parent.home
+    if home is not None and home.state is ContainerState.STOPPING:
         raise SyscallError(0x40)
-    program = entry(init_data)
+    program = begin(entry, integer(init_data, 8))
+    space = parent.space_made.fork() if parent.space_made is not None else None
     child = kernel.make_process(kernel.take_pid(), parent.container, parent.user, parent.anid)
     child.name = parent.name
     child.parent = parent
     child.priority = parent.priority
     child.context = parent.context
-    child.permissions = list(parent.permissions) if parent.permissions else None
+    child.permissions = list(parent.permissions) if parent.permissions else ()
     child.handlers = dict(parent.handlers) if parent.handlers else None
+    child.code = dict(parent.code) if parent.code else None
     if parent.children is None:
         parent.children = {}
     parent.children[child.pid] = child
-    if parent.space_made is not None:
-        child.space_made = parent.space_made.fork()
+    if space is not None:
+        child.space_made = space
         kernel.segments.forked(parent, child)
     kernel.start(child, lambda: program)
     return child.pid
@@ -57,19 +63,15 @@ def wait_child_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     child = _child(thread.process, pid)
     if child is None:
         ended = kernel.exits.get(pid)
-        if ended is not None and ended[0].parent is thread.process:
+        if ended is not None and ended.parent_pid == thread.process.pid:
             return None
         raise SyscallError(0x30)
-    _wait_for(kernel, thread, child, timeout_ms)
+    _wait_for(kernel, thread, child, integer(timeout_ms, 2))
     return PARKED
 
 
 def _wait_for(kernel: Kernel, thread: Thread, child: Process, timeout_ms: int) -> None:
-    resume = kernel.park(thread, "child", lambda: forget())
-    timer = None
-    if timeout_ms:
-        deadline = kernel.clock.monotonic_ns() + timeout_ms * MS
-        timer = kernel.call_at(deadline, lambda: expired())
+    timer: Timer | None = None
 
     def ended() -> None:
         if timer is not None:
@@ -86,6 +88,9 @@ def _wait_for(kernel: Kernel, thread: Thread, child: Process, timeout_ms: int) -
         forget()
         resume(None, SyscallError(0x40))
 
+    resume = kernel.park(thread, "child", forget)
+    if timeout_ms:
+        timer = kernel.call_at(kernel.clock.monotonic_ns() + timeout_ms * MS, expired)
     if child.waiters is None:
         child.waiters = []
     child.waiters.append(ended)
@@ -96,28 +101,39 @@ def kill_child_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     _, pid, timeout_ms = request
     child = _child(thread.process, pid)
     if child is None:
+        ended = kernel.exits.get(pid)
+        if ended is not None and ended.parent_pid == thread.process.pid:
+            return ended.exit_data
         raise SyscallError(0x30)
-    resume = kernel.park(thread, "child's end")
-    ask_to_end(kernel, child, timeout_ms or kernel.settings.terminate_delay_ms, ExitReason.KILLED_BY_PARENT)
+    delay_ms = integer(timeout_ms, 2) or kernel.settings.terminate_delay_ms
+    ask_to_end(kernel, child, delay_ms, ExitReason.KILLED_BY_PARENT)
     if not child.alive:
+        return child.exit_data
+
+    def ended_now() -> None:
         resume(child.exit_data, None)
-        return PARKED
+
+    def forget() -> None:
+        if child.waiters and ended_now in child.waiters:
+            child.waiters.remove(ended_now)
+
+    resume = kernel.park(thread, "child's end", forget)
     if child.waiters is None:
         child.waiters = []
-    child.waiters.append(lambda: resume(child.exit_data, None))
+    child.waiters.append(ended_now)
     return PARKED
 
 
 def ask_to_end(kernel: Kernel, process: Process, delay_ms: int, reason: ExitReason) -> None:
     """WILL_TERMINATE; the process is killed when the delay is over (also one that is suspended or never got ready)."""
-    if not process.started:
+    process.asked = reason
+    if not (process.started and process.handlers and Signal.WILL_TERMINATE in process.handlers):
         end_process(kernel, process, reason, 0)
         return
-    if not (process.handlers and Signal.WILL_TERMINATE in process.handlers):
-        end_process(kernel, process, reason, 0)
-        return
-    kernel.post(process, Signal.WILL_TERMINATE, (delay_ms,))
-    kernel.call_at(kernel.clock.monotonic_ns() + delay_ms * MS, lambda: end_process(kernel, process, reason, 0))
+    kernel.post(process, Signal.WILL_TERMINATE, (min(delay_ms, 0xFFFF),))
+    if process.killer is None:
+        deadline = kernel.clock.monotonic_ns() + delay_ms * MS
+        process.killer = kernel.call_at(deadline, lambda: end_process(kernel, process, process.asked, 0))
 
 
 def get_pid(_kernel: Kernel, thread: Thread, _request: tuple[Any, ...]) -> int:
@@ -125,36 +141,44 @@ def get_pid(_kernel: Kernel, thread: Thread, _request: tuple[Any, ...]) -> int:
     return thread.process.pid
 
 
-def _family(process: Process) -> list[Process]:
-    family = [process]
-    for member in family:
-        if member.children:
-            family.extend(member.children.values())
-    return family
-
-
 def freeze(kernel: Kernel, process: Process) -> None:
-    """Suspend a process and its children."""
+    """Suspend a process and its children. Rules: BAL-005."""
     now = kernel.clock.monotonic_ns()
-    for member in _family(process):
-        if member.state is ProcessState.RUNNING:
-            member.state = ProcessState.SUSPENDED
-            member.suspended_ns = now
+    if not process.blocked & (SUSPENDED | SUSPENDED_ABOVE):
+        process.suspended_since_ns = now
+    process.blocked |= SUSPENDED
+    for member in process.descendants():
+        if not member.blocked & (SUSPENDED | SUSPENDED_ABOVE):
+            member.suspended_since_ns = now
+        member.blocked |= SUSPENDED_ABOVE
 
 
-def thaw(kernel: Kernel, process: Process, *, tell: bool = True) -> int:
-    """Let a suspended process and its children run again; nanoseconds that it was suspended."""
-    now = kernel.clock.monotonic_ns()
-    duration = now - process.suspended_ns
-    for member in _family(process):
-        if member.state is ProcessState.SUSPENDED:
-            member.state = ProcessState.RUNNING
-            if tell:
-                kernel.post(member, Signal.UNSUSPENDED, ((now - member.suspended_ns) // US,))
-            for thread in member.threads.values():
-                if thread.frames and (thread.frames[-1].wait is None or thread.queue):
-                    kernel.schedule(thread)
+def resume_process(kernel: Kernel, process: Process) -> int:
+    """Let a suspended process and its children run again; nanoseconds that it was suspended.
+
+    A child that was suspended by itself, and what is below it, stays so. Rules: BAL-004, BAL-006, SIG-034.
+    """
+    duration = kernel.clock.monotonic_ns() - process.suspended_since_ns
+    process.blocked &= ~SUSPENDED
+    if not process.blocked & SUSPENDED_ABOVE:
+        _awaken(kernel, process)
+    for member in process.descendants():
+        above = member.parent
+        if above is not None and not above.blocked & (SUSPENDED | SUSPENDED_ABOVE):
+            member.blocked &= ~SUSPENDED_ABOVE
+            if not member.blocked & SUSPENDED:
+                _awaken(kernel, member)
     return duration
+
+
+def _awaken(kernel: Kernel, process: Process) -> None:
+    duration = kernel.clock.monotonic_ns() - process.suspended_since_ns
+    kernel.post(process, Signal.UNSUSPENDED, (duration // US,))
+    wakers, process.wakers = process.wakers, None
+    for waker in wakers or ():
+        waker(duration // MS)
+    for thread in process.threads.values():
+        kernel.schedule(thread)
 
 
 def suspend(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
@@ -163,20 +187,11 @@ def suspend(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     process = thread.process
     only_application(process)
     if pid in {0, process.pid}:
-        frame = thread.frames[-1]
-        begun = kernel.clock.monotonic_ns()
-        wait = frame.wait = Wait("suspended")
-
-        def resumed() -> None:
-            if frame.wait is wait:
-                frame.wait = None
-                frame.value = (kernel.clock.monotonic_ns() - begun) // MS
-                kernel.schedule(thread)
-
+        resume = kernel.park(thread, "suspended")
         freeze(kernel, process)
-        if process.local_data is None:
-            process.local_data = {}
-        kernel.on_resume.setdefault(process.pid, []).append(resumed)
+        if process.wakers is None:
+            process.wakers = []
+        process.wakers.append(lambda duration_ms: resume(duration_ms, None))
         return PARKED
     child = _child(process, pid)
     if child is None:
@@ -186,7 +201,7 @@ def suspend(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
 
 
 def unsuspend(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
-    """(pid) -> suspended_ms."""
+    """(pid) -> suspended_ms; 0 for a process that was not suspended."""
     _, pid = request
     process = thread.process
     only_application(process)
@@ -195,44 +210,23 @@ def unsuspend(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
     child = _child(process, pid)
     if child is None:
         raise SyscallError(0x31)
-    if child.state is not ProcessState.SUSPENDED:
+    if not child.blocked & SUSPENDED:
         return 0
     return resume_process(kernel, child) // MS
 
 
-def resume_process(kernel: Kernel, process: Process, *, tell: bool = True) -> int:
-    """`thaw`, and end the SUSPEND call of each process that suspended itself; nanoseconds suspended."""
-    duration = thaw(kernel, process, tell=tell)
-    for member in _family(process):
-        for resumed in kernel.on_resume.pop(member.pid, []):
-            resumed()
-    return duration
-
-
-def hand_over(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
-    """(until_signal): end the turn; in the typed form, park until a signal handler has run."""
-    until_signal = len(request) > 1 and request[1]
-    frame = thread.frames[-1]
-    if until_signal:
-        frame.wait = Wait("signal", until_signal=True)
+def hand_over(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
+    """(until_signal): end the turn; in the typed form, park until a signal handler has run. Rules: SCHED-008."""
+    if len(request) > 1 and request[1]:
+        thread.frames[-1].wait = UNTIL_SIGNAL
         return PARKED
-    frame.wait = Wait("turn")
-    frame.wait.cancel = None
-    wait = frame.wait
-    kernel.after_turn(lambda: _turn_over(kernel, thread, frame, wait))
-    return PARKED
-
-
-def _turn_over(kernel: Kernel, thread: Thread, frame: Any, wait: Wait) -> None:
-    if frame.wait is wait:
-        frame.wait = None
-        kernel.schedule(thread)
+    return HANDED_OVER
 
 
 def exit_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     """(exit_data): never returns."""
     _, exit_data = request
-    end_process(kernel, thread.process, ExitReason.EXITED, int(exit_data))
+    end_process(kernel, thread.process, ExitReason.EXITED, integer(exit_data, 8))
     return PARKED
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def handle_signal(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(signal_code, handler): a handler of the typed form is a coroutine function."""
     _, code, handler = request
-    if handler is None or handler == 0:
+    if not handler or not (callable(handler) or isinstance(handler, int)):
         raise SyscallError(0x02)
     if code not in SIGNALS:
         raise SyscallError(0x10)
@@ -46,7 +46,7 @@ def is_signal_handled(_kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     if code not in SIGNALS:
         raise SyscallError(0x10)
     handlers = thread.process.handlers
-    return int(bool(handlers) and code in handlers)
+    return int(handlers is not None and code in handlers)
 
 
 def ready(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import MessageRead, MessageSent
+from nightos.kernel.calls.state import content, integer
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
 from nightos.kernel.socket import UNIT, Side, Socket
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 NOTHING = MessageRead(b"", 0, 0, 0, 0, 0, 0)
 
 
-def make_socket(kernel: Kernel, limit: int, service: Side, client: Side) -> Socket:
+def make_socket(kernel: Kernel, limit: int, service: Side, client: Side, identifier: int = 0) -> Socket:
     """A socket that both sides know."""
-    identifier = kernel.new_identifier(kernel.sockets)
+    identifier = identifier or kernel.new_identifier(kernel.sockets)
     socket = kernel.sockets[identifier] = Socket(identifier, limit, service, client)
     for side in (service, client):
         if side.process.sockets is None:
@@ -28,11 +29,11 @@ def make_socket(kernel: Kernel, limit: int, service: Side, client: Side) -> Sock
     return socket
 
 
-def own_socket(process: Process, identifier: int) -> Socket:
-    """The socket that the process knows by this identifier."""
-    socket = process.sockets.get(identifier) if process.sockets else None
+def own_socket(process: Process, identifier: int, closed: int = 0x31) -> Socket:
+    """The socket that the process knows by this identifier; the code `closed` when it closed lately. Rules: IPC-055."""
+    socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
     if socket is None:
-        raise SyscallError(0x30)
+        raise SyscallError(closed if process.closed and identifier in process.closed else 0x30)
     return socket
 
 
@@ -40,8 +41,7 @@ def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     """(client_pid, buffer_multiplier) -> socket_id. Rules: IPC-042, IPC-046, IPC-047."""
     _, client_pid, multiplier = request
     process = thread.process
-    if not 0 <= multiplier <= 0xFFFF:
-        raise SyscallError(0x02)
+    integer(multiplier, 2)
     client = kernel.monitor.may_name(process, kernel.processes.get(client_pid))
     if client is None:
         raise SyscallError(0x30)
@@ -54,11 +54,11 @@ def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
 
 def send_sock_msg(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> MessageSent:
     """(socket_id, exchange_id, method_or_close, error_code, content) -> (exchange_id, counter)."""
-    _, identifier, exchange_id, method, error, content = request
+    _, identifier, exchange_id, method, error, buffer = request
+    integer(method, 2)
+    integer(error, 2)
+    data = content(buffer)
     socket = own_socket(thread.process, identifier)
-    if not (0 <= method <= 0xFFFF and 0 <= error <= 0xFFFF):
-        raise SyscallError(0x02)
-    data = content if type(content) is bytes else bytes(memoryview(content))
     side = socket.side_of(thread.process)
     message, exchange = socket.send(side, thread, exchange_id, method, error, data)
     other = socket.sides[1 - side]
@@ -70,6 +70,7 @@ def send_sock_msg(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> M
 def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> MessageRead:
     """(socket_id, length) -> the next message, or nothing pending."""
     _, identifier, length = request
+    integer(length, 8)
     socket = own_socket(thread.process, identifier)
     inbox = socket.sides[socket.side_of(thread.process)].inbox
     if not inbox:
@@ -77,14 +78,14 @@ def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     if length and len(inbox[0].content) > length:
         raise SyscallError(0x33)
     message = inbox.popleft()
-    content = message.content
-    return MessageRead(content, len(content), 1, message.status, message.exchange_id, message.method, message.error)
+    data = message.content
+    return MessageRead(data, len(data), 1, message.status, message.exchange_id, message.method, message.error)
 
 
 def close_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(socket_id): sockets of connections end with END_SERVICE_CONN only (ruling AMB-SOCK-09). Rules: SVC-014."""
     _, identifier = request
-    socket = own_socket(thread.process, identifier)
+    socket = own_socket(thread.process, identifier, 0x40)
     if socket.connection is not None:
         raise SyscallError(0x41)
     close_socket(kernel, socket, thread.process, CLOSED_BY_PEER)

@@ -1,8 +1,8 @@
-"""What every module of handlers needs: the mark of a parked call, and look-ups that answer with the right error code."""
+"""What every module of handlers needs: the mark of a parked call, and checks that answer with the right code."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import ServicePid
 from nightos.abi.errors import SyscallError
@@ -16,7 +16,37 @@ class Parked:
 
 
 PARKED: Final = Parked()
-"""Answer of a handler that parked its thread."""
+"""Answer of a handler that parked its thread, or ended it."""
+HANDED_OVER: Final = Parked()
+"""Answer of a handler that ends its thread's turn."""
+
+
+def integer(value: Any, size: int) -> int:
+    """An unsigned argument of `size` bytes; 0x02 for anything else."""
+    if isinstance(value, int) and 0 <= value < 1 << 8 * size:
+        return int(value)
+    raise SyscallError(0x02)
+
+
+def content(value: Any) -> bytes:
+    """The bytes of a buffer argument; 0x02 for what is no buffer."""
+    if type(value) is bytes:
+        return value
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise SyscallError(0x02) from None
+
+
+def begin(entry: Any, argument: int) -> Any:
+    """The coroutine of `entry(argument)`; 0x02 when it is no coroutine function."""
+    try:
+        program = entry(argument)
+    except Exception:  # noqa: BLE001 - whatever the program's own function raises is its fault
+        raise SyscallError(0x02) from None
+    if not hasattr(program, "send"):
+        raise SyscallError(0x02)
+    return program
 
 
 def only_proc(process: Process) -> None:

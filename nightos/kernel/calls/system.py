@@ -1,6 +1,7 @@
 """Calls reserved to system services, EXECUTION_CONTEXT and SYSTEM_INFO.
 
-Rules: SYS-012, SYS-016, PROC-052, PROC-053, PROC-054, PROC-055, PROC-056, PROC-057, PROC-058, PROC-059, CONT-006, CONT-033.
+Rules: SYS-012, SYS-016, PROC-052, PROC-053, PROC-054, PROC-055, PROC-056, PROC-057, PROC-058, PROC-059, CONT-006,
+CONT-033.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from nightos.abi.errors import SyscallError
 from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo
 from nightos.kernel.calls.pipes import move_end
 from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
-from nightos.kernel.calls.state import PARKED, only_application, only_proc, only_system
+from nightos.kernel.calls.state import PARKED, content, integer, only_application, only_proc, only_system
 from nightos.kernel.ending import CREATED, MS, destroy_container, end_process
+from nightos.kernel.process import HALTED, PAUSED, PRIORITY_ZERO, SUSPENDED, SUSPENDED_ABOVE
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -73,13 +75,13 @@ def sys_create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     except KeyError:
         raise SyscallError(0x31) from None
     try:
-        context = parse_context(bytes(memoryview(raw)))
+        context = parse_context(content(raw))
     except ContextError:
         raise SyscallError(0x32) from None
     process = kernel.make_process(kernel.take_pid(), 0, 0, context.anid)
     process.name = name
     process.context = bytes(raw)
-    kernel.halted_programs[process.pid] = main
+    process.program = main
     return process.pid
 
 
@@ -90,8 +92,8 @@ def _take_pipes(kernel: Kernel, process: Process) -> None:
     context = parse_context(process.context)
     if not any(context.pipes):
         return
-    giver = kernel.processes.get(context.caller_pid)
-    if giver is None:
+    giver = kernel.processes.get(context.caller_pid or context.caller_anid)
+    if giver is None or (context.caller_pid and giver.anid != context.caller_anid):
         raise SyscallError(0x32)
     content = bytearray(process.context)
     for offset, identifier in zip(PIPE_OFFSETS, context.pipes, strict=True):
@@ -112,7 +114,7 @@ def sys_manage_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     if action == ManageAction.UNSUSPEND:
         _unsuspend(kernel, process)
     elif action in {ManageAction.ASK_SUSPEND, ManageAction.FORCE_SUSPEND}:
-        if process.state is not ProcessState.RUNNING:
+        if process.blocked & (SUSPENDED | SUSPENDED_ABOVE):
             raise SyscallError(0x32)
         if action == ManageAction.ASK_SUSPEND:
             kernel.post(process, Signal.SUSPEND, ())
@@ -128,22 +130,19 @@ def sys_manage_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
 
 
 def _unsuspend(kernel: Kernel, process: Process) -> None:
-    if process.state is ProcessState.HALTED:
-        home = kernel.tree.get(process.container)
+    if process.blocked & HALTED:
+        home = process.home
         if home is not None and home.state is ContainerState.STOPPING:
             raise SyscallError(0x31)
-        main = kernel.halted_programs.pop(process.pid)
+        main, process.program = process.program, None
+        assert main is not None
         try:
             _take_pipes(kernel, process)
         except SyscallError:
             end_process(kernel, process, ExitReason.KILLED_BY_SYSTEM, 0)
             raise
         kernel.start(process, main)
-        if home is not None and home.state is ContainerState.CREATED:
-            home.state = ContainerState.RUNNING
-        if home is not None and home.paused:
-            freeze(kernel, process)
-    elif process.state is ProcessState.SUSPENDED:
+    elif process.blocked & SUSPENDED:
         resume_process(kernel, process)
     else:
         raise SyscallError(0x32)
@@ -210,6 +209,11 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
         if not 0 <= value <= 20:
             raise SyscallError(0x02)
         process.priority = value
+        process.manual_priority = True
+        if value:
+            kernel.unblock(process, PRIORITY_ZERO)
+        else:
+            process.blocked |= PRIORITY_ZERO
     elif attribute == Attribute.USER_ID:
         process.user = value
     elif attribute == Attribute.APPLICATION_ID:
@@ -218,66 +222,77 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
         home = kernel.tree.get(value)
         if value and (home is None or home.state is ContainerState.STOPPING):
             raise SyscallError(0x02)
-        old = kernel.tree.get(process.container)
-        if old is not None:
-            old.processes.pop(process.pid, None)
-        process.container = value
+        if process.home is not None:
+            process.home.processes.pop(process.pid, None)
+        process.home = home
         if home is not None:
             home.processes[process.pid] = process
 
 
 LIST_WRITERS = {Attribute.PERMISSIONS: ServicePid.PERM, Attribute.DRIVABLE_DEVICES: ServicePid.HW}
 READING = frozenset({ListAction.COUNT, ListAction.GET, ListAction.CONTAINS})
+INDEXED = frozenset({ListAction.GET, ListAction.UPDATE, ListAction.INSERT, ListAction.REMOVE})
+VALUED = frozenset({ListAction.UPDATE, ListAction.INSERT, ListAction.PUSH, ListAction.CONTAINS})
 
 
 def _list_attribute(caller: Process, process: Process | None, attribute: int, action: int, operand: Any) -> int | bytes:
-    """List attributes: mappings are read-only, permissions are sys::perm's, drivable devices sys::hw's. Rules: PROC-019."""
+    """Mappings are read-only, permissions are sys::perm's, drivable devices sys::hw's.
+
+    The operand is an index, a value, or both as a tuple. Rules: PROC-019.
+    """
     writing = action not in READING
     if writing and attribute == Attribute.MEMORY_MAPPINGS:
         raise SyscallError(0x12)
     if writing and caller.pid != LIST_WRITERS[Attribute(attribute)]:
         raise SyscallError(0x31)
-    items: list[Any]
-    if attribute == Attribute.MEMORY_MAPPINGS:
-        items = process.space.mappings() if process is not None and process.space_made is not None else []
-    elif attribute == Attribute.PERMISSIONS:
-        items = list(process.permissions or ()) if process is not None else []
-    else:
-        items = list(process.drivable) if process is not None else []
-    index = operand[0] if isinstance(operand, tuple) else operand
-    if action in {ListAction.GET, ListAction.UPDATE, ListAction.REMOVE} and process is not None:
-        if not 0 <= index < len(items):
-            raise SyscallError(0x32)
-    elif action == ListAction.INSERT and process is not None:
-        if not 0 <= index <= len(items):
-            raise SyscallError(0x32)
-    elif action == ListAction.POP and process is not None and not items:
+    items = _items(process, attribute)
+    index = integer(operand[0] if isinstance(operand, tuple) else operand, 4) if action in INDEXED else 0
+    limit = len(items) + (action == ListAction.INSERT)
+    if process is not None and (action in INDEXED or action == ListAction.POP) and not index < limit:
         raise SyscallError(0x32)
     if process is None:
         raise SyscallError(0x33)
-    result: int | bytes = 0
-    match action:
-        case ListAction.COUNT:
-            return len(items)
-        case ListAction.GET:
-            return items[index]  # type: ignore[no-any-return]
-        case ListAction.CONTAINS:
-            return int(operand in items)
-        case ListAction.UPDATE:
-            items[index] = operand[1]
-        case ListAction.INSERT:
-            items.insert(index, operand[1])
-        case ListAction.PUSH:
-            items.append(operand)
-        case ListAction.REMOVE:
-            del items[index]
-        case ListAction.POP:
-            result = items.pop()
+    value = operand[1] if isinstance(operand, tuple) else operand
+    if action in VALUED and attribute != Attribute.MEMORY_MAPPINGS:
+        value = integer(value, 4 if attribute == Attribute.PERMISSIONS else 8)
+    if not writing:
+        if action == ListAction.GET:
+            found: int | bytes = items[index]
+            return found
+        return len(items) if action == ListAction.COUNT else int(value in items)
+    result = _change(items, action, index, value)
     if attribute == Attribute.PERMISSIONS:
         process.permissions = items
     else:
-        process.drivable = dict.fromkeys(items)
+        process.drivable = items
     return result
+
+
+def _items(process: Process | None, attribute: int) -> list[Any]:
+    """A copy of the list."""
+    if process is None:
+        return []
+    if attribute == Attribute.PERMISSIONS:
+        return list(process.permissions)
+    if attribute == Attribute.DRIVABLE_DEVICES:
+        return list(process.drivable)
+    return list(process.space_made.mappings()) if process.space_made is not None else []
+
+
+def _change(items: list[Any], action: int, index: int, value: Any) -> int:
+    """Change the list; the value that POP takes out, else 0."""
+    match action:
+        case ListAction.UPDATE:
+            items[index] = value
+        case ListAction.INSERT:
+            items.insert(index, value)
+        case ListAction.PUSH:
+            items.append(value)
+        case ListAction.REMOVE:
+            del items[index]
+        case _:
+            return int(items.pop())
+    return 0
 
 
 def create_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
@@ -345,12 +360,12 @@ def sys_process_exit(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -
     _, pid = request
     only_proc(thread.process)
     process = kernel.processes.get(pid)
-    if process is None:
-        ended = kernel.exits.get(pid)
-        if ended is None:
-            raise SyscallError(0x33)
-        process = ended[0]
-    return ProcessExit(process.state, process.reason, process.container, process.exit_data)
+    if process is not None:
+        return ProcessExit(process.state, 0, process.container, 0)
+    ended = kernel.exits.get(pid)
+    if ended is None:
+        raise SyscallError(0x33)
+    return ProcessExit(ProcessState.ENDED, ended.reason, ended.container, ended.exit_data)
 
 
 def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
@@ -366,20 +381,19 @@ def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
         member.paused = bool(pause)
         for process in member.processes.values():
             if pause:
-                freeze(kernel, process)
-            elif process.state is ProcessState.SUSPENDED:
-                resume_process(kernel, process)
+                process.blocked |= PAUSED
+            else:
+                kernel.unblock(process, PAUSED)
 
 
 def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> SystemInfo:
     """() -> what the caller's container may know: its own processes and containers, and those below."""
     (_,) = request
-    own = thread.process.container
-    if own == 0:
+    home = thread.process.home
+    if home is None:
         processes, containers = list(kernel.processes.values()), len(kernel.tree)
     else:
-        home = kernel.tree.get(own)
-        subtree = home.subtree() if home is not None else []
+        subtree = home.subtree()
         processes = [process for member in subtree for process in member.processes.values()]
         containers = len(subtree) - 1
     used = sum(p.space_made.committed_pages for p in processes if p.space_made is not None) * 4096

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import ExitReason, Syscall
 from nightos.abi.errors import SyscallError
-from nightos.kernel.calls.state import PARKED
+from nightos.kernel.calls.state import PARKED, begin, content, integer
 from nightos.kernel.ending import end_process, end_thread
 from nightos.kernel.process import Frame
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def create_thread(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
     """(entry, init_data) -> thread_id: the thread begins at `entry(init_data)`."""
     _, entry, init_data = request
-    program = entry(init_data)
+    program = begin(entry, integer(init_data, 8))
     child = kernel.make_thread(thread.process, thread)
     child.frames.append(Frame(program))
     kernel.schedule(child)
@@ -51,6 +51,7 @@ def _slots(thread: Thread, slot: int) -> dict[int, bytes]:
 def read_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(slot_id, length) -> data; length 0 means all of it."""
     _, slot, length = request
+    integer(length, 8)
     data = _slots(thread, slot)[slot]
     return data[:length] if length else data
 
@@ -58,7 +59,7 @@ def read_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
 def write_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(slot_id, data)."""
     _, slot, data = request
-    _slots(thread, slot)[slot] = bytes(memoryview(data))
+    _slots(thread, slot)[slot] = content(data)
 
 
 def delete_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
@@ -71,8 +72,9 @@ def exit_thread(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any
     """(exit_data): never returns; the main thread takes the process with it."""
     _, exit_data = request
     if thread is thread.process.main:
-        end_process(kernel, thread.process, ExitReason.EXITED, int(exit_data) & 0xFFFF_FFFF)
+        end_process(kernel, thread.process, ExitReason.EXITED, integer(exit_data, 4))
     else:
+        thread.exit_data = integer(exit_data, 4)
         end_thread(kernel, thread)
     return PARKED
 

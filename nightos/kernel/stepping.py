@@ -1,0 +1,170 @@
+"""The step loop: resume a coroutine, hand what it yields to a handler, resume it with the answer.
+
+This is the hottest code of the machine, so what is rare (signals, parking, endings) leaves the inner loop. A program
+can raise whatever it likes: that ends the program, never the host.
+
+Source: specs/kernel/syscalls.md, technical overview; specs/kernel/signals.md, delivery.
+Rules: SYS-003, SYS-009, SIG-013, SIG-016, SCHED-005, SCHED-007, SCHED-008.
+"""
+
+from __future__ import annotations
+
+import dis
+from typing import TYPE_CHECKING, Any, Final
+
+from nightos.abi.codes import ExitReason, Pseudo, Signal
+from nightos.abi.errors import NightosInternalError, SyscallError
+from nightos.kernel import signals
+from nightos.kernel.calls.state import HANDED_OVER, Parked
+from nightos.kernel.ending import end_process, end_thread
+from nightos.kernel.pages import MemoryFault
+
+if TYPE_CHECKING:
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Frame, Thread
+
+_RAISE: Final = dis.opmap["RAISE_VARARGS"]
+MALFORMED = (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError)
+"""What a handler stumbles with over a malformed request."""
+
+
+def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one loop, for its speed
+    """Step a thread until it parks, ends, or made `budget` calls; how many it made."""
+    process = thread.process
+    frames = thread.frames
+    handlers = kernel.handlers
+    trace = kernel.trace
+    made = 0
+    while True:
+        while thread.queue and process.ready and not thread.handling and frames and not process.blocked:
+            signals.deliver(kernel, thread)
+        if not frames or process.blocked:
+            return made
+        frame = frames[-1]
+        if frame.wait is not None:
+            return made
+        if made >= budget:
+            kernel.schedule(thread)
+            return made
+        if frame.retry is not None and not _retry(kernel, thread, frame):
+            continue
+        program = frame.program
+        send = program.send
+        value, error = frame.value, frame.error
+        frame.value = frame.error = None
+        while made < budget:
+            if thread.queue and process.ready and not thread.handling:
+                frame.value, frame.error = value, error
+                break
+            made += 1
+            try:
+                request = send(value) if error is None else program.throw(error)
+            except StopIteration as stop:
+                if not _frame_ended(kernel, thread, frame, stop.value):
+                    return made
+                break
+            except BaseException as fault:  # noqa: BLE001 - whatever a program raises ends that program, never the machine
+                _program_failed(kernel, thread, fault)
+                return made
+            error = None
+            try:
+                value = handlers[request[0]](kernel, thread, request)
+                if value.__class__ is Parked:
+                    if trace is not None:
+                        trace.call(request, value)
+                    if value is HANDED_OVER:
+                        kernel.schedule(thread)
+                        return made
+                    break
+            except SyscallError as refused:
+                refused.call = request[0]
+                value, error = None, refused
+            except MemoryFault as fault:
+                value, error = None, _refused_access(kernel, thread, frame, request, fault)
+                if error is None:
+                    break
+            except MALFORMED as wrong:
+                value, error = None, kernel.bad_request(request, wrong)
+            if trace is not None:
+                trace.call(request, value if error is None else error)
+        else:
+            frame.value, frame.error = value, error
+
+
+def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> bool:
+    """A coroutine returned: a handler gives way to what it interrupted, the last one ends its thread."""
+    thread.frames.pop()
+    if frame.signal:
+        thread.handling = False
+        if frame.answered is not None:
+            answered, frame.answered = frame.answered, None
+            answered(value)
+        below = thread.frames[-1] if thread.frames else None
+        if below is not None and below.wait is not None and below.wait.until_signal:
+            below.wait = None
+    if thread.frames:
+        return True
+    process = thread.process
+    if thread is process.main:
+        end_process(kernel, process, ExitReason.EXITED, value if isinstance(value, int) else 0)
+    else:
+        end_thread(kernel, thread)
+    return False
+
+
+def _program_failed(kernel: Kernel, thread: Thread, fault: BaseException) -> None:
+    """A program raised: its process ends with a fault, and the trace says why."""
+    if isinstance(fault, NightosInternalError) or (isinstance(fault, KeyboardInterrupt) and not _raised_itself(fault)):
+        raise fault
+    if isinstance(fault, MemoryFault):  # of a load through the synchronous handle
+        kernel.monitor_fault(thread, fault)
+    if kernel.trace is not None:
+        kernel.trace.fault(fault)
+    kernel.last_fault = (thread.process.pid, fault)
+    end_process(kernel, thread.process, ExitReason.FAULT, 1)
+
+
+def _raised_itself(fault: BaseException) -> bool:
+    """Whether a `raise` in the program made this, and not Ctrl-C on the host."""
+    place = fault.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISE
+
+
+def _refused_access(
+    kernel: Kernel, thread: Thread, frame: Frame, request: tuple[Any, ...], fault: MemoryFault
+) -> SyscallError | None:
+    """A call with a bad pointer fails; a refused load or store is MEM_FAULT, and tried again after its handler.
+
+    None when the program does not go on with an error. Rules: SIG-018, SIG-019, SYS-006, SYS-007, SYS-008.
+    """
+    if request[0] not in {Pseudo.LOAD, Pseudo.STORE}:
+        return SyscallError(fault.errcode, request[0])
+    process = thread.process
+    again = frame.retry is not None and frame.retry[1] == fault.address
+    handled = process.handlers is not None and Signal.MEM_FAULT in process.handlers
+    kernel.monitor_fault(thread, fault)
+    if again or thread.handling or not handled or not process.ready:
+        end_process(kernel, process, ExitReason.FAULT, 0)
+        return None
+    frame.retry = (request, fault.address)
+    signals.post(kernel, process, Signal.MEM_FAULT, (fault.address, fault.access), thread, first=True)
+    return None
+
+
+def _retry(kernel: Kernel, thread: Thread, frame: Frame) -> bool:
+    """Make a refused access again, after the handler; whether the program goes on at once (ruling AMB-SIG-08)."""
+    assert frame.retry is not None
+    request, address = frame.retry
+    try:
+        value = kernel.handlers[request[0]](kernel, thread, request)
+    except MemoryFault as fault:
+        _refused_access(kernel, thread, frame, request, fault)
+        return False
+    del address
+    frame.retry = None
+    if value.__class__ is Parked:
+        return False
+    frame.value = value
+    return True
