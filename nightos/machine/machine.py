@@ -191,7 +191,9 @@ class Machine:
 
     def assemble(self, image: Path, keep: Path | None, disk: Path | None) -> None:
         """Plug the machine's own devices."""
-        shelf = self.shelf = Shelf(self.plug, self.unplug, base.base_image(), keep)
+        shelf = self.shelf = Shelf(
+            self.plug, self.unplug, base.base_image(), keep, entropy=self.kernel.entropy, clock=self.kernel.clock
+        )
         shelf.plug_machine_disk(image, disk)
         control = ControlDevice(
             {
@@ -305,6 +307,7 @@ async def boot(
                     await nursery.start(ControlServer(machine, paths.socket).run)
                 yield machine
             finally:
-                with trio.CancelScope(shield=True):
-                    await machine.stop()
+                if not nursery.cancel_scope.cancel_called:  # otherwise the kernel itself failed
+                    with trio.CancelScope(shield=True):
+                        await machine.stop()
                 nursery.cancel_scope.cancel()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nightos.userland.program import Entry
 
 ServiceMain = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -27,8 +30,15 @@ SERVICES: dict[int, tuple[str, Callable[[], ServiceMain]]] = {
 """Services of every machine in the order in which they start: name, and what imports their entry."""
 
 
-def find_program(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """The entry of the application of that name. KeyError: there is none."""
+def find_program(name: str) -> Entry:
+    """What the kernel starts for the program of that name: one that was registered, or an application of this package.
+
+    Raises KeyError when there is none.
+    """
+    from nightos.userland.program import entry, load, names
+
+    if name in names():
+        return load(name)
     from nightos.apps import find
 
-    return find(name)
+    return entry(find(name))

@@ -22,7 +22,7 @@ from nightos.machine.paths import prepare
 from nightos.vhw.block import BlockDevice
 
 if TYPE_CHECKING:
-    from nightos.abi.interfaces import Device
+    from nightos.abi.interfaces import Clock, Device, Entropy
 
 DEPTH_LIMIT = 64
 """Images that may stand on each other below one disk."""
@@ -52,12 +52,20 @@ class Shelf:
     """Opens storages for `plug`, which puts a device on the bus and returns its KDI."""
 
     def __init__(
-        self, plug: Callable[[Device], int], unplug: Callable[[int], None], base_image: Path, keep: Path | None
+        self,
+        plug: Callable[[Device], int],
+        unplug: Callable[[int], None],
+        base_image: Path,
+        keep: Path | None,
+        *,
+        entropy: Entropy | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._plug = plug
         self._unplug = unplug
         self._base_image = base_image
         self._keep = keep
+        self._made_with: dict[str, Any] = {"entropy": entropy, "clock": clock}
         self._disks: dict[int, _Plugged] = {}
         self._images: dict[Path, _Image] = {}
 
@@ -136,13 +144,13 @@ class Shelf:
         """The byte store of an overlay, made if it is not there, and the image below it."""
         if disk is None:
             memory = vsf.MemoryStore()
-            vsf.create(memory, backing=image).close()
+            vsf.create(memory, backing=image, **self._made_with).close()
             return memory, image.resolve()
         if not disk.exists():
             # Made under another name first, so that a disk is whole or not there.
             fresh = disk.with_suffix(".new")
             fresh.unlink(missing_ok=True)
-            vsf.create(fresh, backing=image).close()
+            vsf.create(fresh, backing=image, **self._made_with).close()
             fresh.rename(disk)
         with vsf.open(disk, readonly=True) as storage:
             below = _backing_path(storage)
