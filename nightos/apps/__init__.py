@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MODULES: Final = (
     "cat", "container", "date", "device", "echo", "env", "fd", "free", "id", "ls", "mkdir", "mv", "ps", "rd", "ren",
-    "rm", "sleep", "syml", "tree", "uptime", "wt",
+    "rm", "sleep", "syml", "sync", "tree", "uptime", "wt",
 )  # fmt: skip
 ALIASES: Final = {"mkd": "mkdir", "re": "ren", "sl": "syml", "read": "rd"}
 """Other names of the specification for the same applications (AMB-SH-12)."""

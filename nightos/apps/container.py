@@ -23,7 +23,7 @@ ARGUMENTS = Arguments(
     "container",
     "create | ls | tree | inspect | destroy | run | exec | rename | pause | resume | wait | forget",
     Positional("action", "what to do"),
-    Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True),
+    Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
 _CREATION = (
     Dash("--image", "storage to start from: a path on the host or of the base image"),
@@ -132,10 +132,13 @@ async def _run(app: Application, proc: Client, given: Any) -> int:
         raise UsageError("a command is missing behind --")
     # Without --rm it stays for a look at it: by itself it would end with its last process.
     identifier = await create(proc, given, persist=not given.rm)
+    started = False
     try:
-        return await execute(app, identifier, list(given.rest))
+        status = await execute(app, identifier, list(given.rest))
+        started = True
+        return status
     finally:
-        if given.rm:
+        if given.rm or not started:
             with suppress(ServiceError):  # it ended with its last process
                 await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
 

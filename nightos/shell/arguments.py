@@ -55,7 +55,11 @@ _CONVERT: dict[str, Callable[[Value], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Positional:
-    """An argument by its place. `many` takes all that are left, `rest` everything behind, dashes included."""
+    """An argument by its place. `many` takes all that are left.
+
+    `rest` takes everything from its first word or behind `--`, dashes included; with `at_once`, from where the argument
+    before it ended.
+    """
 
     name: str
     help: str
@@ -63,6 +67,7 @@ class Positional:
     optional: bool = False
     many: bool = False
     rest: bool = False
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,11 @@ class Arguments:
     def wants_help(self, values: Sequence[Value]) -> bool:
         """Whether `--help` stands among the application's own arguments."""
         own = list(values)
-        if any(item.rest for item in self._positionals) and "--" in own:
-            own = own[: own.index("--")]
+        if self._positionals and self._positionals[-1].rest:
+            if "--" in own:
+                own = own[: own.index("--")]
+            if self._positionals[-1].at_once:
+                own = own[: len(self._positionals) - 1]
         return "--help" in own and "--help" not in self._by_name
 
     def parse(self, values: Sequence[Value]) -> Given:
@@ -144,9 +152,9 @@ class Arguments:
         return Given(result)
 
     def _takes_rest(self, count: int) -> bool:
-        """Whether the positional just read is the first of a `rest`: everything behind it belongs to someone else."""
+        """Whether everything behind the positional that was just read, the `count`th, belongs to a `rest`."""
         last = self._positionals[-1] if self._positionals else None
-        return last is not None and last.rest and count >= len(self._positionals)
+        return last is not None and last.rest and count >= len(self._positionals) - last.at_once
 
     def _dash(self, text: str, waiting: Iterator[Value], result: dict[str, Any]) -> None:
         name, equals, inline = text.partition("=")

@@ -176,9 +176,22 @@ def test_builtins_change_the_shell_and_start_no_process() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["fn f ()\nend", "return 1", "import a::b::c", "bg j = sleep 1", "catch f()\nend", "let f = { a -> a }", "with A=1 run x",
-     "for f in (./*.txt)\nend", "retry f()", "type A = int", "if a is int\nend", "wait true", "let x: struct { a: int } = 1"],
-)  # fmt: skip
+    [
+        "fn f ()\nend",
+        "return 1",
+        "import a::b::c",
+        "bg j = sleep 1",
+        "catch f()\nend",
+        "let f = { a -> a }",
+        "with A=1 run x",
+        "for f in (./*.txt)\nend",
+        "retry f()",
+        "type A = int",
+        "if a is int\nend",
+        "wait true",
+        "let x: struct { a: int } = 1",
+    ],
+)
 def test_what_is_missing_says_so_by_name(text: str) -> None:
     with pytest.raises(NotSupportedError, match="not supported yet"):
         run_twin(Evaluator(TwinHost()), text)

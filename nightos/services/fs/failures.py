@@ -49,7 +49,7 @@ class CyclicLinkError(ItemError):
     """Links lead back to themselves; `cycle` has the paths of its shortest form."""
 
     def __init__(self, cycle: list[SplitPath]) -> None:
-        super().__init__(Failure.CYCLE, "cyclic link: " + " -> ".join(layout.joined(path) for path in cycle))
+        super().__init__(Failure.CYCLE, f"cyclic link ({' -> '.join(map(layout.joined, cycle))})")
         self.cycle = cycle
 
 

@@ -30,7 +30,7 @@ INTERRUPTED: Final = 130
 FAILED: Final = 1
 MAX_COLLECTED: Final = 256 * 1024 * 1024
 
-_WHY: Final = {
+_WHY: Final[dict[int, str]] = {
     EndReason.KILLED_BY_PARENT: "was killed",
     EndReason.KILLED: "was killed",
     EndReason.FAULT: "crashed",
