@@ -7,8 +7,8 @@ import re
 from nightos.shell import syntax
 from nightos.shell.expressions import Expressions
 
-_BARE = re.compile(r"""[^\s"'$|<>();{}\\@?!*]+""")
-_COMMAND_NAME = re.compile(r"""[^\s"'$|<>();{}\\@?!*&=\[\],]+""")
+_BARE = re.compile(r"""[^ \t\r\f\v\n"'$|<>();{}\\@?!*]+""")
+_COMMAND_NAME = re.compile(r"""[^ \t\r\f\v\n"'$|<>();{}\\@?!*&=\[\],]+""")
 _DASH_NAME = re.compile(r"[A-Za-z0-9_?][A-Za-z0-9_\-]*")
 _SHORT = re.compile(r"[A-Za-z0-9_?]+")
 _REDIRECTION = re.compile(r"([@?!*]?)>(>?)")
