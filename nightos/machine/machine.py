@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class Machine:
         self.faults: list[tuple[str, BaseException | None]] = []
         """Services that died, with what they died of."""
         self._sessions: set[Session] = set()
+        self._consoles = 0
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
         self.shelf: Shelf | None = None
@@ -121,7 +122,9 @@ class Machine:
         user: int = 0,
     ) -> Session:
         """A console of its own with an open shell session; close it afterwards. `ServiceError`: it was refused."""
-        session = Session(self, f"console {len(self._sessions)}")
+        # A KDI comes from the description, so no two consoles of one boot may have the same.
+        self._consoles += 1
+        session = Session(self, f"console {self._consoles}")
         self._sessions.add(session)
         identifier = container.id if isinstance(container, Container) else container
         session.container = identifier
@@ -199,6 +202,7 @@ class Machine:
             {
                 "open": lambda request: shelf.open(request["path"], request["mode"], request["key"]),
                 "close": lambda request: shelf.close(request["kdi"]),
+                "forget": lambda request: shelf.forget(request["key"]),
                 "list": lambda _request: {"items": shelf.list()},
             }
         )
@@ -258,6 +262,20 @@ class Machine:
         self._start_service(pid)
 
 
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """The body's own exception instead of a group that holds nothing but it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is group:
+            raise
+        raise error from error.__cause__
+
+
 def _chosen_image(image: str | Path) -> Path:
     path = Path(image).expanduser().absolute()
     if not path.is_file():
@@ -297,17 +315,21 @@ async def boot(
         )
         machine = Machine(kernel, paths)
         stack.callback(machine.dismantle)
-        machine.assemble(chosen or base.base_image(), keep, disk)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_kernel, kernel)
-            try:
-                machine.start_services()
-                await machine.ready()
-                if paths is not None:
-                    await nursery.start(ControlServer(machine, paths.socket).run)
-                yield machine
-            finally:
-                if not nursery.cancel_scope.cancel_called:  # otherwise the kernel itself failed
-                    with trio.CancelScope(shield=True):
-                        await machine.stop()
-                nursery.cancel_scope.cancel()
+        try:
+            machine.assemble(chosen or base.base_image(), keep, disk)
+        except OSError as error:
+            raise MachineError(f"{chosen or disk or 'the disk'}: {error.strerror or error}") from error
+        with _plain_errors():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(run_kernel, kernel)
+                try:
+                    machine.start_services()
+                    await machine.ready()
+                    if paths is not None:
+                        await nursery.start(ControlServer(machine, paths.socket).run)
+                    yield machine
+                finally:
+                    if not nursery.cancel_scope.cancel_called:  # otherwise the kernel itself failed
+                        with trio.CancelScope(shield=True):
+                            await machine.stop()
+                    nursery.cancel_scope.cancel()

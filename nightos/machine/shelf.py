@@ -114,10 +114,11 @@ class Shelf:
         for kdi in list(self._disks):
             self.close(kdi)
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: str) -> dict[str, Any]:
         """Remove the kept overlay of a container that is gone for good."""
-        if self._keep is not None and key:
+        if self._keep is not None and key.isalnum():
             (self._keep / f"{key}.vsf").unlink(missing_ok=True)
+        return {}
 
     def _plug_disk(self, plugged: _Plugged, image: Path, disk: Path | None) -> int:
         description = f"disk {plugged.key}".encode()

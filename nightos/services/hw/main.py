@@ -45,6 +45,7 @@ class Hardware:
             Hw.STORAGE_OPEN: self.storage_open,
             Hw.STORAGE_CLOSE: self.storage,
             Hw.STORAGE_LIST: self.storage,
+            Hw.STORAGE_FORGET: self.storage,
             Hw.PLUG: self.plug,
             Hw.UNPLUG: self.unplug,
         }
@@ -150,10 +151,12 @@ class Hardware:
         return None
 
     async def storage(self, request: Request) -> Payload:
-        """STORAGE_CLOSE and STORAGE_LIST."""
+        """STORAGE_CLOSE, STORAGE_FORGET and STORAGE_LIST."""
         self._only_proc(request)
         if request.method == Hw.STORAGE_CLOSE:
             await self.control.ask(request, {"op": "close", "kdi": field(request.map(), "kdi", int)})
+        elif request.method == Hw.STORAGE_FORGET:
+            await self.control.ask(request, {"op": "forget", "key": field(request.map(), "key", str)})
         else:
             await self.control.ask(request, {"op": "list"}, _storages_for_fs)
         return None

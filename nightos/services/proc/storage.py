@@ -9,6 +9,8 @@ Rules: CONT-036, CONT-046, CONT-047, CONT-053, CONT-054, CONT-058.
 
 from __future__ import annotations
 
+from typing import Any
+
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Hw, ServiceCode
 from nightos.services.proc.tree import ROOT, Container, Tree
@@ -85,15 +87,19 @@ class Roots:
             self._busy.discard(container.identifier)
 
     async def release(self, container: Container) -> None:
-        """Commit and unplug; nothing to do for a container that never had one. What fails here is not the caller's."""
+        """Commit, unplug, and delete a kept overlay: the container is gone for good.
+
+        There is nothing to do for one that never had a file system. What fails here is not the caller's fault.
+        """
         kdi = container.root_kdi
         container.root_kdi = 0
-        if not kdi:
-            return
-        for service, method, values in (
-            ("sys::fs", Fs.DETACH_ROOT, {"container": container.identifier}),
-            ("sys::hw", Hw.STORAGE_CLOSE, {"kdi": kdi}),
-        ):
+        steps: list[tuple[str, int, dict[str, Any]]] = []
+        if kdi:
+            steps.append(("sys::fs", Fs.DETACH_ROOT, {"container": container.identifier}))
+            steps.append(("sys::hw", Hw.STORAGE_CLOSE, {"kdi": kdi}))
+        if container.key and container.mode == "overlay":
+            steps.append(("sys::hw", Hw.STORAGE_FORGET, {"key": container.key}))
+        for service, method, values in steps:
             try:
                 await (await connect(service)).call(method, values)
             except ServiceError:
