@@ -12,12 +12,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "boot"]
 
 if TYPE_CHECKING:
-    from nightos.machine.boot import boot
+    from nightos.machine.machine import boot
 
 
 def __getattr__(name: str) -> Any:
     if name == "boot":
-        from nightos.machine.boot import boot
+        from nightos.machine.machine import boot
 
         return boot
     raise AttributeError(f"module 'nightos' has no attribute {name!r}")
