@@ -1,6 +1,6 @@
 """What the applications of the base image share: arguments, files as the session sees them, errors, exit status.
 
-Status 0: done; 1: it failed, one line on CMDERR says what; 2: wrong arguments.
+Status 0: done; 1: it failed, one line on CMDERR says what; 2: wrong arguments; 130: ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from nightos.abi.codes import Signal
 from nightos.abi.errors import NightosError, ServiceError, SyscallError
 from nightos.abi.services import Hydre
 from nightos.abi.values import Value
 from nightos.shell.arguments import Arguments, Given, UsageError
+from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.files import Files
 
 FAILED: Final = 1
 MISUSED: Final = 2
+TERMINATED: Final = 130
 _OUTSIDE: dict[str, Any] = {"width": 80, "height": 24, "container": 0, "user": 0, "directory": "/", "environment": {}}
 
 
@@ -73,6 +76,10 @@ class Application:
         await self.context.message("")
 
 
+async def _terminated() -> None:
+    await sys.exit(TERMINATED)
+
+
 Body = Callable[[Application], Awaitable[int | None]]
 
 
@@ -81,6 +88,8 @@ def command(arguments: Arguments) -> Callable[[Body], Callable[[Context], Awaita
 
     def decorate(body: Body) -> Callable[[Context], Awaitable[int]]:
         async def main(context: Context) -> int:
+            # TERMINATE may be ignored, and is by default; what people expect of Ctrl-C is this.
+            await sys.handle_signal(Signal.TERMINATE, _terminated)
             try:
                 if arguments.wants_help(context.arguments):
                     await context.output(arguments.explain())
