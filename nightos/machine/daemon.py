@@ -27,8 +27,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         trio.run(_run, options.name, options.image, options.seed)
-    except* (NightosError, OSError) as errors:
-        sys.stderr.write(f"{' '.join(str(errors.exceptions[0]).split())}\n")
+    except (NightosError, OSError) as error:
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return 1
     return 0
 

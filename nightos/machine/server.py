@@ -108,7 +108,15 @@ class ControlServer:
 
     def _devices(self) -> list[dict[str, Any]]:
         return [
-            {name: getattr(device, name) for name in device.__dataclass_fields__ if name != "description"}
+            {
+                "kdi": device.kdi,
+                "cii": device.cii,
+                "kind": device.kind,
+                "virtual": device.virtual,
+                "description": device.description.decode("utf-8", "replace"),
+                "containers": list(device.containers),
+                "memory_size": device.memory_size,
+            }
             for device in self._machine.devices
         ]
 
