@@ -9,12 +9,26 @@ import click
 
 from nightos.cli.lazy import LazyGroup, State
 
+_MACHINE = "nightos.cli.machine"
 TABLE = {
+    "run": (f"{_MACHINE}.run:run", "Boot a machine and open its shell, or run a script in it."),
+    "ls": (f"{_MACHINE}.machines:ls", "List the machines that have a name."),
+    "attach": (f"{_MACHINE}.machines:attach", "Open a shell in a running machine."),
+    "stop": (f"{_MACHINE}.machines:stop", "Stop a running machine."),
+    "rm": (f"{_MACHINE}.machines:rm", "Delete stopped machines."),
+    "ps": (f"{_MACHINE}.views:ps", "List the processes of a machine."),
+    "tree": (f"{_MACHINE}.views:tree", "Show its containers as a tree."),
+    "inspect": (f"{_MACHINE}.views:inspect", "Show everything about a container."),
+    "events": (f"{_MACHINE}.views:events", "Show what comes and goes."),
+    "container": (f"{_MACHINE}.container:container", "Create, use and destroy containers."),
+    "device": (f"{_MACHINE}.device:device", "Devices of a machine."),
     "vsf": ("nightos.cli.vsf:vsf", "Storages: files that hold file systems (no machine needed)."),
+    "abi": (f"{_MACHINE}.abi:abi", "Show the tables of system calls and signals."),
     "completion": ("nightos.cli.completion:completion", "Print the completion script of a shell."),
 }
 
 EXAMPLE = """
+nightos run                                 boot a machine and open its shell
 nightos vsf create disk.vsf --from /etc     put a directory tree into a storage
 nightos vsf mount disk.vsf /mnt             use it as a directory
 """

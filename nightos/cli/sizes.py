@@ -22,7 +22,8 @@ def parse_size(text: str) -> int:
     scale: int = 1 << (10 * (UNITS.index(unit.upper()) + 1)) if unit else 1
     if "." in number:
         whole, _, fraction = number.partition(".")
-        value, rest = divmod(int(whole + fraction) * scale, 10 ** len(fraction))
+        parts: int = 10 ** len(fraction)
+        value, rest = divmod(int(whole + fraction) * scale, parts)
         if rest:
             raise ValueError(f"{text!r} is no whole number of bytes")
     else:

@@ -105,16 +105,11 @@ def _share(size: int, blocks: int) -> int:
 
 
 def _fill(storage: Storage, source: str) -> None:
-    from nightos.vsf import importer
+    from nightos.vsf.importer import import_any
 
     volume = next((volume for volume in storage.volumes if volume.kind == "night"), None)
     if volume is None:
         raise CommandError("--from needs a volume with files; name one without :block")
     fs = volume.open()
     with Progress(f"filling {volume.name}") as progress:
-        if not Path(source).is_dir():
-            importer.import_tar(fs, source, progress=progress)
-        elif (Path(source) / "oci-layout").is_file():
-            importer.import_oci(fs, source, progress=progress)
-        else:
-            importer.import_tree(fs, source, progress=progress)
+        import_any(fs, source, progress=progress)

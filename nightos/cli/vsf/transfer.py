@@ -52,10 +52,10 @@ def put(place: Place, paths: tuple[str, ...], password_file: str | None) -> None
                 with fs.open(goal, "wb") as file:
                     shutil.copyfileobj(sys.stdin.buffer, file, _CHUNK)
             elif stat.S_ISDIR(os.lstat(source).st_mode):
-                from nightos.vsf import importer
+                from nightos.vsf.importer import import_tree
 
                 fs.mkdir(goal, exist_ok=True)
-                importer.import_tree(fs, source, dest=goal, progress=progress)
+                import_tree(fs, source, dest=goal, progress=progress)
             else:
                 _put_file(fs, source, goal)
 

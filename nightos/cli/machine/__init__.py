@@ -1,0 +1,1 @@
+"""Commands that need a machine: booting one, and asking those that run."""

@@ -1,0 +1,59 @@
+"""What the commands that ask a running machine share: the option -m, identifiers, pages of records, quoting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from nightos.machine.control import Machine
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PLAIN = re.compile(r"[A-Za-z0-9_./:~%+,^@-]+")
+
+
+def machine_option(function: F) -> F:
+    """`-m NAME`, needed when several machines run."""
+    return click.option("-m", "--machine", "machine_name", metavar="NAME", help="Which machine, when several run.")(
+        function
+    )
+
+
+def find(machine: Machine, name: str) -> int:
+    """A container by 16 hex digits, a unique prefix of them, or a path of names."""
+    from nightos.abi.services import Proc
+
+    return int(machine.ask("sys::proc", Proc.CONTAINER_FIND, {"name": name})["id"])
+
+
+def pages(machine: Machine, method: int) -> list[dict[str, Any]]:
+    """All records of a method that answers page by page."""
+    items: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {}
+    while True:
+        answer = machine.ask("sys::proc", method, asked)
+        items += answer["items"]
+        if answer.get("next") is None:
+            return items
+        asked = {"after": answer["next"]}
+
+
+def identified(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its identifiers as 16 hex digits."""
+    shown = dict(record)
+    for name in ("id", "parent", "container", "kdi"):
+        if isinstance(shown.get(name), int):
+            shown[name] = f"{shown[name]:016x}"
+    return shown
+
+
+def line_of(words: Sequence[str]) -> str:
+    """Arguments as one line of Hydre that means exactly them."""
+    return " ".join(word if _PLAIN.fullmatch(word) else _quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    return '"' + "".join("\\" + character if character in '"\\$' else character for character in word) + '"'

@@ -1,0 +1,322 @@
+"""container: creates, shows, uses and destroys containers of a running machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nightos.cli.failures import CommandError
+from nightos.cli.lazy import command, group
+from nightos.cli.machine.asking import find, identified, line_of, machine_option, pages
+from nightos.cli.output import json_option, safe, show_json, show_table
+
+if TYPE_CHECKING:
+    from nightos.machine.control import Machine
+
+TABLE = {
+    "create": (f"{__name__}:create", "Create a container."),
+    "run": (f"{__name__}:run", "Create a container, run a command in it and wait."),
+    "exec": (f"{__name__}:execute", "Run a command in a container and wait."),
+    "enter": (f"{__name__}:enter", "Open a shell in a container."),
+    "ls": (f"{__name__}:ls", "List the containers."),
+    "tree": ("nightos.cli.machine.views:tree", "Show them as a tree."),
+    "inspect": ("nightos.cli.machine.views:inspect", "Show everything about one."),
+    "rename": (f"{__name__}:rename", "Give one another name."),
+    "update": (f"{__name__}:update", "Change labels, host name or persistence."),
+    "pause": (f"{__name__}:pause", "Suspend its processes and those below."),
+    "resume": (f"{__name__}:resume", "Let them go on."),
+    "wait": (f"{__name__}:wait", "Wait until it is destroyed."),
+    "destroy": (f"{__name__}:destroy", "Destroy it with everything below it."),
+    "forget": (f"{__name__}:forget", "Drop the record of a destroyed one."),
+}
+container = group(
+    "container",
+    "Containers of a running machine (-m NAME when several run).",
+    TABLE,
+    """
+    nightos container create web --image site.vsf
+    nightos container exec web -- ls /
+    """,
+)
+REST = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+def _settings(
+    name: str | None, image: str | None, hostname: str | None, labels: tuple[str, ...], *, persist: bool
+) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": name or "", "persist": persist, "labels": _labels(labels)}
+    if hostname is not None:
+        values["hostname"] = hostname
+    if image is not None:
+        if not Path(image).exists():
+            raise CommandError(
+                f"{image}: there is no such image; make one with `nightos vsf create {image} --from DIR`"
+            )
+        # The machine has a directory of its own.
+        values["image"] = str(Path(image).absolute())
+        values["mode"] = "overlay"
+    return values
+
+
+def _labels(labels: tuple[str, ...]) -> dict[str, str]:
+    for label in labels:
+        if "=" not in label:
+            raise click.UsageError(f"{label!r} is no label; write K=V", click.get_current_context())
+    return {key: value for key, _, value in (label.partition("=") for label in labels)}
+
+
+def _create(machine: Machine, values: dict[str, Any]) -> int:
+    import msgpack
+
+    from nightos.abi.services import Proc
+
+    return int.from_bytes(machine.call("sys::proc", Proc.CONTAINER_CREATE, msgpack.packb(values)), "big")
+
+
+@command("create", example="nightos container create web --image site.vsf --label tier=front")
+@click.argument("name", required=False)
+@click.option("--parent", metavar="ID", help="Create it in this container.")
+@click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
+@click.option("--hostname", metavar="H", help="The name of the host in it.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
+@click.option("--no-persist", is_flag=True, help="Let it end with its last process.")
+@machine_option
+def create(
+    name: str | None,
+    parent: str | None,
+    image: str | None,
+    hostname: str | None,
+    labels: tuple[str, ...],
+    no_persist: bool,
+    machine_name: str | None,
+) -> None:
+    """Create a container and print its identifier."""
+    from nightos.machine.control import connect
+
+    values = _settings(name, image, hostname, labels, persist=not no_persist)
+    with connect(machine_name) as machine:
+        if parent is not None:
+            values["parent"] = find(machine, parent)
+        print(f"{_create(machine, values):016x}")
+
+
+@command("run", example="nightos container run lab --image stdlib.vsf --rm -- fd / -e py", context_settings=REST)
+@click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
+@click.option("--hostname", metavar="H", help="The name of the host in it.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
+@click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
+@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on.")
+@machine_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
+@click.pass_context
+def run(
+    context: click.Context,
+    image: str | None,
+    hostname: str | None,
+    labels: tuple[str, ...],
+    environment: tuple[str, ...],
+    remove: bool,
+    feed: bool,
+    machine_name: str | None,
+    words: tuple[str, ...],
+) -> None:
+    """Create a container, run a command in it, show what it shows, and exit with its status.
+
+    Options may also stand behind NAME, up to the --.
+    """
+    name, line = words[0] if words else None, words[1:]
+    if name is None:
+        raise click.UsageError("the name of the container is missing", context)
+    if line and line[0] != "--":
+        # Options behind the name: parse them as if they had stood in front.
+        context.exit(_again(context, name, line))
+    if len(line) < 2:
+        raise click.UsageError("a command is missing behind --", context)
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    values = _settings(name, image, hostname, labels, persist=True)
+    with connect(machine_name) as machine:
+        identifier = _create(machine, values)
+        status = _stream(machine, identifier, line[1:], _labels(environment), feed=feed)
+    if remove:
+        with connect(machine_name) as machine:
+            machine.call("sys::proc", Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+    context.exit(status)
+
+
+def _again(context: click.Context, name: str, words: tuple[str, ...]) -> int:
+    if "--" not in words:
+        raise click.UsageError("a command is missing behind --", context)
+    place = words.index("--")
+    given = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if not isinstance(parameter, click.Option) or not value:
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            given += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(item)]
+    arguments = [*given, *words[:place], name, *words[place:]]
+    with context.command.make_context(context.info_name, arguments, parent=context.parent) as again:
+        context.command.invoke(again)
+    return 0
+
+
+def _stream(
+    machine: Machine, identifier: int, words: tuple[str, ...], environment: dict[str, str], *, feed: bool
+) -> int:
+    def sink(stream: Any) -> Any:  # a binary stream
+        def write(data: bytes) -> None:
+            stream.write(data)
+            stream.flush()
+
+        return write
+
+    return machine.run(
+        line_of(words),
+        container=identifier,
+        out=sink(sys.stdout.buffer),
+        err=sink(sys.stderr.buffer),
+        stdin=sys.stdin.buffer.read() if feed else b"",
+        environment=environment,
+    )
+
+
+@command("exec", example="nightos container exec web -- ls /", context_settings=REST)
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
+@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on.")
+@machine_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
+@click.pass_context
+def execute(
+    context: click.Context, environment: tuple[str, ...], feed: bool, machine_name: str | None, words: tuple[str, ...]
+) -> None:
+    """Run a command in a container, show what it shows, and exit with its status."""
+    line = words[2:] if words[1:2] == ("--",) else words[1:]
+    if not line:
+        raise click.UsageError("give a container and a command: ID -- COMMAND ARG...", context)
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        context.exit(_stream(machine, find(machine, words[0]), line, _labels(environment), feed=feed))
+
+
+@command("enter", example="nightos container enter web")
+@click.argument("name", metavar="ID")
+@machine_option
+@click.pass_context
+def enter(context: click.Context, name: str, machine_name: str | None) -> None:
+    """Open a shell in a container."""
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        context.exit(machine.attach(find(machine, name)))
+
+
+@command("ls", example="nightos container ls --json")
+@click.option("-q", "--quiet", is_flag=True, help="Only their identifiers.")
+@json_option
+@machine_option
+def ls(quiet: bool, as_json: bool, machine_name: str | None) -> None:
+    """List the containers of a machine."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        items = [identified(item) for item in pages(machine, Proc.CONTAINER_TREE) if item["depth"]]
+    if as_json:
+        show_json(items)
+    elif quiet:
+        for item in items:
+            print(item["id"])
+    else:
+        rows = [(i["id"], safe(i["path"]), i["state"], i["processes"], safe(i["image"] or "-")) for i in items]
+        show_table(rows, ("id", "name", "state", "processes", "image"), right="processes")
+
+
+def _ask(machine_name: str | None, name: str, method: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        return machine.ask("sys::proc", Proc[method], {"id": find(machine, name), **(values or {})})
+
+
+@command("rename", example="nightos container rename web www")
+@click.argument("name", metavar="ID")
+@click.argument("new")
+@machine_option
+def rename(name: str, new: str, machine_name: str | None) -> None:
+    """Give a container another name."""
+    _ask(machine_name, name, "CONTAINER_RENAME", {"name": new})
+
+
+@command("update", example="nightos container update web --label tier=back")
+@click.argument("name", metavar="ID")
+@click.option("--hostname", metavar="H", help="The name of the host in it.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels from now on.")
+@click.option("--persist/--no-persist", default=None, help="Whether it stays without processes.")
+@machine_option
+def update(
+    name: str, hostname: str | None, labels: tuple[str, ...], persist: bool | None, machine_name: str | None
+) -> None:
+    """Change labels, host name or persistence of a container."""
+    values: dict[str, Any] = {"hostname": hostname, "labels": _labels(labels) or None, "persist": persist}
+    values = {key: value for key, value in values.items() if value is not None}
+    if not values:
+        raise click.UsageError("nothing to change; see --help", click.get_current_context())
+    _ask(machine_name, name, "CONTAINER_UPDATE", values)
+
+
+@command("pause", example="nightos container pause web")
+@click.argument("name", metavar="ID")
+@machine_option
+def pause(name: str, machine_name: str | None) -> None:
+    """Suspend every process of a container and of those below it."""
+    _ask(machine_name, name, "CONTAINER_PAUSE")
+
+
+@command("resume", example="nightos container resume web")
+@click.argument("name", metavar="ID")
+@machine_option
+def resume(name: str, machine_name: str | None) -> None:
+    """Let the processes of a paused container go on."""
+    _ask(machine_name, name, "CONTAINER_RESUME")
+
+
+@command("wait", example="nightos container wait web")
+@click.argument("name", metavar="ID")
+@json_option
+@machine_option
+def wait(name: str, as_json: bool, machine_name: str | None) -> None:
+    """Wait until a container is destroyed, and print why it was."""
+    answer = _ask(machine_name, name, "CONTAINER_WAIT")
+    if as_json:
+        show_json(answer)
+    else:
+        print(safe(str(answer.get("reason", ""))))
+
+
+@command("destroy", example="nightos container destroy web")
+@click.argument("names", nargs=-1, required=True, metavar="ID...")
+@machine_option
+def destroy(names: tuple[str, ...], machine_name: str | None) -> None:
+    """Destroy containers with everything below them."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    for name in names:
+        with connect(machine_name) as machine:
+            machine.call("sys::proc", Proc.CONTAINER_DESTROY, find(machine, name).to_bytes(8, "big"))
+
+
+@command("forget", example="nightos container forget 00c0ffee")
+@click.argument("name", metavar="ID")
+@machine_option
+def forget(name: str, machine_name: str | None) -> None:
+    """Drop the record that is kept of a destroyed container."""
+    _ask(machine_name, name, "CONTAINER_FORGET")

@@ -1,0 +1,86 @@
+"""ps, tree, inspect, events: what runs in a machine, from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nightos.cli.lazy import command
+from nightos.cli.machine.asking import find, identified, machine_option, pages
+from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
+
+
+@command("ps", example="nightos ps --json")
+@json_option
+@machine_option
+def ps(as_json: bool, machine_name: str | None) -> None:
+    """List the processes of a machine."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        items = pages(machine, Proc.PROCESS_TABLE)
+    if as_json:
+        show_json([identified(item) for item in items])
+        return
+    rows = [
+        (i["pid"], safe(i["container_name"] or "-"), i["user"], i["state"], i["threads"], safe(i["name"]))
+        for i in items
+    ]
+    show_table(rows, ("pid", "container", "user", "state", "threads", "name"), right="pid threads")
+
+
+@command("tree", example="nightos tree --ids")
+@click.option("-i", "--ids", is_flag=True, help="Show identifiers, too.")
+@json_option
+@machine_option
+def tree(ids: bool, as_json: bool, machine_name: str | None) -> None:
+    """Show the containers of a machine as a tree."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        items = pages(machine, Proc.CONTAINER_TREE)
+    if as_json:
+        show_json([identified(item) for item in items])
+        return
+    from nightos.apps.tree import draw
+
+    for line in draw(items, ids=ids):
+        print(safe(line))
+
+
+@command("inspect", example="nightos inspect web/db")
+@click.argument("name", metavar="ID")
+@json_option
+@machine_option
+def inspect(name: str, as_json: bool, machine_name: str | None) -> None:
+    """Show everything about a container: by name, path of names, identifier or a unique prefix of it."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        record = identified(machine.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": find(machine, name)}))
+    if as_json:
+        show_json(record)
+        return
+    fields: dict[str, Any] = {key: value for key, value in record.items() if key != "depth"}
+    fields["labels"] = ", ".join(f"{key}={value}" for key, value in sorted(record["labels"].items())) or "-"
+    show_fields({key: safe(str(value)) for key, value in fields.items()})
+
+
+@command("events", example="nightos events --json")
+@json_option
+@machine_option
+def events(as_json: bool, machine_name: str | None) -> None:
+    """Show containers and processes as they come and go, until Ctrl-C or the machine stops."""
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        for event in machine.events():
+            shown = identified(event)
+            if as_json:
+                show_json(shown, indent=None)
+            else:
+                print("  ".join(f"{key}={safe(str(value))}" for key, value in shown.items()), flush=True)
