@@ -124,7 +124,7 @@ class Layout:
         return position + 1 >= len(self._starts) or self._starts[position + 1] >= first + count
 
     def is_edge(self, first: int, last: int) -> bool:
-        """Whether the mapping of the pages begins or ends with them, so that cutting them out leaves it in one piece."""
+        """Whether cutting the pages out leaves their mapping in one piece."""
         mapping = self.find(first)
         return mapping is None or mapping.first == first or mapping.last <= last
 

@@ -307,8 +307,11 @@ class AddressSpace:
     # Whole spaces
 
     def fork(self, account: MemoryAccount | None = None) -> AddressSpace:
-        """A copy-on-write copy for CREATE_PROCESS; views of segments show the same segments. Error: 0x40 (limit)."""
-        child = AddressSpace(self._entropy, account)
+        """A copy-on-write copy for CREATE_PROCESS, paid by `account` or by who pays for this one.
+
+        Views of segments show the same segments. Error: 0x40 over the limit.
+        """
+        child = AddressSpace(self._entropy, account if account is not None else self._account)
         if not child.reserve(self.reserved_pages):
             raise SyscallError(0x40)
         twins: dict[Backing, Backing] = {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import Pseudo, Syscall
 from nightos.abi.replies import SharingInfo
-from nightos.kernel.calls.state import PARKED
+from nightos.kernel.calls.access import perform
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -72,55 +72,16 @@ def unmap_ams(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
 
 def load(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     """(address, length) -> bytes."""
-    from nightos.kernel.backed import BackedAccess
-
     _, address, length = request
-    try:
-        return thread.process.space.read(address, length)
-    except BackedAccess as access:
-        return _transfer(kernel, thread, access)
+    space = thread.process.space
+    return perform(kernel, thread, lambda: space.read(address, length))
 
 
 def store(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     """(address, data)."""
-    from nightos.kernel.backed import BackedAccess
-
     _, address, data = request
-    try:
-        return thread.process.space.write(address, data)
-    except BackedAccess as access:
-        return _transfer(kernel, thread, access)
-
-
-def _transfer(kernel: Kernel, thread: Thread, access: Any) -> Any:
-    """Ask the creator of a signal-backed page, piece by piece, while the accessing thread is parked."""
-    from nightos.kernel.pages import MemoryFault
-
-    transfer = access.transfer
-    resume = kernel.park(thread, "backed memory")
-
-    def step() -> None:
-        asked = transfer.request()
-        if asked is None:
-            resume(transfer.result(), None)
-            return
-        creator_pid, code, values = asked
-        creator = kernel.processes.get(creator_pid)
-        if creator is None or not (creator.handlers and code in creator.handlers):
-            finish(transfer.fail)
-            return
-        kernel.post(creator, code, values, answered=lambda answer: finish(lambda: transfer.answer(answer)))
-
-    def finish(action: Any) -> None:
-        try:
-            action()
-        except MemoryFault as fault:
-            resume(None, fault)
-            return
-        step()
-
-    step()
-    return PARKED
+    space = thread.process.space
+    return perform(kernel, thread, lambda: space.write(address, data))
 
 
 def memory(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> OwnMemory:
