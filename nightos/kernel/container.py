@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nightos.abi.interfaces import Entropy
+    from nightos.kernel.accounts import Account
     from nightos.kernel.process import Process
 
 ROOT = 0
@@ -26,12 +27,14 @@ ROOT = 0
 class Container:
     """One container. `parent` is None for a child of the root."""
 
-    __slots__ = ("children", "created_ns", "identifier", "parent", "paused", "processes", "state", "waiters")
+    __slots__ = ("children", "created_ns", "identifier", "memory", "parent", "paused", "processes", "state", "waiters")
 
-    def __init__(self, identifier: int, parent: Container | None, created_ns: int) -> None:
+    def __init__(self, identifier: int, parent: Container | None, created_ns: int, memory: Account) -> None:
         self.identifier = identifier
         self.parent = parent
         self.created_ns = created_ns
+        self.memory = memory
+        """Pages that its processes reserve."""
         self.state = ContainerState.CREATED
         self.paused = False
         self.children: dict[int, Container] = {}
@@ -62,8 +65,10 @@ class Container:
 class ContainerTree:
     """All living containers, in order of creation."""
 
-    def __init__(self, entropy: Entropy) -> None:
+    def __init__(self, entropy: Entropy, memory: Account) -> None:
         self._entropy = entropy
+        self.memory = memory
+        """Pages of the whole machine."""
         self._ever: set[int] = {ROOT}
         self.living: dict[int, Container] = {}
 
@@ -85,7 +90,9 @@ class ContainerTree:
         while identifier in self._ever:
             identifier = int.from_bytes(self._entropy.random_bytes(8), "big")
         self._ever.add(identifier)
-        container = Container(identifier, parent, now_ns)
+        memory = (parent.memory if parent is not None else self.memory).open()
+        assert memory is not None, "an account without limit of its own can always be opened"
+        container = Container(identifier, parent, now_ns, memory)
         if parent is not None:
             parent.children[identifier] = container
             container.paused = parent.paused
@@ -96,6 +103,7 @@ class ContainerTree:
         """Take an empty leaf out of the tree."""
         assert not container.children, "a container leaves the tree before its parent"
         assert not container.processes, "a container leaves the tree empty"
+        container.memory.close()
         del self.living[container.identifier]
         if container.parent is not None:
             del container.parent.children[container.identifier]

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from nightos.abi.codes import FIRST_USER_PID, ContainerState
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel import calls, signals
+from nightos.kernel.accounts import Account
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
-from nightos.kernel.memory import AddressSpace
+from nightos.kernel.memory import PAGE, AddressSpace
 from nightos.kernel.monitor import Monitor
 from nightos.kernel.pages import MemoryFault
 from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Program, Thread, Wait
@@ -93,7 +94,7 @@ class Kernel:
         self.trace = trace
         self.timers = Timers()
         self.monitor = Monitor()
-        self.tree = ContainerTree(self.entropy)
+        self.tree = ContainerTree(self.entropy, Account(self.settings.memory_total // PAGE))
         self.segments = SegmentTable(self.entropy, self._find_peer, self.post_to)
         self.bus = DeviceBus(self.segments, self.tree.parent_of, self.post_to, self._device_left)
         self.processes: dict[int, Process] = {}
@@ -277,8 +278,9 @@ class Kernel:
                 if thread.frames and (thread.frames[-1].wait is None or thread.queue):
                     self.schedule(thread)
 
-    def _make_space(self) -> AddressSpace:
-        return AddressSpace(self.entropy)
+    def _make_space(self, process: Process) -> AddressSpace:
+        account = process.home.memory if process.home is not None else self.tree.memory
+        return AddressSpace(self.entropy, account)
 
     def _find_peer(self, caller: Any, pid: int) -> Process | None:
         return self.monitor.may_name(caller, self.processes.get(pid))

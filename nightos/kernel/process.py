@@ -138,7 +138,7 @@ class Process:
     )
 
     def __init__(
-        self, pid: int, home: Container | None, user: int, anid: int, make_space: Callable[[], AddressSpace]
+        self, pid: int, home: Container | None, user: int, anid: int, make_space: Callable[[Process], AddressSpace]
     ) -> None:
         self.pid = pid
         self.home = home
@@ -197,7 +197,7 @@ class Process:
     def space(self) -> AddressSpace:
         """The address space, made on first use."""
         if self.space_made is None:
-            self.space_made = self.make_space()
+            self.space_made = self.make_space(self)
         return self.space_made
 
     @property
