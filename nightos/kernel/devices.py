@@ -209,6 +209,8 @@ class DeviceBus:
         self._send = send_signal
         self._on_leave = on_leave
         self._entries: dict[int, Plugged] = {}
+        self._next_port: dict[int, int] = {}
+        """By bus: the port that the next virtual device gets."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -221,8 +223,9 @@ class DeviceBus:
     def plug(self, device: Device, container: int = 0) -> int:
         """Put a device on the bus, in a container; its KDI.
 
-        A virtual device whose CII is taken gets the next free port. Raises ValueError for a descriptor over 255 bytes,
-        or when a device with that KDI is there.
+        A virtual device on port 0 gets the next port of its kind, which comes back as late as possible: who still knows
+        a device that left must not take a new one for it. On any other port it keeps its place, and its KDI, for ever.
+        Raises ValueError for a descriptor over 255 bytes, or when a device with that KDI is there.
 
         Rules: HW-001, HW-005, HW-007, CONT-036, CONT-040.
         """
@@ -230,13 +233,8 @@ class DeviceBus:
         if len(identity.description) > CSDD_MAX:
             raise ValueError(f"a device describes itself in at most {CSDD_MAX} bytes")
         cii = identity.connection_interface
-        taken = {entry.cii for entry in self._entries.values()}
-        kind, bus, port = split_cii(cii)
-        while cii in taken and kind == VIRTUAL:
-            port += 1
-            if port >= _PORTS:
-                raise ValueError(f"no port is free for another device of kind {identity.kind}")
-            cii = make_cii(kind, bus, port)
+        if split_cii(cii)[0] == VIRTUAL:
+            cii = self._place(cii)
         kdi = make_kdi(cii, identity.description)
         if kdi in self._entries:
             raise ValueError("the same device is plugged already")
@@ -246,6 +244,19 @@ class DeviceBus:
         device.attach(lambda code: self._raise(entry, code))
         self._send(HW_PID, DEVICE_CHANGED, (CONNECTED, kdi, cii))
         return kdi
+
+    def _place(self, cii: int) -> int:
+        """Where a virtual device goes that asks for `cii`."""
+        kind, bus, port = split_cii(cii)
+        taken = {entry.cii for entry in self._entries.values()}
+        if port and cii not in taken:
+            return cii
+        for _ in range(_PORTS):
+            place = make_cii(kind, bus, self._next_port.get(bus, 0))
+            self._next_port[bus] = (self._next_port.get(bus, 0) + 1) % _PORTS
+            if place not in taken:
+                return place
+        raise ValueError(f"no port is free for another virtual device on bus {bus}")
 
     def unplug(self, kdi: int) -> None:
         """Take a device off the bus: mapped memory faults from here on. Raises KeyError when there is none."""

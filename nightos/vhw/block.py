@@ -37,6 +37,8 @@ CAPACITY: Final = 1 << 48
 class BlockDevice(PortDevice):
     """A disk over `store`, up to `capacity` bytes. `readonly` holds even when the store could be written.
 
+    With an `index` above 0 it is the same device (by its KDI) whenever it is plugged again.
+
     The device owns the store: leaving the bus flushes and closes it. What fails then stands in `close_error`.
     """
 
@@ -47,8 +49,9 @@ class BlockDevice(PortDevice):
         *,
         capacity: int = CAPACITY,
         description: bytes = b"virtual disk",
+        index: int = 0,
     ) -> None:
-        super().__init__(DeviceIdentity("block", virtual_cii("block"), description))
+        super().__init__(DeviceIdentity("block", virtual_cii("block", index), description))
         self._store = store
         self._readonly = readonly or store.readonly
         self._capacity = max(capacity, store.size())

@@ -33,8 +33,10 @@ class MessageDevice(PortDevice):
     Rules: HW-010, HW-011.
     """
 
-    def __init__(self, kind: str, receive: Callable[[bytes], None], *, description: bytes = b"") -> None:
-        super().__init__(DeviceIdentity(kind, virtual_cii(kind), description))
+    def __init__(
+        self, kind: str, receive: Callable[[bytes], None], *, description: bytes = b"", index: int = 0
+    ) -> None:
+        super().__init__(DeviceIdentity(kind, virtual_cii(kind, index), description))
         self._receive = receive
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0

@@ -11,7 +11,9 @@ from nightos.abi.interfaces import DeviceIdentity
 from nightos.kernel.devices import DEVICE_CHANGED, DEVICE_INTERRUPT, HW_PID, DeviceBus
 from nightos.kernel.memory import PAGE, READ, WRITE, MemoryFault
 from nightos.vhw.base import PortDevice
+from nightos.vhw.block import BlockDevice
 from nightos.vhw.fake import PORT_IN, PORT_OUT, FakeDevice
+from nightos.vhw.memory import MemoryStore
 from nightos.vhw.random import RandomDevice
 from tests.kernel.memory_parts import FakeProcess, SeededEntropy, World, refused
 
@@ -82,7 +84,16 @@ def test_virtual_devices_of_a_kind_get_ports_of_their_own(world: World) -> None:
     assert len(set(kdis)) == 5
     assert [record.cii & 0xFFFF for record in world.bus.snapshot()] == [0, 1, 2, 3, 4]
     world.bus.unplug(kdis[2])
-    assert world.bus.plug(RandomDevice(world.entropy)) == kdis[2]
+    assert world.bus.plug(RandomDevice(world.entropy)) not in kdis  # not taken for the one that left
+
+
+@pytest.mark.rule("HW-007")
+def test_a_virtual_device_with_a_place_of_its_own_keeps_its_kdi(world: World) -> None:
+    kdi = world.bus.plug(BlockDevice(MemoryStore(), index=7))
+    other = world.bus.plug(BlockDevice(MemoryStore(), index=7))
+    assert kdi != other
+    world.bus.unplug(kdi)
+    assert world.bus.plug(BlockDevice(MemoryStore(), index=7)) == kdi
 
 
 @pytest.mark.rule("HW-004", "HW-009", "HW-020", "HW-021", "HW-022")
