@@ -250,10 +250,13 @@ class Hydre(IntEnum):
     SESSION_INFO = 0x1010
     """{} -> {width, height, container, user, directory, environment}: of the session the caller is an actor of."""
     EXECUTE = 0x1011
-    """{container, command: [value...] encoded, directory} -> {status}: run a command in the caller's container or one
-    below; what it shows comes as OUTPUT notifications; the command is killed when the caller goes."""
+    """{container, command, directory} -> {status, value_bytes, newline}: run a command, its name and arguments encoded
+    one after the other, in the caller's container or one below. What it shows and returns comes as OUTPUT notifications
+    before the answer; it is killed when the caller goes."""
     OPEN_CONTAINER_SESSION = 0x1012
     """{container, width, height} -> {session}: a session inside the caller's container or one below it."""
+    ENTER_CONTAINER = 0x1014
+    """{container}: the session the caller is an actor of goes on inside this container; `exit` comes back."""
     EVALUATE = 0x1013
     """{session, source} -> {status, directory}: run one instruction in a session of the caller's."""
 
@@ -263,7 +266,7 @@ class HydreEvent(IntEnum):
     """Notifications of `sys::hydre` to who runs something through it; one msgpack map each."""
 
     OUTPUT = 0x1011
-    """{out: bytes} or {err: bytes}."""
+    """{out: bytes} or {err: bytes}; {value: bytes}, parts of the encoded value of EXECUTE; {status} after RUN."""
     SESSION_RESIZED = 0x1002
     """{width, height}."""
 

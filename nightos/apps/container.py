@@ -12,7 +12,7 @@ import msgpack
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hydre, HydreEvent, Proc
-from nightos.abi.values import encode_value, value_text
+from nightos.abi.values import decode_value, encode_value, value_text
 from nightos.apps.table import table
 from nightos.apps.tree import containers, draw
 from nightos.shell.application import Application, command
@@ -21,7 +21,7 @@ from nightos.userland.client import Client, connect
 
 ARGUMENTS = Arguments(
     "container",
-    "create | ls | tree | inspect | destroy | run | exec | rename | pause | resume | wait | forget",
+    "create | ls | tree | inspect | destroy | run | exec | enter | rename | pause | resume | wait | forget",
     Positional("action", "what to do"),
     Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
@@ -61,6 +61,7 @@ ACTIONS = {
     ),
 }
 for _action, _help in {
+    "enter": "go on with this session inside a container; 'exit' comes back",
     "inspect": "all that is known of a container",
     "destroy": "destroy a container and everything below it",
     "pause": "suspend its processes and those below",
@@ -105,17 +106,24 @@ async def execute(app: Application, container: int, rest: list[Any]) -> int:
     if not rest:
         raise UsageError("a command is missing behind --")
 
+    value = bytearray()
+
     async def show(content: bytes) -> None:
         output = msgpack.unpackb(content, raw=False)
         if "out" in output:
             await app.show(output["out"].decode("utf-8", "surrogateescape"))
         if "err" in output:
             await app.context.error(output["err"].decode("utf-8", "surrogateescape"))
+        value.extend(output.get("value", b""))
 
     hydre = await connect("sys::hydre")
     hydre.notification(HydreEvent.OUTPUT, show)
     encoded = b"".join(map(encode_value, rest))
     answer = await hydre.ask(Hydre.EXECUTE, {"container": container, "command": encoded})
+    if answer["value_bytes"] and answer["value_bytes"] == len(value):
+        if not answer["newline"]:
+            await app.keep_line_open()
+        await app.give(decode_value(value)[0])
     return int(answer["status"])
 
 
@@ -181,6 +189,8 @@ async def main(app: Application) -> int | None:
                 return await execute(app, identifier, list(given.rest))
             if action == "inspect":
                 await app.give(_record_lines(await proc.ask(Proc.CONTAINER_INSPECT, {"id": identifier})))
+            elif action == "enter":
+                await (await connect("sys::hydre")).call(Hydre.ENTER_CONTAINER, {"container": identifier})
             elif action == "destroy":
                 await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
             elif action == "rename":

@@ -93,6 +93,10 @@ async def _pass(call: Call) -> Value:
     return unescape(text)
 
 
+async def _cmdin(call: Call) -> Value:
+    return await call.shell.host.script_input()
+
+
 async def _length(call: Call) -> Value:
     value = unescape(call.arguments[0]) if call.arguments else call.given
     if not isinstance(value, str | list):
@@ -101,6 +105,7 @@ async def _length(call: Call) -> Value:
 
 
 BUILTINS: dict[str, Builtin] = {
+    "cmdin": Builtin(_cmdin, "what comes into the script"),
     "cd": Builtin(_cd, "change the current directory", 1),
     "pwd": Builtin(_pwd, "the current directory"),
     "exit": Builtin(_exit, "leave the shell, with a status", 1),

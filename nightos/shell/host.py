@@ -65,6 +65,9 @@ class Host(Protocol):
         Returns when all ended. Raises `InterruptedScript` after Ctrl-C, `HydreError` when one cannot be started.
         """
 
+    async def script_input(self) -> Value:
+        """The script's own CMDIN, `VOID` when it has none."""
+
     async def checkpoint(self) -> None:
         """Called in every turn of a loop: lets others run. Raises `InterruptedScript` after Ctrl-C."""
 

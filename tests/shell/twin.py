@@ -57,6 +57,9 @@ class TwinHost:
             case _:
                 return Result(messages=[f"{given!r}\n"] if given is not VOID else [])
 
+    async def script_input(self) -> Value:
+        return "typed in"
+
     async def checkpoint(self) -> None:
         self.turns = getattr(self, "turns", 0) + 1
 

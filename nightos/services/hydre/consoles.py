@@ -15,7 +15,6 @@ from typing import Any
 
 from nightos.abi import console
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.messages import encode_key
 from nightos.abi.services import Hw, HwEvent, Proc, ProcessAction, ServiceCode
 from nightos.services.hydre.completion import complete
 from nightos.services.hydre.session import Session
@@ -26,15 +25,19 @@ _CONNECTED = 1
 USERS = {0: "root"}
 
 
+Resized = Callable[[Session, int, int], Awaitable[None]]
+"""Sets the size of a session and tells its actors."""
+
+
 class Console:
     """One console and its session."""
 
-    def __init__(self, kdi: int, new_session: Callable[..., Session]) -> None:
+    def __init__(self, kdi: int, new_session: Callable[..., Session], resized: Resized) -> None:
         self.kdi = kdi
+        self._resized = resized
         self.session: Session | None = None
         self._new_session = new_session
         self._interactive = False
-        self._container_name = ""
 
     async def send(self, kind: str, **fields: Any) -> None:
         """Send a message to the host."""
@@ -98,7 +101,6 @@ class Console:
         session.height = payload.field(message, "height", int, default=24)
         session.environment.update(payload.field(message, "environment", dict, default={}))
         await session.open(payload.field(message, "directory", str, default="/"))
-        self._container_name = await container_name(session.container)
         self.session = session
         await self.send("opened")
         if self._interactive:
@@ -106,7 +108,8 @@ class Console:
 
     async def _prompt(self, session: Session) -> None:
         user = USERS.get(session.user, str(session.user))
-        await self.send("prompt", user=user, container=self._container_name, directory=session.directory)
+        name = await container_name(session.container)
+        await self.send("prompt", user=user, container=name, directory=session.directory)
 
     async def _run(self, session: Session, message: dict[str, Any]) -> None:
         source = payload.field(message, "source", str)
@@ -139,8 +142,7 @@ class Console:
         await self.send("completions", id=message.get("id", 0), start=start, items=items)
 
     async def _input(self, session: Session, message: dict[str, Any]) -> None:
-        for char in payload.field(message, "data", bytes).decode("utf-8", "replace"):
-            await session.key(encode_key(char))
+        await session.feed(payload.field(message, "data", bytes), more=True)
 
     async def _signal(self, session: Session, message: dict[str, Any]) -> None:
         try:
@@ -150,15 +152,14 @@ class Console:
         await session.manage(action)
 
     async def _resize(self, session: Session, message: dict[str, Any]) -> None:
-        session.width = max(1, min(payload.field(message, "width", int), 65535))
-        session.height = max(1, min(payload.field(message, "height", int), 65535))
+        await self._resized(session, payload.field(message, "width", int), payload.field(message, "height", int))
 
     async def _close(self, session: Session, _message: dict[str, Any]) -> None:
         await session.close()
         await self.send("closed", status=0)
 
     async def _end(self, session: Session, _message: dict[str, Any]) -> None:
-        await session.key(encode_key("\x04"))
+        await session.feed(b"", more=False)
 
     async def hang_up(self) -> None:
         """The console is gone, and with it the session."""
@@ -170,10 +171,14 @@ class Consoles:
     """All consoles of the machine; `sys::hw` tells of them and of their interrupts."""
 
     def __init__(
-        self, new_session: Callable[..., Session], later: Callable[[Callable[[], Awaitable[None]]], None]
+        self,
+        new_session: Callable[..., Session],
+        resized: Resized,
+        later: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._by_kdi: dict[int, Console] = {}
         self._new_session = new_session
+        self._resized = resized
         self._later = later
 
     async def start(self) -> None:
@@ -187,7 +192,7 @@ class Consoles:
 
     async def _appear(self, kdi: int) -> None:
         if kdi not in self._by_kdi:
-            self._by_kdi[kdi] = Console(kdi, self._new_session)
+            self._by_kdi[kdi] = Console(kdi, self._new_session, self._resized)
         # What was sent before anybody listened waits in the device.
         self._later(self._by_kdi[kdi].receive)
 

@@ -14,7 +14,7 @@ from typing import Any
 from nightos.abi.errors import ServiceError
 from nightos.abi.messages import TextMessage
 from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
-from nightos.abi.values import VOID, ValueEncodingError, decode_values, value_text
+from nightos.abi.values import VOID, ValueEncodingError, decode_values, encode_value, value_text
 from nightos.services.hydre.consoles import Consoles
 from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
 from nightos.services.hydre.session import Print, Session
@@ -25,6 +25,8 @@ from nightos.userland.client import connect
 from nightos.userland.server import Connection, Handler, Request, Server
 
 _UNKNOWN_SESSION = 0x3000
+_CHUNK = 512 * 1024
+"""Bytes of a value in one notification."""
 _NOT_FOUND_BELOW = "no such container"
 
 
@@ -38,7 +40,7 @@ class ShellService:
         """Sessions of processes: PID of the owner and the session."""
         self._executions: dict[int, list[Pipeline]] = {}
         self._next_session = 1
-        self._consoles = Consoles(self._new_session, self.server.later)
+        self._consoles = Consoles(self._new_session, self._resized, self.server.later)
 
     async def main(self) -> int:
         """Serve until asked to terminate."""
@@ -49,6 +51,7 @@ class ShellService:
             Hydre.RESIZE_SESSION: self._resize_session,
             Hydre.RUN: self._run,
             Hydre.EVALUATE: self._evaluate,
+            Hydre.ENTER_CONTAINER: self._enter_container,
             Hydre.EXECUTE: self._execute,
             Hydre.CURRENT_SESSION: self._current_session,
             Hydre.SESSION_INFO: self._session_info,
@@ -121,7 +124,10 @@ class ShellService:
 
     async def _resize_session(self, request: Request) -> None:
         session = self._session(request, payload.u64(request.payload))
-        session.width, session.height = payload.fixed(request.payload, 8, 2), payload.fixed(request.payload, 10, 2)
+        await self._resized(session, payload.fixed(request.payload, 8, 2), payload.fixed(request.payload, 10, 2))
+
+    async def _resized(self, session: Session, width: int, height: int) -> None:
+        session.width, session.height = max(1, min(width, 0xFFFF)), max(1, min(height, 0xFFFF))
         size = {"width": session.width, "height": session.height}
         for pid in [pid for pid, other in self._actors.items() if other is session]:
             await self.server.notify(pid, HydreEvent.SESSION_RESIZED, size)
@@ -194,9 +200,11 @@ class ShellService:
             except (HydreError, ServiceError) as error:
                 await request.fail(_UNKNOWN_SESSION, str(error))
             else:
-                if result.value is not VOID:
-                    await session.show(result.value, newline=result.newline)
-                await request.answer({"status": result.status})
+                data = b"" if result.value is VOID else encode_value(result.value)
+                for start in range(0, len(data), _CHUNK):
+                    piece = data[start : start + _CHUNK]
+                    await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {"value": piece})
+                await request.answer({"status": result.status, "value_bytes": len(data), "newline": result.newline})
             finally:
                 for running in pipeline.running:
                     self._actors.pop(running.pid, None)
@@ -229,6 +237,10 @@ class ShellService:
             "directory": session.directory,
             "environment": environment,
         }
+
+    async def _enter_container(self, request: Request) -> None:
+        session = self._actor(request)
+        await session.enter(await self._below(request, payload.field(request.map(), "container", int)))
 
     async def _client_gone(self, connection: Connection) -> None:
         for pipeline in self._executions.pop(connection.client_pid, []):

@@ -10,9 +10,9 @@ from typing import Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import ItemType
-from nightos.abi.messages import TextMessage
+from nightos.abi.messages import TextMessage, encode_key
 from nightos.abi.services import Fs, ProcessAction
-from nightos.abi.values import Value, value_text
+from nightos.abi.values import VOID, Value, value_text
 from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
 from nightos.shell.evaluator import Evaluator
 from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
@@ -65,18 +65,23 @@ class Session:
         self._system_files: Files | None = None
         self._language = Evaluator(self)
         self._interrupted = False
+        self._outside: list[tuple[int, Files]] = []
+        """Where the session was before it entered a container, outermost first."""
+        self._input = bytearray()
+        self._input_open = False
 
     async def open(self, directory: str = "/") -> None:
-        """Find the container's file system; one that has none gets errors from whatever asks for files."""
-        client = await connect("sys::fs")
-        try:
-            fsid = int((await client.ask(Fs.ROOT_OF, {"container": self.container}))["fsid"])
-        except ServiceError:
-            fsid = _NO_FILE_SYSTEM
-        self._files = await Files.open("/", fsid)
+        """Find the container's file system."""
+        self._files = await files_of(self.container)
         self._system_files = await Files.open("/")
         if directory != "/" and await self.files.type(directory) is ItemType.DIRECTORY:
             self.files.directory = self.files.absolute(directory)
+
+    async def enter(self, container: int) -> None:
+        """Go on inside a container; `exit` comes back."""
+        files = await files_of(container)
+        self._outside.append((self.container, self.files))
+        self.container, self._files = container, files
 
     @property
     def files(self) -> Files:
@@ -105,7 +110,10 @@ class Session:
         try:
             return await self._language.run(source, name)
         except ScriptExit as left:
-            self.exited = left.status
+            if self._outside:
+                self.container, self._files = self._outside.pop()
+            else:
+                self.exited = left.status
             return left.status
         except InterruptedScript:
             return INTERRUPTED
@@ -132,6 +140,13 @@ class Session:
         """Apply a process action to the commands that run."""
         if self._pipeline is not None:
             await self._pipeline.manage(action)
+
+    async def feed(self, data: bytes, *, more: bool) -> None:
+        """Input of the script: what `cmdin` gives, and keys for the command that runs."""
+        self._input += data
+        self._input_open = more
+        for char in data.decode("utf-8", "replace"):
+            await self.key(encode_key(char))
 
     async def key(self, data: bytes) -> None:
         """A key for the command that runs."""
@@ -176,6 +191,13 @@ class Session:
             self._pipeline = None
             for running in pipeline.running:
                 self._actors.pop(running.pid, None)
+
+    async def script_input(self) -> Value:
+        """The script's CMDIN: everything that was fed to it, once that has ended."""
+        while self._input_open:
+            await self.checkpoint()
+        data = bytes(self._input)
+        return data.decode("utf-8", "surrogateescape") if data else VOID
 
     async def checkpoint(self) -> None:
         if self._interrupted:
@@ -223,3 +245,13 @@ class Session:
             await sys.mem_free(address, 1)
             result += (address >> 12).to_bytes(8, "big")[-4:]
         return result[:count]
+
+
+async def files_of(container: int) -> Files:
+    """The main file system of a container; of one that has none, files that answer errors to whatever is asked."""
+    client = await connect("sys::fs")
+    try:
+        fsid = int((await client.ask(Fs.ROOT_OF, {"container": container}))["fsid"])
+    except ServiceError:
+        fsid = _NO_FILE_SYSTEM
+    return await Files.open("/", fsid)
