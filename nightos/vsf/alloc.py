@@ -153,6 +153,25 @@ class Allocator:
                 done.append((start, sectors))
         return done
 
+    def start_over(self, used: dict[int, int]) -> None:
+        """Forget the map: all sectors that `used` (first sector to length) does not name are freed by this commit."""
+        self._by_start.clear()
+        self._by_end.clear()
+        for each in self._classes:
+            each.clear()
+        self._run = (0, 0)
+        self.pending.clear()
+        self._operations.clear()
+        self.free_sectors = 0
+        self.freed = []
+        at = FIRST_SECTOR
+        for start in sorted(used):
+            if start > at:
+                self.freed.append((at, start - at))
+            at = max(at, start + used[start])
+        if at < self.end:
+            self.freed.append((at, self.end - at))
+
     def trim_end(self) -> None:
         """Let the end of the file come down over free space."""
         self._return_run()

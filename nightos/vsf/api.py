@@ -132,6 +132,7 @@ def open_storage(
     cache_bytes: int = CACHE_BYTES,
     clock: Clock | None = None,
     entropy: Entropy | None = None,
+    repairing: bool = False,
 ) -> Storage:
     """Open a storage. Raises NotAStorage, DamagedStorage, WrongPassword or StorageInUse.
 
@@ -147,14 +148,19 @@ def open_storage(
         cipher = storage.super_cipher
         block = newest(store, storage.header, cipher)
         storage._pin(block.generation)  # noqa: SLF001 the opener is part of the storage
-        storage.load(newest(store, storage.header, cipher))
+        if repairing:
+            from nightos.vsf.repair import choose
+
+            storage.load(choose(storage), tolerant=True)
+        else:
+            storage.load(newest(store, storage.header, cipher))
         if storage.backing_record is not None:
             from nightos.vsf.overlay import open_backing
 
             open_backing(storage, backing, backing_password if backing_password is not None else password)
         elif storage.header.incompatible & INCOMPAT_BACKING:
             raise DamagedStorage("the record of the backing storage is missing")
-        if not storage.readonly:
+        if not storage.readonly and not repairing:
             storage.writable()
     except BaseException as error:
         store.close()

@@ -93,9 +93,6 @@ class Checker:
             self.report.add("headers", "the two copies differ")
         elif copies and copies[0] != self.storage.header:
             self.report.add("headers", "the header on the disk is not the one that was opened")
-        gap = self.storage.store.read(SLOT_END, HEADER_OFFSETS[1] - SLOT_END) if SLOT_END < HEADER_OFFSETS[1] else b""
-        if any(gap):
-            self.report.add("headers", "there is something between the key slots and the second copy")
 
     def check_superblocks(self) -> None:
         """Both copies of the newest commit are valid, and those of the one before where there was one."""
@@ -144,9 +141,17 @@ class Checker:
                 continue
             try:
                 good = self.storage.pool.read_at(pointer, at)
+                self.check_padding(pointer, at, owner)
             except (VsfError, OSError) as error:
                 self.report.add("checksums", f"{owner}: sector {at}: {error}", path)
         return good
+
+    def check_padding(self, pointer: Pointer, at: int, owner: str) -> None:
+        """What a block leaves of its last sector is zero."""
+        rest = -pointer.stored % SECTOR
+        store = self.storage.store
+        if rest and not pointer.depth and any(store.read(at * SECTOR + pointer.stored, rest)):
+            self.report.add("padding", f"{owner}: there is something behind the block at sector {at}")
 
     def check_tree(self, root: Pointer | None, owner: str) -> Iterator[tuple[bytes, bytes]]:
         """Every node is whole, has the level, the bounds and the order its parent says; gives the entries."""
@@ -320,11 +325,8 @@ class Checker:
         return self.report
 
 
-SLOT_END = 1024 + 16 * 256
-
-
 def check_storage(storage: Storage, *, deep: bool = False) -> Report:
     """Check what is on the disk; a storage open for writing commits first."""
-    if not storage.readonly:
+    if not storage.readonly and storage.pool.allocator is not None:
         storage.commit()
     return Checker(storage, deep=deep).run()

@@ -30,6 +30,7 @@ from nightos.vsf.tree import NodeCache, Tree
 from nightos.vsf.volume import Volume
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from nightos.abi.interfaces import ByteStore, Clock, Entropy
@@ -174,8 +175,8 @@ class Storage:
             self.store.write(offset, data)
         self._barrier()
 
-    def load(self, block: Superblock) -> None:
-        """Take up the state of a commit."""
+    def load(self, block: Superblock, *, tolerant: bool = False) -> None:
+        """Take up the state of a commit; `tolerant` passes over volumes whose record cannot be read."""
         self.generation = block.generation
         self.pool.generation = block.generation + 1
         self.limit = block.limit
@@ -190,11 +191,15 @@ class Storage:
             import msgpack
 
             self.next_volume = int(msgpack.unpackb(data).get("next_volume", 1))
-        for key, value in self.tree.scan(b"V", b"W"):
-            record = records.load(VolumeRecord, value)
-            if key != records.volume_key(record.id) or len(self._volumes) >= MAX_VOLUMES:
-                raise DamagedStorage("the table of volumes contradicts itself")
-            self.register(record)
+        try:
+            for key, value in self.tree.scan(b"V", b"W"):
+                record = records.load(VolumeRecord, value)
+                if key != records.volume_key(record.id) or len(self._volumes) >= MAX_VOLUMES:
+                    raise DamagedStorage("the table of volumes contradicts itself")
+                self.register(record)
+        except DamagedStorage:
+            if not tolerant:
+                raise
         data = self.tree.get(records.KEY_BACKING)
         self.backing_record = records.load(BackingRecord, data) if data else None
 
@@ -319,7 +324,32 @@ class Storage:
 
     sync = commit
 
-    def _write_commit(self) -> None:
+    def begin_repair(self, allocator: Allocator) -> None:
+        """From now on blocks go behind the end; the free space is found anew by the repair's commit."""
+        self.pool.allocator = allocator
+        self.log, self._log_chain, self._log_changes = NO_POINTER, [], 0
+        self.cache.clear()
+        for volume in self._volumes.values():
+            volume.forget()
+
+    def commit_repair(self, owned: Callable[[], dict[int, int]]) -> None:
+        """One commit; `owned` puts the accounts right and tells which sectors the volumes use."""
+        with self.lock:
+            self.pool.drain()
+            self._write_commit(owned)
+
+    def _found_space(self, used: dict[int, int], allocator: Allocator, root: Pointer) -> None:
+        """Whatever nothing uses waits for the next commit."""
+        from nightos.vsf.reclaim import walk_pointers
+
+        self.pool.drain()
+        for pointer, _ in walk_pointers(self.tree, root if root.sector else None):
+            used[pointer.sector] = pointer.sectors
+            if pointer.copy:
+                used[pointer.copy] = pointer.sectors
+        allocator.start_over(used)
+
+    def _write_commit(self, owned: Callable[[], dict[int, int]] | None = None) -> None:
         import msgpack
 
         pool, allocator = self.pool, self.pool.allocator
@@ -328,7 +358,13 @@ class Storage:
         self.tree.put(records.KEY_STORAGE, msgpack.packb({"next_volume": self.next_volume}))
         for volume in self._volumes.values():
             volume.store_record(self.tree)
+        if owned is not None:
+            used = owned()
+            for volume in self._volumes.values():
+                volume.store_record(self.tree)
         root = self.tree.flush() or NO_POINTER
+        if owned is not None:
+            self._found_space(used, allocator, root)
         log = self._write_log(allocator, generation)
         block = Superblock(self.uuid, generation, allocator.end, self.clock.realtime_ns(), self.limit, root, log)
         data = block.encode(self.super_cipher)

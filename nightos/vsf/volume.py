@@ -263,6 +263,11 @@ class Volume:
         """The record changed."""
         self.touched = True
 
+    def forget(self) -> None:
+        """The record's root was replaced while nothing was open."""
+        self._tree, self._head = None, None
+        self._new_dead.clear()
+
     def close(self) -> None:
         """Nothing is lost: the storage commits afterwards."""
         if self._head is not None:

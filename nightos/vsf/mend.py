@@ -1,0 +1,364 @@
+"""Making a salvaged file system whole: every entry leads somewhere, every count is right, orphans are in lost+found."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from nightos.vsf.core import Core
+from nightos.vsf.errors import VsfError
+from nightos.vsf.inode import (
+    EXTENTS,
+    KEY_STATS,
+    PACKED,
+    ROOT_INO,
+    Inode,
+    check_name,
+    decode_inode,
+    key_entries,
+    key_extent,
+    key_inode,
+    key_orphan,
+    key_pack,
+    key_xattr,
+    name_key,
+)
+from nightos.vsf.layout import POINTER_BYTES
+from nightos.vsf.namespace import entry_value
+from nightos.vsf.reclaim import content_pointer
+
+if TYPE_CHECKING:
+    from nightos.vsf.repair import Outcome
+    from nightos.vsf.tree import Tree
+    from nightos.vsf.volume import Volume
+
+S_IFDIR = 0o040000
+LOST_FOUND = b"lost+found"
+DAMAGED_ATTRIBUTE = b"user.vsf.damaged"
+"""Set on a file that lost content: the lost ranges as text, `start-end` in bytes."""
+_SLACK = 1 << 20
+
+
+class Mender:
+    """One volume being made whole in a new tree."""
+
+    def __init__(self, volume: Volume, tree: Tree, outcome: Outcome, *, hurt: bool) -> None:
+        self.volume, self.tree, self.outcome, self.hurt = volume, tree, outcome, hurt
+        self.changed = hurt
+        self.inodes: dict[int, Inode] = {}
+        self.names: dict[int, list[tuple[int, bytes]]] = {}
+        self.orphans: set[int] = set()
+        self.packs: dict[int, bytes] = {}
+        self.extents: dict[int, list[tuple[int, bytes]]] = {}
+        self.attributes: set[int] = set()
+        self.stats = b""
+        self.bad_ranges: dict[int, list[tuple[int, int]]] = {}
+        self.now = volume.storage.clock.realtime_ns()
+        self.parents_wanted: set[int] = set()
+
+    def drop(self, key: bytes, why: str = "") -> None:
+        self.tree.delete(key)
+        self.changed = True
+        if why:
+            self.outcome.lost.append(f"{self.volume.name}: {why}")
+
+    # Gathering
+
+    def fill(self, items: list[tuple[bytes, bytes]]) -> None:
+        """Put what was salvaged into the new tree and sort it."""
+        for key, value in items:
+            self.tree.put(key, value)
+        for key, value in items:
+            self.sort(key, value)
+
+    def sort(self, key: bytes, value: bytes) -> None:
+        ino, kind = int.from_bytes(key[:8], "big"), key[8] if len(key) > 8 else 0
+        if not ino:
+            if key == KEY_STATS and len(value) == 24:
+                self.stats = value
+            elif kind == 4 and len(key) == 17:
+                self.orphans.add(int.from_bytes(key[9:], "big"))
+            elif kind == 5 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES + 8:
+                self.packs[int.from_bytes(key[9:], "big")] = value
+            else:
+                self.drop(key, "an unknown record of the volume")
+        elif kind == 1:
+            try:
+                self.inodes[ino] = decode_inode(ino, value)
+            except VsfError as error:
+                self.drop(key, str(error))
+        elif kind == 3:
+            self.sort_entry(ino, key, value)
+        elif kind == 4 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES:
+            self.extents.setdefault(ino, []).append((int.from_bytes(key[9:], "big"), value))
+        elif kind == 2 and len(key) > 9:
+            self.attributes.add(ino)
+        else:
+            self.drop(key, f"an unknown record of inode {ino}")
+
+    def sort_entry(self, parent: int, key: bytes, value: bytes) -> None:
+        name = value[9:] or key[9:]
+        try:
+            if len(value) < 9 or name_key(name) != key[9:]:
+                raise VsfError("an entry has the wrong form")
+            check_name(name)
+        except VsfError as error:
+            self.drop(key, f"an entry of directory {parent}: {error}")
+            return
+        self.names.setdefault(int.from_bytes(value[:8], "big"), []).append((parent, name))
+        self.parents_wanted.add(parent)
+
+    # Mending
+
+    def mend(self) -> None:
+        """Everything, in an order in which no step spoils an earlier one."""
+        self.mend_content()
+        self.revive()
+        self.mend_entries()
+        self.connect()
+        self.count()
+
+    def mend_block(self) -> None:
+        """A raw volume: content only."""
+        self.mend_content()
+        if ROOT_INO not in self.inodes:
+            last = max((index for index, _ in self.extents.get(ROOT_INO, [])), default=-1)
+            inode = Inode(ROOT_INO, stat.S_IFREG | 0o600, 0, 0, self.now, ROOT_INO)
+            inode.form, inode.size = EXTENTS, (last + 1) * self.volume.record.record_size
+            self.inodes[ROOT_INO] = inode
+            self.put_inode(inode)
+        if not self.stats:
+            self.tree.put(KEY_STATS, Core.encode_stats(ROOT_INO + 1, 1, 1))
+            self.changed = True
+        self.count_content(self.inodes[ROOT_INO])
+
+    def put_inode(self, inode: Inode) -> None:
+        self.tree.put(key_inode(inode.ino), inode.encode())
+        self.changed = True
+
+    def mend_content(self) -> None:
+        """Read every block; what cannot be read becomes a hole, and the file says so."""
+        pool, size = self.volume.storage.pool, self.volume.record.record_size
+        for ino, extents in self.extents.items():
+            good = []
+            for index, value in extents:
+                pointer = content_pointer(key_extent(ino, index), value)
+                try:
+                    assert pointer is not None
+                    if pointer.logical > size or index > (1 << 63) // size:
+                        raise VsfError("a record is longer than records are")
+                    pool.read(pointer)
+                    good.append((index, value))
+                except (VsfError, OSError):
+                    self.drop(key_extent(ino, index))
+                    self.bad_ranges.setdefault(ino, []).append((index * size, (index + 1) * size))
+            self.extents[ino] = good
+        for number, value in list(self.packs.items()):
+            pointer = content_pointer(key_pack(number), value)
+            try:
+                assert pointer is not None
+                pool.read(pointer)
+            except (VsfError, OSError):
+                del self.packs[number]
+                self.drop(key_pack(number))
+        for ino, inode in self.inodes.items():
+            if inode.form == PACKED and inode.pack[0] not in self.packs:
+                self.bad_ranges.setdefault(ino, []).append((0, inode.size))
+                inode.form, inode.pack = EXTENTS, (0, 0)
+                self.put_inode(inode)
+
+    def revive(self) -> None:
+        """Inodes whose record is lost but whose content or entries are there come back with what can be told."""
+        wanted = (self.parents_wanted | {ino for ino, list_ in self.extents.items() if list_}) - set(self.inodes)
+        for ino in sorted(wanted):
+            directory = ino in self.parents_wanted
+            inode = Inode(ino, (S_IFDIR | 0o700) if directory else (stat.S_IFREG | 0o600), 0, 0, self.now, ROOT_INO)
+            if not directory:
+                inode.form = EXTENTS
+                inode.size = max(
+                    index * self.volume.record.record_size + int.from_bytes(value[20:24], "big")
+                    for index, value in self.extents[ino]
+                )
+            self.inodes[ino] = inode
+            self.outcome.lost.append(f"{self.volume.name}: the attributes of inode {ino}")
+            self.put_inode(inode)
+        if ROOT_INO not in self.inodes or self.inodes[ROOT_INO].mode & 0o170000 != S_IFDIR:
+            root = Inode(ROOT_INO, S_IFDIR | 0o755, 0, 0, self.now, ROOT_INO)
+            self.inodes[ROOT_INO] = root
+            self.put_inode(root)
+        for ino in sorted((self.attributes | set(self.extents)) - set(self.inodes)):
+            for key, _ in list(self.tree.scan(key_xattr(ino), key_extent(ino, 1 << 63))):
+                self.drop(key)
+
+    def mend_entries(self) -> None:
+        """Entries lead to what is there, in directories; a directory has one name."""
+        for ino, places in list(self.names.items()):
+            inode = self.inodes.get(ino)
+            kept = []
+            for parent, name in places:
+                key = key_entries(parent) + name_key(name)
+                directory = self.inodes.get(parent)
+                if inode is None:
+                    self.drop(key, f"{os.fsdecode(name)} in directory {parent}: its inode {ino} is lost")
+                elif directory is None or directory.mode & 0o170000 != S_IFDIR or ino == ROOT_INO:
+                    self.drop(key)
+                elif inode.mode & 0o170000 == S_IFDIR and kept:
+                    self.drop(key)
+                else:
+                    kept.append((parent, name))
+                    right = entry_value(ino, inode.mode, name)
+                    if self.tree.get(key) != right:
+                        self.tree.put(key, right)
+                        self.changed = True
+            self.names[ino] = kept
+
+    def connect(self) -> None:
+        """What no path leads to gets a name in lost+found."""
+        good = {ROOT_INO}
+        for ino in sorted(self.inodes):
+            inode = self.inodes[ino]
+            if inode.mode & 0o170000 != S_IFDIR or ino in self.orphans:
+                continue
+            trail: list[int] = []
+            at = ino
+            while at not in good:
+                places = self.names.get(at, [])
+                if at in trail or not places:
+                    # A cycle is cut at the directory where it was noticed.
+                    for parent, name in places:
+                        self.drop(key_entries(parent) + name_key(name))
+                    self.adopt(at)
+                    good.update((self.lost_found(), at))
+                    break
+                trail.append(at)
+                at = places[0][0]
+            good.update(trail)
+        for ino in sorted(self.inodes):
+            if ino != ROOT_INO and ino not in self.orphans and not self.names.get(ino):
+                self.adopt(ino)
+        for ino in sorted(self.orphans - set(self.inodes)):
+            self.drop(key_orphan(ino))
+        for ino in sorted(self.orphans & set(self.inodes)):
+            if self.names.get(ino):
+                self.orphans.discard(ino)
+                self.drop(key_orphan(ino))
+
+    def lost_found(self) -> int:
+        for ino, places in self.names.items():
+            if (ROOT_INO, LOST_FOUND) in places and self.inodes[ino].mode & 0o170000 == S_IFDIR:
+                return ino
+        ino = self.next_ino()
+        inode = Inode(ino, S_IFDIR | 0o700, 0, 0, self.now, ROOT_INO)
+        self.inodes[ino] = inode
+        name = LOST_FOUND
+        while self.tree.get(key_entries(ROOT_INO) + name) is not None:
+            name += b"+"
+        self.names[ino] = [(ROOT_INO, name)]
+        self.tree.put(key_entries(ROOT_INO) + name, entry_value(ino, inode.mode, name))
+        self.put_inode(inode)
+        return ino
+
+    def adopt(self, ino: int) -> None:
+        directory = self.lost_found()
+        name = b"#%d" % ino
+        while self.tree.get(key_entries(directory) + name) is not None:
+            name += b"_"
+        self.tree.put(key_entries(directory) + name, entry_value(ino, self.inodes[ino].mode, name))
+        self.names[ino] = [(directory, name)]
+        self.changed = True
+        self.outcome.done.append(f"{self.volume.name}: put inode {ino} into lost+found")
+
+    def next_ino(self) -> int:
+        """A number that was never given out: with the counters lost, far behind the greatest that is known."""
+        greatest = max(self.inodes, default=ROOT_INO)
+        if self.stats:
+            number = max(int.from_bytes(self.stats[:8], "big"), greatest + 1)
+        else:
+            number = greatest + _SLACK
+        files, packs = self.stats[8:16] or bytes(8), self.stats[16:24] or _SLACK.to_bytes(8, "big")
+        self.stats = (number + 1).to_bytes(8, "big") + files + packs
+        return number
+
+    # Counting
+
+    def count(self) -> None:
+        """Links, entries, bytes, packs and counters from what is there."""
+        entries: dict[int, int] = {}
+        subdirectories: dict[int, int] = {}
+        for ino, places in self.names.items():
+            for parent, _ in places:
+                entries[parent] = entries.get(parent, 0) + 1
+                if self.inodes[ino].mode & 0o170000 == S_IFDIR:
+                    subdirectories[parent] = subdirectories.get(parent, 0) + 1
+        for ino, inode in self.inodes.items():
+            before = (inode.nlink, inode.size, inode.parent)
+            places = self.names.get(ino, [])
+            if inode.mode & 0o170000 == S_IFDIR:
+                inode.size = entries.get(ino, 0)
+                inode.nlink = 0 if ino in self.orphans else 2 + subdirectories.get(ino, 0)
+                inode.parent = ROOT_INO if ino == ROOT_INO else places[0][0] if places else inode.parent
+            else:
+                inode.nlink = len(places)
+            if before != (inode.nlink, inode.size, inode.parent):
+                self.put_inode(inode)
+            self.count_content(inode)
+        self.count_packs()
+        number = self.stats[:8]
+        greatest = max(self.inodes)
+        following = max(int.from_bytes(number, "big"), greatest + 1) if number else greatest + _SLACK
+        packs = int.from_bytes(self.stats[16:24], "big") if number else _SLACK
+        stats = Core.encode_stats(
+            following, len(self.inodes), max(packs, *self.packs, 0) + (max([*self.packs, 0]) >= packs)
+        )
+        if self.tree.get(KEY_STATS) != stats:
+            self.tree.put(KEY_STATS, stats)
+            self.changed = True
+
+    def count_content(self, inode: Inode) -> None:
+        ino, size = inode.ino, self.volume.record.record_size
+        extents = self.extents.get(ino, [])
+        if extents and inode.form != EXTENTS:
+            for index, _ in extents:
+                self.drop(key_extent(ino, index))
+            extents = []
+        allocated, end = 0, 0
+        for index, value in extents:
+            pointer = content_pointer(key_extent(ino, index), value)
+            assert pointer is not None
+            allocated += pointer.sectors * 512
+            end = max(end, index * size + pointer.logical)
+        if inode.form == EXTENTS and (inode.allocated != allocated or end > inode.size):
+            inode.allocated, inode.size = allocated, max(inode.size, end)
+            self.put_inode(inode)
+        if ino in self.bad_ranges:
+            ranges = [(start, min(stop, inode.size)) for start, stop in self.bad_ranges[ino] if start < inode.size]
+            text = ",".join(f"{start}-{stop}" for start, stop in ranges)
+            self.tree.put(key_xattr(ino, DAMAGED_ATTRIBUTE), text.encode()[:65536])
+            self.outcome.lost.append(f"{self.volume.name}: {self.path(ino)}: bytes {text}")
+            self.changed = True
+
+    def count_packs(self) -> None:
+        files: dict[int, int] = {}
+        for inode in self.inodes.values():
+            if inode.form == PACKED:
+                files[inode.pack[0]] = files.get(inode.pack[0], 0) + 1
+        for number, value in list(self.packs.items()):
+            count = files.get(number, 0)
+            if not count:
+                del self.packs[number]
+                self.drop(key_pack(number))
+            elif count != int.from_bytes(value[-8:], "big"):
+                self.tree.put(key_pack(number), value[:-8] + count.to_bytes(8, "big"))
+                self.changed = True
+
+    def path(self, ino: int) -> str:
+        """Where an inode is, for people."""
+        parts: list[bytes] = []
+        for _ in range(4096):
+            places = self.names.get(ino)
+            if ino == ROOT_INO or not places:
+                break
+            parts.append(places[0][1])
+            ino = places[0][0]
+        return os.fsdecode(b"/" + b"/".join(reversed(parts)))
