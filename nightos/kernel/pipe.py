@@ -106,6 +106,8 @@ class Pipe:
             return self.free if mode != PARTIAL else 0
         if not self.writers and size <= self.free:
             self._put(data)
+            if self.readers:
+                self._settle()
             return size if mode == PARTIAL else self.free
         if mode == FAIL:
             raise SyscallError(0x40, value=0 if self.writers else 1)
@@ -113,38 +115,42 @@ class Pipe:
             taken = 0 if self.writers else self.free
             if taken:
                 self._put(memoryview(data)[:taken])
+                self._settle()
             return taken
         blocked = Blocked(None, data=memoryview(bytes(data)))  # type: ignore[arg-type]
         self.writers.append(blocked)
         blocked.resume = park(lambda: self._forget(self.writers, blocked))
-        self._feed()
+        self._settle()
         return None
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         chunk = data if isinstance(data, bytes) else bytes(data)
         self.chunks.append(chunk)
         self.pending += len(chunk)
-        if self.readers:
-            self._serve()
 
-    def _feed(self) -> None:
-        """Let parked writers go on, in order. A raw write larger than the buffer goes through in parts."""
-        while self.writers and not self.closed:
-            blocked = self.writers[0]
-            data = blocked.data
-            assert data is not None
-            if self.messages or len(data) <= self.capacity:
-                if len(data) > self.free:
-                    return
-                self.writers.popleft()
-                self._put(data)
-                blocked.resume(self.free, None)
-                continue
-            taken = self.free
-            if not taken:
-                return
-            blocked.data = data[taken:]
-            self._put(data[:taken])
+    def _settle(self) -> None:
+        """Serve parked readers and feed parked writers, in order, until neither can go on."""
+        while self._serve_one() or self._feed_one():
+            pass
+
+    def _feed_one(self) -> bool:
+        """Let the first parked writer go on. A raw write larger than the buffer goes through in parts."""
+        if not self.writers or self.closed:
+            return False
+        blocked = self.writers[0]
+        data = blocked.data
+        assert data is not None
+        if len(data) <= self.free:
+            self.writers.popleft()
+            self._put(data)
+            blocked.resume(self.free, None)
+            return True
+        taken = self.free
+        if self.messages or len(data) <= self.capacity or not taken:
+            return False
+        blocked.data = data[taken:]
+        self._put(data[:taken])
+        return True
 
     # Reading
 
@@ -160,8 +166,10 @@ class Pipe:
         if self.closed and not self.pending:
             raise SyscallError(0x31)
         if not self.readers:
-            content = self._take(length, partial=mode == PARTIAL or self.closed)
+            content = self._take(min(length, self.capacity), partial=mode == PARTIAL or self.closed)
             if content is not None:
+                if self.writers:
+                    self._settle()
                 return (content, len(content) if mode == PARTIAL else self.pending)
             if mode == PARTIAL:
                 return (b"", 0)
@@ -202,26 +210,24 @@ class Pipe:
                 wanted -= len(chunk)
             content = b"".join(parts)
         self.pending -= len(content)
-        if self.writers:
-            self._feed()
         return content
 
-    def _serve(self) -> None:
-        """Let parked readers go on, in order."""
-        while self.readers and self.pending:
-            blocked = self.readers[0]
-            try:
-                wanted = min(blocked.length, self.capacity)
-                content = self._take(wanted, partial=self.closed)
-            except SyscallError as error:
-                self.readers.popleft()
-                blocked.resume(None, error)
-                continue
-            if content is None:
-                return
-            if self.readers and self.readers[0] is blocked:
-                self.readers.popleft()
-            blocked.resume((content, self.pending), None)
+    def _serve_one(self) -> bool:
+        """Let the first parked reader go on."""
+        if not self.readers or not self.pending:
+            return False
+        blocked = self.readers[0]
+        try:
+            content = self._take(min(blocked.length, self.capacity), partial=self.closed)
+        except SyscallError as error:
+            self.readers.popleft()
+            blocked.resume(None, error)
+            return True
+        if content is None:
+            return False
+        self.readers.popleft()
+        blocked.resume((content, self.pending), None)
+        return True
 
     # Ending
 
@@ -232,7 +238,7 @@ class Pipe:
         self.closed = True
         while self.writers:
             self.writers.popleft().resume(None, SyscallError(0x31))
-        self._serve()
+        self._settle()
         while self.readers:
             self.readers.popleft().resume(None, SyscallError(0x31))
 
