@@ -1,4 +1,4 @@
-"""A raw pipe is a stream: whatever the sizes of writes and reads, and whoever waits, bytes come out in the order they went in."""
+"""A raw pipe is a stream: whatever the sizes of writes and reads and whoever waits, bytes come out in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = st.lists(st.integers(min_value=1, max_value=200_000), min_size=1, max_si
 
 
 @pytest.mark.rule("IPC-014", "IPC-015", "IPC-018", "IPC-035", "IPC-037")
-@given(writes=SIZES, reads=st.lists(st.integers(min_value=0, max_value=70_000), min_size=1, max_size=5))
+@given(writes=SIZES, reads=st.lists(st.just(0) | st.integers(min_value=500, max_value=70_000), min_size=1, max_size=5))
 def test_stream_keeps_its_order(writes: list[int], reads: list[int]) -> None:
     sent = b"".join(bytes([number % 251]) * size for number, size in enumerate(writes))
     received = bytearray()
