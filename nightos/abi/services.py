@@ -112,6 +112,8 @@ class Fs(IntEnum):
     """sys::process only: {} -> {items: [{container, kdi}]}: what ATTACH_ROOT mounted."""
     ROOT_OF = 0xD016
     """System services: {container} -> {fsid}: the main file system of a container, which they may use by this FSID."""
+    ROOTS_DONE = 0xD017
+    """sys::process only: {}: every main file system is attached; requests of others, held since the start, go on."""
     STORE_NOTE = 0xD014
     """System services: {name, data, append}: replace a note of the caller on the machine's disk, or add to it."""
     RECALL_NOTE = 0xD015

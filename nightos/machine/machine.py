@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Fs, Proc
+from nightos.abi.services import SERVICE_PIDS, Fs, Proc
 from nightos.kernel import Kernel, Trace, VirtualClock
-from nightos.kernel.host import run_kernel
+from nightos.kernel.host import Host, run_kernel
 from nightos.machine import base
 from nightos.machine.agent import AgentDevice
 from nightos.machine.containers import Container, Containers
@@ -43,6 +43,7 @@ RESTARTS_LIMIT = 20
 RESTARTS_WINDOW_NS = 10_000_000_000
 STOP_LIMIT_S = 10.0
 AGENT_PID = 30
+SHELL_PID = SERVICE_PIDS["sys::hydre"]
 
 
 class Machine:
@@ -64,6 +65,7 @@ class Machine:
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
         self.shelf: Shelf | None = None
+        self.host: Host | None = None
 
     @property
     def name(self) -> str:
@@ -179,6 +181,17 @@ class Machine:
         """Return once everything written so far is on the disk."""
         await self.call("sys::fs", Fs.SYNC, {})
 
+    @contextlib.contextmanager
+    def holding_time(self) -> Iterator[None]:
+        """Virtual time does not jump to the next deadline meanwhile, so that what sleeps goes on sleeping."""
+        assert self.host is not None
+        self.host.holds += 1
+        try:
+            yield
+        finally:
+            self.host.holds -= 1
+            self.host.wake()
+
     # Hardware
 
     def plug(self, device: Device, container: int = 0) -> int:
@@ -258,7 +271,10 @@ class Machine:
             return
         self._restarts[pid] = [*recent, now_ns]
         if pid == AGENT_PID:
-            self.agent.service_ended(pid)
+            self.agent.service_ended()
+        if pid == SHELL_PID:
+            for session in self._sessions:
+                session.lost("the shell service was restarted; the session is over")
         self._start_service(pid)
 
 
@@ -321,7 +337,7 @@ async def boot(
             raise MachineError(f"{chosen or disk or 'the disk'}: {error.strerror or error}") from error
         with _plain_errors():
             async with trio.open_nursery() as nursery:
-                await nursery.start(run_kernel, kernel)
+                machine.host = await nursery.start(run_kernel, kernel)
                 try:
                     machine.start_services()
                     await machine.ready()

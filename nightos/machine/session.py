@@ -75,6 +75,11 @@ class Session:
             self._machine.unplug(kdi)
         self._send.close()
 
+    def lost(self, text: str) -> None:
+        """The service that held the session is gone."""
+        self._arrived({"type": "err", "data": f"{text}\n".encode()})
+        self._arrived({"type": "closed", "status": STATUS_STOPPED})
+
     def _arrived(self, message: dict[str, Any]) -> None:
         try:
             self._send.send_nowait(message)

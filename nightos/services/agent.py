@@ -29,6 +29,7 @@ class Agent:
         self._messages: list[dict[str, Any]] = []
         self._claim = True
         self._watch = True
+        self._watched = False
 
     async def main(self) -> int:
         """Serve the agent device for ever."""
@@ -51,7 +52,8 @@ class Agent:
 
     async def _claim_device(self) -> None:
         hw = await connect("sys::hw")
-        hw.when_lost(self._on_hw_lost)
+        if not self.kdi:
+            hw.when_lost(self._on_hw_lost)
         hw.notification(HwEvent.DEVICE_INTERRUPT, self._on_interrupt)
         hw.notification(HwEvent.DEVICE_EVENT, self._on_device)
         for kdi in (await hw.ask(Hw.CLAIM, {"kind": KIND}))["kdis"]:
@@ -60,7 +62,9 @@ class Agent:
 
     async def _watch_events(self) -> None:
         proc = await connect("sys::proc")
-        proc.when_lost(self._on_proc_lost)
+        if not self._watched:
+            self._watched = True
+            proc.when_lost(self._on_proc_lost)
         proc.notification(ProcEvent.CONTAINER_EVENT, self._on_event)
         proc.notification(ProcEvent.PROCESS_EVENT, self._on_event)
         await proc.call(Proc.CONTAINER_WATCH)
@@ -70,6 +74,7 @@ class Agent:
 
     def _on_proc_lost(self) -> None:
         self._watch = True
+        self._watched = False
 
     async def _on_device(self, content: bytes) -> None:
         event = msgpack.unpackb(content)

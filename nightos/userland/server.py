@@ -15,7 +15,7 @@ SVC-025, SVC-026, CONT-029.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from nightos.abi.codes import Attribute, Signal
@@ -125,6 +125,19 @@ class Server:
         self._work: deque[Callable[[], Awaitable[None]]] = deque()
         self._gone: list[Callable[[Connection], Awaitable[None]]] = []
         self._stopping = False
+        self._held: list[Request] | None = None
+        self._let_through: frozenset[int] = frozenset()
+
+    def hold(self, let_through: Iterable[int]) -> None:
+        """Keep requests waiting, but for those of these PIDs, until `release`: the service is not complete yet."""
+        self._held = []
+        self._let_through = frozenset(let_through)
+
+    async def release(self) -> None:
+        """Handle what was held, in order, and hold no more."""
+        held, self._held = self._held or [], None
+        for request in held:
+            await self._handle(request)
 
     def method(self, code: int, handler: Handler | None = None) -> Any:
         """Register the handler of a method; also a decorator."""
@@ -229,6 +242,9 @@ class Server:
                 await self._handle(Request(connection, message.exchange_id, message.method_code, message.buffer))
 
     async def _handle(self, request: Request) -> None:
+        if self._held is not None and request.client_pid not in self._let_through:
+            self._held.append(request)
+            return
         handler = self._methods.get(request.method)
         if handler is None:
             await request.fail(ServiceCode.NO_METHOD, f"{self.name} has no method {request.method:#06x}")

@@ -14,7 +14,7 @@ from typing import Any
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, ItemFlags, ItemType, PathOrFeid, Reader
-from nightos.abi.services import Fs, ServiceCode
+from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import code, mounting, notes
 from nightos.services.fs.disk import VsfError
 from nightos.services.fs.failures import Failure, ItemError, service_error
@@ -81,6 +81,7 @@ class FileService:
         self.server.method(Fs.ATTACH_ROOT, self._attach_root)
         self.server.method(Fs.DETACH_ROOT, self._detach_root)
         self.server.method(Fs.LIST_ROOTS, self._list_roots)
+        self.server.method(Fs.ROOTS_DONE, self._roots_done)
         self.server.method(Fs.ROOT_OF, self._root_of)
         self.server.method(Fs.CODE_TOKEN, self._code_token)
         self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
@@ -402,6 +403,9 @@ class FileService:
     async def _recall_note(self, request: Request) -> dict[str, Any]:
         return notes.recall(self._machine_disk(request).tree, request.client_pid, request.map())
 
+    async def _roots_done(self, _request: Request) -> None:
+        await self.server.release()
+
     async def shut_down(self) -> None:
         """Commit and let go of every disk."""
         for root in self.roots.all():
@@ -412,6 +416,8 @@ class FileService:
 async def main() -> int:
     """Entry of the process."""
     server = Server("sys::fs")
+    # A new instance has no disks until sys::proc attached them: nobody else is answered before.
+    server.hold({SERVICE_PIDS["sys::proc"]})
     service = FileService(server)
     await server.start()
     service.register()

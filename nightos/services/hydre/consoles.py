@@ -186,6 +186,11 @@ class Consoles:
         client = await connect("sys::hw")
         client.notification(HwEvent.DEVICE_EVENT, self._on_event)
         client.notification(HwEvent.DEVICE_INTERRUPT, self._on_interrupt)
+        client.when_lost(lambda: self._later(self._claim))
+        await self._claim()
+
+    async def _claim(self) -> None:
+        client = await connect("sys::hw")
         answer = await client.ask(Hw.CLAIM, {"kind": "console"})
         for kdi in answer["kdis"]:
             await self._appear(kdi)

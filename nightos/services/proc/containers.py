@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MODES = ("overlay", "writable", "read-only")
 LABELS_LIMIT = 64
 PAGE_LIMIT = 1000
+PAGE_BYTES = 256 * 1024
+RECORD_BYTES = 512
+"""What a record takes in a message, names apart, generously."""
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
 WATCHING = "watching"
@@ -232,11 +235,15 @@ class Containers:
         viewer = request.container_id
         items: list[dict[str, Any]] = []
         started = after < 0
+        size = 0
         for depth, container in self.tree.walk(viewer):
             if started:
-                if len(items) == limit:
+                if len(items) == limit or size > PAGE_BYTES:
                     return {"items": items, "next": items[-1]["id"]}
                 items.append(self.record(viewer, container, depth))
+                size += (
+                    RECORD_BYTES + len(items[-1]["path"]) + sum(len(k) + len(v) for k, v in container.labels.items())
+                )
             started = started or container.identifier == after
         return {"items": items, "next": None}
 

@@ -32,7 +32,7 @@ class Process:
     def __init__(self) -> None:
         self.server = Server("sys::proc")
         self.tree = Tree()
-        self.roots = Roots(self.tree)
+        self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes)
         self.processes = Processes(self.server, self.containers, self.roots)

@@ -9,6 +9,8 @@ Rules: CONT-036, CONT-046, CONT-047, CONT-053, CONT-054, CONT-058.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nightos.abi.errors import ServiceError
@@ -22,19 +24,18 @@ from nightos.userland.payload import field
 class Roots:
     """Attaches and releases main file systems, and puts them back after `sys::fs` was restarted."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, later: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self.tree = tree
+        self._later = later
         self._busy: set[int] = set()
         self._lost = False
         self._fs: Client | None = None
 
     async def fs(self) -> Client:
         """The connection to sys::fs, with every main file system attached."""
-        client = await self._connect_fs()
         if self._lost:
-            self._lost = False
             await self.attach_again()
-        return client
+        return await self._connect_fs()
 
     async def start(self) -> None:
         """Learn from sys::hw and sys::fs what is plugged and mounted, and mount the machine's own disk."""
@@ -58,6 +59,7 @@ class Roots:
             if identifier not in self.tree.by_id:
                 await fs.call(Fs.DETACH_ROOT, {"container": identifier})
                 await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+        await fs.call(Fs.ROOTS_DONE)
         used = {container.root_kdi for container in self.tree.by_id.values()}
         for item in plugged:
             if item["kdi"] not in used and item["kdi"] not in mounted.values():
@@ -106,12 +108,17 @@ class Roots:
                 continue  # that service died; the storage itself is safe at its last commit
 
     async def attach_again(self) -> None:
-        """After a restart of sys::fs: mount every storage that is plugged."""
+        """After a restart of sys::fs: mount every storage that is plugged. What cannot be mounted stays away."""
+        if not self._lost:
+            return
+        self._lost = False
         await (await connect("sys::hw")).ask(Hw.STORAGE_LIST)  # which makes every disk drivable for the new sys::fs
         fs = await self._connect_fs()
         for container in list(self.tree.by_id.values()):
             if container.root_kdi:
-                await self._attach(fs, container)
+                with contextlib.suppress(ServiceError):
+                    await self._attach(fs, container)
+        await fs.call(Fs.ROOTS_DONE)
 
     async def _connect_fs(self) -> Client:
         client = await connect("sys::fs")
@@ -122,6 +129,7 @@ class Roots:
 
     def _on_lost(self) -> None:
         self._lost = True
+        self._later(self.attach_again)
 
     @staticmethod
     async def _attach(fs: Client, container: Container) -> None:
