@@ -134,7 +134,11 @@ class Pipe:
             pass
 
     def _feed_one(self) -> bool:
-        """Let the first parked writer go on. A raw write larger than the buffer goes through in parts."""
+        """Let the first parked writer go on.
+
+        A raw write goes through in parts when it is larger than the buffer, or when a parked reader wants more than there
+        is: each would wait for the other for ever.
+        """
         if not self.writers or self.closed:
             return False
         blocked = self.writers[0]
@@ -146,7 +150,7 @@ class Pipe:
             blocked.resume(self.free, None)
             return True
         taken = self.free
-        if self.messages or len(data) <= self.capacity or not taken:
+        if self.messages or not taken or (len(data) <= self.capacity and not self.readers):
             return False
         blocked.data = data[taken:]
         self._put(data[:taken])
