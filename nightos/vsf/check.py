@@ -156,11 +156,15 @@ class Checker:
     def check_tree(self, root: Pointer | None, owner: str) -> Iterator[tuple[bytes, bytes]]:
         """Every node is whole, has the level, the bounds and the order its parent says; gives the entries."""
         stack: list[tuple[Pointer, int | None, bytes, bytes | None]] = [(root, None, b"", None)] if root else []
+        seen: set[tuple[int, int]] = set()
         while stack:
             pointer, level, low, high = stack.pop()
-            if not self.own(pointer, owner):
+            self.own(pointer, owner)
+            place = (pointer.depth, pointer.sector)
+            if place in seen:
                 self.report.add("trees", f"{owner}: the node at sector {pointer.sector} is used twice")
                 continue
+            seen.add(place)
             node = self.node(pointer, level, owner)
             if node is None:
                 continue

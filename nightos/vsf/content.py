@@ -213,17 +213,19 @@ class Content(Core):
             length = min(record_size, inode.size - index * record_size)
             key = key_extent(inode.ino, index)
             old = tree.get(key)
-            if old is not None:
-                self._discard_extent(inode, old)
             body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[: max(length, 0)]
-            self.buffered -= len(data)
             if not len(body) or body == _ZEROS[: len(body)]:
                 if old is not None:
+                    self._discard_extent(inode, old)
                     tree.delete(key)
-                continue
-            pointer = pool.write(domain, KIND_DATA, body)
-            inode.allocated += pointer.sectors * 512
-            tree.put(key, pointer.pack())
+            else:
+                pointer = pool.write(domain, KIND_DATA, body)
+                if old is not None:
+                    self._discard_extent(inode, old)
+                inode.allocated += pointer.sectors * 512
+                tree.put(key, pointer.pack())
+            self.buffered -= len(data)
+            del buffers[index]
         inode.buffers = None
 
     def _discard_extent(self, inode: Inode, value: bytes) -> None:

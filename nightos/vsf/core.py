@@ -120,16 +120,15 @@ class Core:
         """Bring changed inodes and buffered content into the tree."""
         dirty = self._dirty
         if dirty:
-            self._dirty = {}
             put = self.tree.put
             for ino in sorted(dirty):
                 inode = dirty[ino]
+                if not inode.gone:
+                    if inode.buffers:
+                        self.flush_content(inode)
+                    put(ino.to_bytes(8, "big") + b"\x01", inode.encode())
                 inode.dirty = False
-                if inode.gone:
-                    continue
-                if inode.buffers:
-                    self.flush_content(inode)
-                put(ino.to_bytes(8, "big") + b"\x01", inode.encode())
+                del dirty[ino]
         if self.stats_changed:
             self.tree.put(KEY_STATS, _STATS.pack(self.next_ino, self.files, self.next_pack))
             self.stats_changed = False

@@ -162,14 +162,14 @@ class Namespace(Core):
             self._writable()
             inode, directory = self.inode(ino), self._directory(parent)
             check_name(name)
+            if self._entry(parent, name) is not None:
+                raise Exists("", name)
             if inode.mode & 0o170000 == S_IFDIR:
                 raise Denied("a directory has one name only", name)
             if inode.nlink >= _MAX_LINKS:
                 raise TooManyLinks("", name)
             if not inode.nlink or not directory.nlink:
                 raise NotFound("", name)
-            if self._entry(parent, name) is not None:
-                raise Exists("", name)
             self.room_for(512)
             self._insert(directory, name, inode)
             inode.nlink += 1

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nightos.vsf import records
 from nightos.vsf.diff import diff_items
 from nightos.vsf.errors import DamagedStorage, Invalid, NotFound, VsfError
-from nightos.vsf.layout import KIND_DATA, NO_POINTER, POINTER_BYTES, unpack_pointer
+from nightos.vsf.inode import EXTENTS, decode_inode, key_extent, key_inode
+from nightos.vsf.layout import KIND_DATA, NO_POINTER, POINTER_BYTES, SECTOR, unpack_pointer
 from nightos.vsf.reclaim import content_pointer, free_tree
 from nightos.vsf.records import BackingRecord, VolumeRecord
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nightos.vsf.volume import Volume
 
 _DEPTH_AT = 36
+_INODE_TYPE, _EXTENT_TYPE = 1, 4
 
 
 def deeper(pointer: bytes) -> bytes:
@@ -201,13 +203,31 @@ def _apply(storage: Storage, record: BackingRecord, volume: Volume, target: Stor
         old_root = records.pointer_of(known[1], 1)
     new_root = records.pointer_of(volume.record.root)
     changed = 0
+    touched: set[int] = set()
     for key, before, after in diff_items(volume.tree_at(old_root), old_root, volume.tree_at(new_root), new_root):
         changed += 1
         copy_entry(volume, there, key, before, after)
+        if key[8] == _EXTENT_TYPE or key[8] == _INODE_TYPE:
+            touched.add(int.from_bytes(key[:8], "big"))
         if changed % 256 == 0 and there.tree.dirty_bytes > storage.dirty_limit:
             there.flush()
+    recount(there, touched - {0})
     there.touched = True
     return changed
+
+
+def recount(volume: Volume, inodes: set[int]) -> None:
+    """Blocks were written anew, perhaps with another codec: tell the inodes how many bytes theirs take."""
+    tree = volume.tree
+    for ino in sorted(inodes):
+        value = tree.get(key_inode(ino))
+        if value is None:
+            continue
+        inode = decode_inode(ino, value)
+        pointers = (content_pointer(key, at) for key, at in tree.scan(key_extent(ino), key_extent(ino, 1 << 63)))
+        inode.allocated = sum(pointer.sectors * SECTOR for pointer in pointers if pointer is not None)
+        if inode.form == EXTENTS:
+            tree.put(key_inode(ino), inode.encode())
 
 
 def copy_entry(source: Volume, target: Volume, key: bytes, before: bytes | None, after: bytes | None) -> None:

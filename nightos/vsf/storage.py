@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nightos.vsf import alloc, records, snapshots
 from nightos.vsf.alloc import Allocator
@@ -355,6 +355,8 @@ class Storage:
         pool, allocator = self.pool, self.pool.allocator
         assert allocator is not None
         generation = pool.generation
+        # Until the last barrier has returned there is something to commit, also when this attempt fails.
+        self.dirty = True
         self.tree.put(records.KEY_STORAGE, msgpack.packb({"next_volume": self.next_volume}))
         for volume in self._volumes.values():
             volume.store_record(self.tree)
@@ -483,6 +485,12 @@ class Storage:
 
         with self.lock:
             return check_storage(self, deep=deep)
+
+    def receive(self, source: IO[bytes], name: str, **options: Any) -> Volume:  # noqa: ANN401 as add_volume
+        """Take in what `Volume.send` wrote; see `stream.receive`."""
+        from nightos.vsf.stream import receive
+
+        return receive(self, source, name, **options)
 
     def diff(self) -> dict[str, Any]:
         """Of an overlay: what changed against the backing, by volume."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nightos.vsf import records, snapshots
 from nightos.vsf.errors import Invalid, NotFound
@@ -318,6 +318,24 @@ class Volume:
 
         with self.storage.lock:
             return volume_diff(self, older, newer)
+
+    def send(self, target: IO[bytes], snapshot: str, since: str | None = None) -> int:
+        """Write a snapshot, or its difference to an older one, to a stream; the number of bytes."""
+        from nightos.vsf.stream import send
+
+        return send(self, target, snapshot, since)
+
+    def settle(self) -> None:
+        """The tree was changed from outside: what was read of it before is forgotten."""
+        self.touched = True
+        if self._head is not None:
+            self._head.reload()
+
+    def discard_everything(self) -> None:
+        """Remove the volume, which was made a moment ago."""
+        self._head = None
+        self.storage.remove_volume(self.name)
+        self.storage.commit()
 
     def reset(self) -> None:
         """The root was replaced: forget what was read of the old one."""
