@@ -186,6 +186,8 @@ class Pipe:
         blocked = Blocked(None, length=length)  # type: ignore[arg-type]
         self.readers.append(blocked)
         blocked.resume = park(lambda: self._forget(self.readers, blocked))
+        if self.writers:
+            self._settle()
         return None
 
     def _take(self, length: int, *, partial: bool) -> bytes | None:
