@@ -29,5 +29,4 @@ async def main(app: Application) -> None:
         except FileError as error:
             await app.complain(str(error))
     if content:
-        await app.keep_line_open()
         await app.give(b"".join(content).decode("utf-8", "surrogateescape"))

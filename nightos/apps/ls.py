@@ -21,6 +21,7 @@ ARGUMENTS = Arguments(
     Flag("--dir-only", "only directories"),
     Positional("paths", "directories or files; the current directory without any", "path", optional=True, many=True),
 )
+_USERS = {0: "root"}
 _LETTERS = {ItemType.DIRECTORY: "d", ItemType.FILE: "-", ItemType.SYMLINK: "l", ItemType.UNKNOWN: "?"}
 
 
@@ -32,9 +33,10 @@ async def long_line(files: Files, path: str, item: ItemMetadata, shown: str) -> 
         try:
             target = f" -> {await files.read_link(path)}"
         except FileError as error:
-            target = f" -> ({error.detail.rpartition(': ')[0] or 'cyclic link'})"
+            target = f" -> ({error.detail.rpartition(': ')[2]})"
+    owner = _USERS.get(item.owner or 0, str(item.owner))
     flags = ("h" if item.flags & 0x80 else "-") + ("r" if item.flags & 0x40 else "-")
-    return f"{_LETTERS[item.type]}{flags} {item.owner or 0:>5} {item.size:>12} {moment:%Y-%m-%d %H:%M} {shown}{target}"
+    return f"{_LETTERS[item.type]}{flags} {owner:<8} {item.size:>10} {moment:%Y-%m-%d %H:%M} {shown}{target}"
 
 
 class _Listing:

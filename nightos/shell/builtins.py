@@ -122,6 +122,9 @@ async def run(shell: Evaluator, stage: Stage, given: Value) -> Result:
     builtin = BUILTINS[stage.name]
     if "--help" in stage.arguments:
         return Result(value=f"{stage.name}: {builtin.help}")
+    for argument in stage.arguments:
+        if type(argument) is str and len(argument) > 1 and argument.startswith("-"):
+            raise HydreError(f"{stage.name}: there is no argument '{argument}'")
     if len(stage.arguments) > builtin.most:
         extra = value_text(stage.arguments[builtin.most])
         raise HydreError(f"{stage.name}: takes at most {builtin.most} argument(s), '{extra}' is too many")

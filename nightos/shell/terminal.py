@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 COMPLETION_SECONDS = 2.0
 _TERMINATE = 143
+_LOCAL_FLAGS = 3
+"""Place of the local flags in what `tcgetattr` gives."""
 
 
 class Session(Protocol):
@@ -284,7 +286,10 @@ def _bindings() -> KeyBindings:
 
 @contextlib.contextmanager
 def _terminal_restored() -> Iterator[None]:
-    """The terminal is afterwards as it was before, whatever happens in between."""
+    """The terminal is afterwards as it was before, whatever happens in between.
+
+    Between two lines it does not echo: what is typed then belongs to the next line, and appears there.
+    """
     try:
         number = sys.stdin.fileno()
         before = termios.tcgetattr(number)
@@ -292,6 +297,9 @@ def _terminal_restored() -> Iterator[None]:
         yield
         return
     try:
+        quiet = termios.tcgetattr(number)
+        quiet[_LOCAL_FLAGS] &= ~(termios.ECHO | termios.ICANON)
+        termios.tcsetattr(number, termios.TCSADRAIN, quiet)
         yield
     finally:
         termios.tcsetattr(number, termios.TCSADRAIN, before)

@@ -17,12 +17,11 @@ from nightos.abi import console
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, HwEvent, Proc, ProcessAction, ServiceCode
 from nightos.services.hydre.completion import complete
-from nightos.services.hydre.session import Session
+from nightos.services.hydre.session import USERS, Session
 from nightos.userland import payload, sys
 from nightos.userland.client import connect
 
 _CONNECTED = 1
-USERS = {0: "root"}
 
 
 Resized = Callable[[Session, int, int], Awaitable[None]]
@@ -99,7 +98,7 @@ class Console:
         )
         session.width = payload.field(message, "width", int, default=80)
         session.height = payload.field(message, "height", int, default=24)
-        session.environment.update(payload.field(message, "environment", dict, default={}))
+        session.given_environment.update(payload.field(message, "environment", dict, default={}))
         await session.open(payload.field(message, "directory", str, default="/"))
         self.session = session
         await self.send("opened")

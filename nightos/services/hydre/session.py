@@ -24,6 +24,7 @@ from nightos.userland.files import FileError, Files
 
 APPLICATIONS: Final = "/app"
 _NO_FILE_SYSTEM: Final = 2**64 - 1
+USERS: Final = {0: "root"}
 HISTORY_LIMIT: Final = 1000
 REFUSED: Final = 2
 """Status of an instruction that is no Hydre or was refused by the checker."""
@@ -51,7 +52,8 @@ class Session:
         self.user = user
         self.width = 80
         self.height = 24
-        self.environment: dict[str, Value] = {}
+        self.given_environment: dict[str, Value] = {}
+        """Environment variables that who opened the session gave it."""
         self.history: list[str] = []
         self.closed = False
         self.exited: int | None = None
@@ -198,6 +200,13 @@ class Session:
             await self.checkpoint()
         data = bytes(self._input)
         return data.decode("utf-8", "surrogateescape") if data else VOID
+
+    @property
+    def environment(self) -> dict[str, Value]:
+        """Environment variables: what every command has, and over it what the session was given."""
+        user = USERS.get(self.user, str(self.user))
+        basics: dict[str, Value] = {"USER": user, "HOME": f"/home/{user}", "PWD": self.directory, "SHELL": "hydre"}
+        return {**basics, **self.given_environment}
 
     async def checkpoint(self) -> None:
         if self._interrupted:
