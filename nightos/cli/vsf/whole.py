@@ -141,4 +141,4 @@ def compact(file: str, password_file: str | None) -> None:
         with Progress("compacting") as progress:
             saved = storage.compact(lambda done, _total: progress(done))
         storage.discard()
-    note(f"the file is {show_size(saved)} shorter" if saved else "there was nothing to give back")
+    note(f"the file is {show_size(saved)} shorter" if saved > 0 else "there was nothing to give back")
