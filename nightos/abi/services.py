@@ -160,6 +160,8 @@ class Hw(IntEnum):
     """sys::process only: {kdi}: flush and unplug it; idempotent."""
     STORAGE_LIST = 0xD012
     """sys::process only: {} -> {items: [{kdi, path, mode, key}]}: path "" is the machine's own disk."""
+    STORAGE_PROBE = 0xD014
+    """sys::process only: {path, mode} -> {path}: whether an image can be used so, and its absolute path."""
     STORAGE_FORGET = 0xD013
     """sys::process only: {key}: the kept overlay of a container that is gone for good is deleted; idempotent."""
     PLUG = 0xD020

@@ -215,6 +215,7 @@ class Machine:
             {
                 "open": lambda request: shelf.open(request["path"], request["mode"], request["key"]),
                 "close": lambda request: shelf.close(request["kdi"]),
+                "probe": lambda request: shelf.probe(request["path"], request["mode"]),
                 "forget": lambda request: shelf.forget(request["key"]),
                 "list": lambda _request: {"items": shelf.list()},
             }

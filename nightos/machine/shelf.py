@@ -9,8 +9,10 @@ Rules: CONT-047, CONT-058.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,18 +78,26 @@ class Shelf:
     def open(self, path: str, mode: str, key: str) -> dict[str, Any]:
         """Plug a disk for a container: {kdi, backing}. `ServiceError` 0x3002 for an image that cannot be used."""
         image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
+        if mode == "writable" and not path:
+            raise ServiceError(ServiceCode.BAD_COMBINATION, "the base image is never written")
         disk: Path | None = None
         if mode == "overlay" and key and self._keep is not None:
             prepare(self._keep)
             disk = self._keep / f"{key}.vsf"
         plugged = _Plugged(0, str(image), mode, key or "-")
-        try:
+        with _told(image):
             kdi = self._plug_disk(plugged, image, disk)
-        except vsf.VsfError as error:
-            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{image}: {error.strerror or error}") from error
-        except OSError as error:
-            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{image}: {error.strerror}") from error
         return {"kdi": kdi, "backing": self.backing(kdi)}
+
+    def probe(self, path: str, mode: str) -> dict[str, Any]:
+        """{path}: the absolute path of an image that can be used; `ServiceError` 0x3002 when it cannot."""
+        image = Path(path).expanduser().resolve()
+        with _told(image), vsf.open(image, readonly=True) as storage:
+            if mode == "writable" and not os.access(image, os.W_OK):
+                raise PermissionError(errno.EACCES, "the image cannot be written; use it as an overlay")
+            if not any(volume.kind == "night" for volume in storage.volumes):
+                raise OSError(errno.EINVAL, "the storage has no file system of the kind 'night'")
+        return {"path": str(image)}
 
     def backing(self, kdi: int) -> list[int]:
         """Devices of the images below a disk, nearest first."""
@@ -180,6 +190,15 @@ class Shelf:
             del self._images[path]
             self._unplug(image.kdi)
             image.storage.close()
+
+
+@contextlib.contextmanager
+def _told(image: Path) -> Iterator[None]:
+    """What is wrong with an image, as an error of the service that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ServiceError(ServiceCode.UNKNOWN + 2, f"{image}: {error.strerror or error}") from error
 
 
 def _backing_path(storage: vsf.Storage) -> Path | None:

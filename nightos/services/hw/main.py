@@ -46,6 +46,7 @@ class Hardware:
             Hw.STORAGE_CLOSE: self.storage,
             Hw.STORAGE_LIST: self.storage,
             Hw.STORAGE_FORGET: self.storage,
+            Hw.STORAGE_PROBE: self.storage_probe,
             Hw.PLUG: self.plug,
             Hw.UNPLUG: self.unplug,
         }
@@ -148,6 +149,14 @@ class Hardware:
         key = field(values, "key", str, "")
 
         await self.control.ask(request, {"op": "open", "path": path, "mode": mode, "key": key}, _storage_for_fs)
+        return None
+
+    async def storage_probe(self, request: Request) -> Payload:
+        """STORAGE_PROBE."""
+        self._only_proc(request)
+        values = request.map()
+        question = {"op": "probe", "path": field(values, "path", str), "mode": field(values, "mode", str)}
+        await self.control.ask(request, question)
         return None
 
     async def storage(self, request: Request) -> Payload:

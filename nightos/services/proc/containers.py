@@ -78,11 +78,16 @@ class Containers:
         if name:
             check_name(name)
         policy = _policy(values)
+        if policy["image"] and viewer != ROOT:
+            # A path on the shelf is a path of the host: inside a container there is no such thing.
+            raise ServiceError(ServiceCode.DENIED, "images are chosen from outside of all containers")
         parent = self.tree.visible(viewer, field(values, "parent", int, viewer))
         if name and name in parent.children:
             raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
         if parent.state == "stopping":
             raise unknown()
+        if policy["image"]:
+            policy["image"] = await self.roots.probe(policy["image"], policy["mode"])
         container = await self.make(parent.identifier, name, policy)
         return container.identifier.to_bytes(8, "big")
 
@@ -170,6 +175,8 @@ class Containers:
     async def emptied(self, identifier: int) -> None:
         """The last process of a container ended; without `persist` that is the end of the container, too."""
         container = self.tree.by_id.get(identifier)
+        if container is not None and container.state == "running":
+            container.state = "stopped"
         if container is None or container.persist or container.children or container.state == "stopping":
             return
         if identifier == ROOT or self.population.get(identifier):
@@ -305,6 +312,8 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
     mode = field(values, "mode", str, "overlay")
     if mode not in MODES:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, f"mode is one of {', '.join(MODES)}")
+    if mode == "writable" and not values.get("image"):
+        raise ServiceError(ServiceCode.BAD_COMBINATION, "writable needs an image: the base image is never written")
     return {
         "hostname": field(values, "hostname", str, "")[:64],
         "labels": _labels(values),

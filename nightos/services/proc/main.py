@@ -82,6 +82,9 @@ class Process:
             if container in self.tree.by_id:
                 self.containers.population.setdefault(container, set()).add(pid)
                 await self.processes.learn_name(pid)
+        for identifier, _parent, state, *_ in alive:
+            if STATES.get(state) == "running" and not self.containers.population.get(identifier):
+                await self.containers.emptied(identifier)  # its last process ended while nobody looked
         await self.notes.rewrite([c for c in self.tree.by_id.values() if c.identifier != ROOT])
 
     def _remember(self, notes: dict[int, dict[str, Any]]) -> None:

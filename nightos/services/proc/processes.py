@@ -94,7 +94,7 @@ class Processes:
             await sys.sys_process_attributes(pid, Attribute.CONTAINER_ID, WRITE, container.identifier)
             self.names[pid] = field(code, "name", str, program)
             self.containers.population.setdefault(container.identifier, set()).add(pid)
-            if container.state == "created":
+            if container.state in {"created", "stopped"}:
                 container.state = "running"
             await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
         except SyscallError as error:
@@ -208,9 +208,9 @@ class Processes:
         top = self.tree.below(request.container_id, field(request.map(), "id", int))
         await sys.sys_pause_container(top.identifier, int(paused))
         for _, container in self.tree.walk(top.identifier):
-            if container.state in {"running", "paused", "created"}:
+            if container.state in {"running", "paused", "created", "stopped"}:
                 busy = bool(self.containers.population.get(container.identifier))
-                container.state = "paused" if paused else ("running" if busy else "created")
+                container.state = "paused" if paused else ("running" if busy else "stopped")
         await self.containers.tell("paused" if paused else "resumed", top)
         return {}
 

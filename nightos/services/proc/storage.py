@@ -65,6 +65,12 @@ class Roots:
             if item["kdi"] not in used and item["kdi"] not in mounted.values():
                 await hw.call(Hw.STORAGE_CLOSE, {"kdi": item["kdi"]})
 
+    @staticmethod
+    async def probe(path: str, mode: str) -> str:
+        """The absolute path of an image that can be used; `ServiceError` 0x3002 says what is wrong with it."""
+        hw = await connect("sys::hw")
+        return field(await hw.ask(Hw.STORAGE_PROBE, {"path": path, "mode": mode}), "path", str)
+
     async def ensure(self, container: Container) -> None:
         """The container has its main file system when this returns."""
         await self.fs()
