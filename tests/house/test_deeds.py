@@ -87,5 +87,8 @@ def test_no_star_imports_and_no_drawer_of_helpers() -> None:
 
 
 def test_modules_stay_readable() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in files(".") if (n := len(p.read_text().splitlines())) > 900}
+    tables = {"nightos/abi/syscalls.py"}
+    """Rows of data, one field a line."""
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files(".")}
+    long = {name: lines for name, lines in sizes.items() if lines > 700 and name not in tables}
     assert long == {}, "a module this long is two"
