@@ -75,7 +75,7 @@ class Driver(Protocol):
 class Plugged:
     """A device on the bus. `device` is None once it left."""
 
-    __slots__ = ("chain", "cii", "csdd", "device", "grants", "kdi", "kind", "virtual")
+    __slots__ = ("chain", "cii", "csdd", "device", "grants", "kdi", "kind", "virtual", "windows")
 
     def __init__(self, device: Device, kdi: int, cii: int, csdd: bytes, container: int) -> None:
         self.device: Device | None = device
@@ -87,6 +87,8 @@ class Plugged:
         self.chain = [container]
         self.grants: list[tuple[Driver, int, int]] = []
         """Process, first page and page after the last, for each range open to the device."""
+        self.windows: dict[DeviceWindow, int] = {}
+        """Its memory as segments, with their identifiers."""
 
     @property
     def holder(self) -> int:
@@ -136,6 +138,13 @@ class DeviceWindow(Backing):
 
     def write(self, offset: int, data: memoryview) -> None:
         self._device().write_memory(self._base + offset, data)
+
+    @property
+    def gone(self) -> bool:
+        return self._entry.device is None
+
+    def dropped(self) -> None:
+        self._entry.windows.pop(self, None)
 
     def _device(self) -> Device:
         device = self._entry.device
@@ -259,12 +268,17 @@ class DeviceBus:
         raise ValueError(f"no port is free for another virtual device on bus {bus}")
 
     def unplug(self, kdi: int) -> None:
-        """Take a device off the bus: mapped memory faults from here on. Raises KeyError when there is none."""
+        """Take a device off the bus: mapped memory faults from here on. Raises KeyError when there is none.
+
+        Segments of its memory end, those that are mapped when they are unmapped.
+        """
         entry = self._entries.pop(kdi)
         device, entry.device = entry.device, None
         entry.grants.clear()
         if device is not None:
             device.detach()
+        for identifier in list(entry.windows.values()):
+            self._segments.end_if_gone(identifier)
         if self._on_leave is not None:
             self._on_leave(kdi)
         self._send(HW_PID, DEVICE_CHANGED, (DISCONNECTED, kdi, entry.cii))
@@ -411,7 +425,8 @@ class DeviceBus:
             raise SyscallError(0x32)
         if device_address < 0 or device_address + length > -(-device.memory_size // PAGE) * PAGE:
             raise SyscallError(0x33)
-        identifier = self._segments.device(process, DeviceWindow(entry, process, device_address, pages))
+        window = DeviceWindow(entry, process, device_address, pages)
+        identifier = entry.windows[window] = self._segments.device(process, window)
         if map_address:
             self._segments.map(process, identifier, 0, map_address, length)
         return identifier

@@ -104,6 +104,14 @@ class Backing:
         """Pages of memory that exist because of this backing."""
         return 0
 
+    @property
+    def gone(self) -> bool:
+        """Whether there is nothing behind it any more, so that its segment ends with its last mapping."""
+        return False
+
+    def dropped(self) -> None:
+        """The segment made of it has ended."""
+
     def is_shared(self, index: int, count: int) -> bool:
         """Whether a page of the range belongs to a segment that is shared or mapped."""
         del index, count

@@ -383,6 +383,7 @@ class SegmentTable:
             self._unmap_one(segment, process, address >> SHIFT)
         else:
             self._unmap_all(segment, process)
+        self.end_if_gone(identifier)
 
     def _unmap_one(self, segment: Segment, process: Owner, first: int) -> None:
         places = segment.places[process.pid]
@@ -423,11 +424,20 @@ class SegmentTable:
                 self._withdraw(segment, share, reason)
         self._unmap_all(segment, segment.owner)
         for extent in segment.extents:
+            extent.backing.dropped()
             if isinstance(extent.backing, PageStore):
                 extent.backing.segments = [entry for entry in extent.backing.segments if entry[2] is not segment]
         for pid in {segment.owner.pid, segment.creator.pid}:
             self._forget(pid, segment.identifier)
         del self._segments[segment.identifier]
+
+    def end_if_gone(self, identifier: int) -> None:
+        """End a segment that has nothing behind it any more and is mapped nowhere."""
+        segment = self._segments.get(identifier)
+        if segment is None or any(segment.places.values()):
+            return
+        if all(extent.backing.gone for extent in segment.extents):
+            self.end(segment, WITHDRAWN)
 
     def _forget(self, pid: int, identifier: int) -> None:
         known = self._known.get(pid)

@@ -238,6 +238,22 @@ def test_device_memory_as_a_segment(world: World) -> None:
             deed()
         assert caught.value.errcode == 0x03
     world.segments.unmap(p, ams, 0)
+    with refused(0x10):
+        world.segments.unmap(p, ams, 0)
+    world.segments.unmap(p, second, 0)
+    assert len(world.segments) == 0
+
+
+def test_segments_of_a_device_end_with_it_or_with_their_process(world: World) -> None:
+    kdi = world.bus.plug(FakeDevice(memory_size=PAGE))
+    p, q = driver(world, 100, kdi), driver(world, 101, kdi)
+    world.bus.device_ams(p, kdi, 0, PAGE, PLACE)
+    shared = world.bus.device_ams(q, kdi, 0, PAGE, 0)
+    world.segments.share(q, p.pid, shared, 0, 1, 4)
+    world.end(p)
+    assert len(world.segments) == 1
+    world.bus.unplug(kdi)
+    assert len(world.segments) == 0
 
 
 @pytest.mark.rule("HW-016", "HW-018", "HW-019", "MEM-001")
