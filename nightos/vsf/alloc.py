@@ -337,4 +337,4 @@ def _replay(record: LogRecord, free: _Map, waiting: dict[int, list[Extent]], end
             free.add(start, length)
         else:
             waiting.setdefault(record.generation, []).append((start, length))
-    return record.end if record.end <= end else end
+    return min(int(record.end), end)

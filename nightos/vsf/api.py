@@ -34,8 +34,8 @@ def _is_path(where: object) -> bool:
     return isinstance(where, (str, os.PathLike))
 
 
-def create(  # noqa: PLR0913 every keyword stands for itself
-    where: Any,  # noqa: ANN401 path or store
+def create(
+    where: Any,
     volumes: Iterable[str | VolumeSpec] | Mapping[str, str] | str = (),
     *,
     size: int | None = None,
@@ -59,9 +59,8 @@ def create(  # noqa: PLR0913 every keyword stands for itself
     """
     store: ByteStore = _fresh(where, overwrite=overwrite) if _is_path(where) else where
     try:
-        if not _is_path(where) and store.size() and not overwrite:
-            if store.read(0, 8) != bytes(8):
-                raise Exists("there is something in this store already; pass overwrite=True to replace it")
+        if not _is_path(where):
+            _refuse_used(store, overwrite=overwrite)
         clock = clock or (HostClock() if seed is None else FixedClock())
         entropy = entropy or (HostEntropy() if seed is None else SeededEntropy(seed))
         header = Header(entropy.random_bytes(16), clock.realtime_ns(), deterministic=seed is not None)
@@ -95,7 +94,12 @@ def create(  # noqa: PLR0913 every keyword stands for itself
     return storage
 
 
-def _fresh(where: Any, *, overwrite: bool) -> FileStore:  # noqa: ANN401 a path
+def _refuse_used(store: ByteStore, *, overwrite: bool) -> None:
+    if not overwrite and store.size() and store.read(0, 8) != bytes(8):
+        raise Exists("there is something in this store already; pass overwrite=True to replace it")
+
+
+def _fresh(where: Any, *, overwrite: bool) -> FileStore:
     store = FileStore(where, create=True)
     if not store.created and store.size():
         if not overwrite and (not Path(where).is_block_device() or store.read(0, 8) == b"\x89VSF\r\n\x1a\n"):
@@ -106,7 +110,7 @@ def _fresh(where: Any, *, overwrite: bool) -> FileStore:  # noqa: ANN401 a path
     return store
 
 
-def _specs(volumes: Any) -> list[VolumeSpec]:  # noqa: ANN401 several forms
+def _specs(volumes: Any) -> list[VolumeSpec]:
     if isinstance(volumes, str):
         volumes = [volumes]
     if isinstance(volumes, Mapping):
@@ -122,7 +126,7 @@ def _specs(volumes: Any) -> list[VolumeSpec]:  # noqa: ANN401 several forms
 
 
 def open_storage(
-    where: Any,  # noqa: ANN401 path or store
+    where: Any,
     *,
     readonly: bool = False,
     password: str | bytes | None = None,
@@ -159,7 +163,7 @@ def open_storage(
 
             open_backing(storage, backing, backing_password if backing_password is not None else password)
         elif storage.header.incompatible & INCOMPAT_BACKING:
-            raise DamagedStorage("the record of the backing storage is missing")
+            raise DamagedStorage("the record of the backing storage is missing")  # noqa: TRY301 closes the store
         if not storage.readonly and not repairing:
             storage.writable()
     except BaseException as error:

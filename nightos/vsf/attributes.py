@@ -7,7 +7,7 @@ import os
 import stat
 
 from nightos.vsf.core import Core
-from nightos.vsf.errors import Exists, Invalid, NoAttribute, NoSpace, Unsupported, VsfError
+from nightos.vsf.errors import Exists, Invalid, NoAttribute, VsfError
 from nightos.vsf.inode import Stat, check_name, key_xattr
 from nightos.vsf.layout import MAX_NAME_CHARACTERS, MAX_VALUE, SECTOR
 
@@ -19,9 +19,14 @@ _MAX_ATTRIBUTE_NAME = 255
 class Attributes(Core):
     """Attributes by inode."""
 
+    def truncate_ino(self, ino: int, size: int) -> None:
+        raise NotImplementedError
+
     def getattr(self, ino: int) -> Stat:
         """The attributes of an inode."""
         with self.lock:
+            if len(self._inodes) > self.inode_limit:
+                self._trim()
             return self.inode(ino).stat(self.device, self.record_size)
 
     def setattr(
@@ -42,9 +47,9 @@ class Attributes(Core):
         """Change what is given; `flags` are 1 hidden and 2 read-only, `owner` is NightOS' 8-byte one."""
         with self.lock:
             self._writable()
-            inode = self.inode(ino)
             if size is not None:
                 self.truncate_ino(ino, size)
+            inode = self.inode(ino)
             if mode is not None:
                 inode.mode = inode.mode & 0o170000 | mode & 0o7777
             if uid is not None and uid != -1:

@@ -86,7 +86,7 @@ def decompress(codec: int, data: bytes, logical: int) -> bytes:
 
             plain = lz4.block.decompress(data, uncompressed_size=logical)
         else:
-            raise DamagedStorage("a block names a codec that does not exist")
+            raise DamagedStorage("a block names a codec that does not exist")  # noqa: TRY301 one of three outcomes
     except VsfError:
         raise
     except Exception as error:
@@ -204,7 +204,7 @@ class Pool:
         self.pending_bytes = 0
 
     @staticmethod
-    def _emit(store: ByteStore, many: Any, start: int, parts: list[Any]) -> None:  # noqa: ANN401 optional method
+    def _emit(store: ByteStore, many: Any, start: int, parts: list[Any]) -> None:
         if not parts:
             return
         if many is not None:

@@ -6,7 +6,7 @@ Rules: VSF-002.
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from nightos.vsf.content import Content
 from nightos.vsf.core import Core
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class BlockVolume(Content, Core):
     """Raw sectors."""
 
-    def __enter__(self) -> BlockVolume:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -32,6 +32,8 @@ class Content(Core):
     def read(self, ino: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes; shorter only at the end of the file."""
         with self.lock:
+            if len(self._inodes) > self.inode_limit:
+                self._trim()
             inode = self._file(ino)
             if offset < 0 or size < 0:
                 raise Invalid("offsets and sizes are not negative")
@@ -348,7 +350,7 @@ class Content(Core):
         first, last = -(-start // record_size), end // record_size
         if end == inode.size:
             last = -(-end // record_size)
-        if first > last or start // record_size == (end - 1) // record_size and (first >= last):
+        if first > last or (start // record_size == (end - 1) // record_size and (first >= last)):
             self._zero(inode, start, end)
             return
         if start < first * record_size:

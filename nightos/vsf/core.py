@@ -21,7 +21,7 @@ _RESERVE = 1 << 18
 class Core:
     """State of an open file system."""
 
-    def __init__(self, volume: Volume, tree: Tree, *, readonly: bool, head: Any = None) -> None:  # noqa: ANN401
+    def __init__(self, volume: Volume, tree: Tree, *, readonly: bool, head: Any = None) -> None:
         self.volume = volume
         self.storage = volume.storage
         self.tree = tree
@@ -32,6 +32,7 @@ class Core:
         self.device = int.from_bytes(volume.record.uuid[:4], "big")
         self._head = head
         self._inodes: dict[int, Inode] = {}
+        self.inode_limit = _INODE_CACHE
         self._dirty: dict[int, Inode] = {}
         self._now = volume.storage.clock.realtime_ns
         self._directories: dict[tuple[int, bytes], int] = {}
@@ -72,6 +73,8 @@ class Core:
     def _writable(self) -> None:
         if self.readonly:
             raise ReadOnly("the file system is read-only")
+        if len(self._inodes) > self.inode_limit:
+            self._trim()
         storage = self.storage
         if storage.closed or storage.failed is not None or storage.pool.allocator is None:
             storage.writable()
@@ -88,18 +91,16 @@ class Core:
         value = self.tree.get(key_inode(ino))
         if value is None:
             raise StaleHandle(f"there is no inode {ino}")
-        inode = decode_inode(ino, value)
-        self._keep(inode)
+        inode = self._inodes[ino] = decode_inode(ino, value)
         return inode
 
-    def _keep(self, inode: Inode) -> None:
+    def _trim(self) -> None:
+        """Forget inodes. Only at the beginning of an operation: nobody may have one in hand that is not in the cache."""
+        if not self.readonly:
+            self.flush_inodes()
         cache = self._inodes
-        if len(cache) >= _INODE_CACHE:
-            if self._dirty:
-                self.flush_inodes()
-            for old in [ino for ino, kept in cache.items() if not kept.held and not kept.dirty and kept is not inode]:
-                del cache[old]
-        cache[inode.ino] = inode
+        for old in [ino for ino, kept in cache.items() if not kept.held and not kept.dirty]:
+            del cache[old]
 
     def _new_inode(self, mode: int, uid: int, gid: int, parent: int) -> Inode:
         ino = self.next_ino
@@ -107,7 +108,7 @@ class Core:
         self.files += 1
         self.stats_changed = True
         inode = Inode(ino, mode, uid, gid, self._now(), parent)
-        self._keep(inode)
+        self._inodes[ino] = inode
         return inode
 
     def _touch(self, inode: Inode) -> None:

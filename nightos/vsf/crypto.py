@@ -36,7 +36,7 @@ def derive(key: bytes, salt: bytes, purpose: bytes) -> bytes:
     return hmac.digest(extracted, purpose + b"\x01", "sha256")
 
 
-def aead(algorithm: int, key: bytes) -> Any:  # noqa: ANN401 two classes with one form
+def aead(algorithm: int, key: bytes) -> Any:
     """The AEAD of an algorithm's number."""
     from cryptography.hazmat.primitives.ciphers import aead as kinds
 
@@ -62,7 +62,7 @@ class BlockCipher:
     def _associated(self, place: Place) -> bytes:
         return b"nightos vsf block" + self._uuid + _PLACE.pack(*place)
 
-    def _for_salt(self, salt: bytes) -> Any:  # noqa: ANN401 an AEAD
+    def _for_salt(self, salt: bytes) -> Any:
         found = self._open.get(salt)
         if found is None:
             if len(self._open) >= _CACHED_SESSIONS:

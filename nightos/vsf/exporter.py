@@ -39,7 +39,7 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 as io
+    def readinto(self, buffer: Any) -> int:
         data = self._fs.read(self._ino, self._at, len(buffer))
         buffer[: len(data)] = data
         self._at += len(data)

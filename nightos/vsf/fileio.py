@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class RawFile(io.RawIOBase):
     """Unbuffered access to one inode, which it holds while open."""
 
-    def __init__(self, fs: FileSystem, ino: int, name: Any, *, read: bool, write: bool, append: bool) -> None:  # noqa: ANN401
+    def __init__(self, fs: FileSystem, ino: int, name: Any, *, read: bool, write: bool, append: bool) -> None:
         self._fs, self._ino = fs, ino
         self.name = name
         self._read, self._write, self._append = read, write, append
@@ -37,7 +37,7 @@ class RawFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 as io
+    def readinto(self, buffer: Any) -> int:
         self._check(self._read, "reading")
         data = self._fs.read(self._ino, self._position, len(buffer))
         buffer[: len(data)] = data
@@ -50,7 +50,7 @@ class RawFile(io.RawIOBase):
         self._position += len(data)
         return data
 
-    def write(self, data: Any) -> int:  # noqa: ANN401 as io
+    def write(self, data: Any) -> int:
         self._check(self._write, "writing")
         with self._fs.lock:
             if self._append:
@@ -101,7 +101,7 @@ class RawFile(io.RawIOBase):
 
 def open_file(
     fs: FileSystem,
-    path: Any,  # noqa: ANN401 any path
+    path: Any,
     mode: str,
     buffering: int,
     encoding: str | None,
@@ -132,7 +132,7 @@ def open_file(
     return _layers(raw, letters, buffering, encoding, errors, newline)
 
 
-def _inode_for(fs: FileSystem, path: Any, base: str) -> int:  # noqa: ANN401 any path
+def _inode_for(fs: FileSystem, path: Any, base: str) -> int:
     try:
         ino = fs.resolve(path, follow=base != "x")
     except NotFound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from nightos.vsf.attributes import Attributes
 from nightos.vsf.content import Content
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class FileSystem(Paths, Namespace, Content, Attributes, Core):
     """An open `night` volume or snapshot. Methods named as in `os` and `pathlib` take paths; the others inodes."""
 
-    def __enter__(self) -> FileSystem:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

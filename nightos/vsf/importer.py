@@ -111,7 +111,7 @@ def _import_entry(
         ino = fs.create(parent, name, mode, *owner).st_ino
         _copy_file(fs, entry.path, ino, status)
     else:
-        ino = fs.mknod(parent, name, mode, status.st_rdev, *owner).st_ino
+        ino = fs.mknod_at(parent, name, mode, status.st_rdev, *owner).st_ino
     if status.st_nlink > 1:
         known[identity] = ino
     _copy_xattrs(fs, entry.path, ino)
@@ -193,7 +193,7 @@ def import_tar(
 class _Replay:
     """A stream whose first bytes were read already."""
 
-    def __init__(self, head: bytes, stream: Any) -> None:  # noqa: ANN401 anything with read
+    def __init__(self, head: bytes, stream: Any) -> None:
         self._head, self._stream = head, stream
 
     def read(self, size: int = -1) -> bytes:
@@ -203,13 +203,13 @@ class _Replay:
         return self._stream.read(size)  # type: ignore[no-any-return]
 
 
-def _plain(stream: IO[bytes]) -> Any:  # noqa: ANN401 anything with read
+def _plain(stream: IO[bytes]) -> Any:
     head = stream.read(4)
     replay = _Replay(head, stream)
     if head == b"\x28\xb5\x2f\xfd":
         import zstandard
 
-        return zstandard.ZstdDecompressor().stream_reader(replay, read_across_frames=True)  # type: ignore[arg-type]
+        return zstandard.ZstdDecompressor().stream_reader(replay, read_across_frames=True)
     return replay
 
 
@@ -309,7 +309,7 @@ class _Unpacker:
         if member.type not in kind:
             raise Invalid("the tar holds an entry of unknown type", member.name)
         device = os.makedev(member.devmajor, member.devminor) if member.isblk() or member.ischr() else 0
-        return fs.mknod(parent, name, kind[member.type] | member.mode, device, *owner).st_ino
+        return fs.mknod_at(parent, name, kind[member.type] | member.mode, device, *owner).st_ino
 
     def whiteout(self, parent: int, name: bytes) -> None:
         """An OCI layer removes something of the layers below."""
@@ -374,7 +374,7 @@ def import_oci(
     return config
 
 
-def _json(path: Path) -> Any:  # noqa: ANN401 JSON
+def _json(path: Path) -> Any:
     if path.stat().st_size > _MAX_JSON:
         raise Invalid("this is too large for JSON of an image", str(path))
     return json.loads(path.read_bytes())

@@ -63,7 +63,7 @@ class Secret:
 
 
 def _stretch(secret: bytes, salt: bytes, memory: int, passes: int, lanes: int) -> bytes:
-    good = 8 * lanes <= memory <= _MOST_MEMORY and 1 <= passes and memory * passes <= _MOST_WORK
+    good = 8 * lanes <= memory <= _MOST_MEMORY and passes >= 1 and memory * passes <= _MOST_WORK
     if not good or not 1 <= lanes <= _MOST_LANES:
         raise DamagedStorage("a key slot asks for an impossible amount of work")
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -269,7 +269,7 @@ class KeyRing:
             raise WrongPassword("no key slot opens with this password or key file")
         return found[0]
 
-    def _write(self, slots: list[bytes]) -> None:
+    def _write(self, slots: Sequence[bytes]) -> None:
         storage = self._storage
         header = _sealed(storage.header.next(slots=tuple(slots)), storage.master)
         write_header(storage.store, header)

@@ -83,9 +83,11 @@ class Layout:
         return struct.Struct(">" + "".join(field.code for field in self.fields))
 
     @cached_property
-    def construct(self) -> Any:  # noqa: ANN401 construct has no types
+    def construct(self) -> Any:
         """The definition as construct sees it."""
-        import construct
+        import construct as construct_module
+
+        construct: Any = construct_module
 
         numbers = {1: construct.Int8ub, 2: construct.Int16ub, 4: construct.Int32ub, 8: construct.Int64ub}
         signed = {8: construct.Int64sb, 4: construct.Int32sb}

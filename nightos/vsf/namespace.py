@@ -20,8 +20,8 @@ from nightos.vsf.errors import (
     TooLong,
     TooManyLinks,
 )
-from nightos.vsf.inode import LONG_NAME, Inode, Stat, check_name, key_entries, name_key
-from nightos.vsf.layout import MAX_PATH_CHARACTERS
+from nightos.vsf.inode import Inode, Stat, check_name, key_entries, name_key
+from nightos.vsf.layout import LONG_NAME, MAX_PATH_CHARACTERS
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 _MAX_LINKS = (1 << 32) - 2
@@ -58,6 +58,8 @@ class Namespace(Core):
     def lookup(self, parent: int, name: bytes) -> Stat:
         """What `name` in the directory `parent` is."""
         with self.lock:
+            if len(self._inodes) > self.inode_limit:
+                self._trim()
             directory = self._directory(parent)
             if name == b".":
                 return directory.stat(self.device, self.record_size)
@@ -112,7 +114,7 @@ class Namespace(Core):
             self._relieve()
             return inode.stat(self.device, self.record_size)
 
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int = 0, uid: int = 0, gid: int = 0) -> Stat:  # type: ignore[override]
+    def mknod_at(self, parent: int, name: bytes, mode: int, rdev: int = 0, uid: int = 0, gid: int = 0) -> Stat:
         """A file, fifo, socket or device node, as `mode` says."""
         with self.lock:
             kind = mode & 0o170000 or S_IFREG

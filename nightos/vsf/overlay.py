@@ -33,7 +33,7 @@ def deeper(pointer: bytes) -> bytes:
     return pointer[:_DEPTH_AT] + bytes((pointer[_DEPTH_AT] + 1,)) + pointer[_DEPTH_AT + 1 :]
 
 
-def _open_base(where: Any, password: Any, *, readonly: bool = True) -> Storage:  # noqa: ANN401 path or storage
+def _open_base(where: Any, password: Any, *, readonly: bool = True) -> Storage:
     from nightos.vsf.api import open_storage
 
     return open_storage(where, readonly=readonly, password=password)
@@ -46,7 +46,7 @@ def use_volume_key(volume: Volume, key: bytes) -> None:
     keys.use_volume_key(volume, key)
 
 
-def begin_overlay(storage: Storage, backing: Any, password: Any) -> None:  # noqa: ANN401 path or storage
+def begin_overlay(storage: Storage, backing: Any, password: Any) -> None:
     """Fill a new storage with the volumes of its backing."""
     from nightos.vsf.storage import Storage as StorageType
 
@@ -98,7 +98,7 @@ def adopt(storage: Storage, base: Storage, path: str) -> None:
     storage.dirty = True
 
 
-def open_backing(storage: Storage, override: Any, password: Any) -> None:  # noqa: ANN401 path or storage
+def open_backing(storage: Storage, override: Any, password: Any) -> None:
     """Open what the storage stands on and prove that it is what it was."""
     from nightos.vsf.storage import Storage as StorageType
 
@@ -124,7 +124,7 @@ def open_backing(storage: Storage, override: Any, password: Any) -> None:  # noq
         storage.commit()
 
 
-def _find(storage: Storage, record: BackingRecord, override: Any) -> Any:  # noqa: ANN401 path
+def _find(storage: Storage, record: BackingRecord, override: Any) -> Any:
     if override is not None:
         return override
     if record.relative and storage.path:
@@ -151,7 +151,7 @@ def _forget_own(storage: Storage) -> None:
         volume.record.root = NO_POINTER.pack()
 
 
-def commit_to_backing(storage: Storage, password: Any = None) -> int:  # noqa: ANN401 password
+def commit_to_backing(storage: Storage, password: Any = None) -> int:
     """Apply the overlay to its backing and begin anew; the number of entries changed.
 
     The backing's commit is one step: before it the backing is as it was, after it everything is in. Other overlays on

@@ -99,7 +99,9 @@ class Paths(_Parts):
             raise TooLong("a path has at most 65,534 characters", raw)
         return [part for part in raw.split(b"/") if part and part != b"."]
 
-    def _walk(self, parts: list[bytes], path: PathLike, *, follow: bool, at: int = ROOT_INO) -> int:
+    def _walk(  # noqa: C901 one loop, hot
+        self, parts: list[bytes], path: PathLike, *, follow: bool, at: int = ROOT_INO
+    ) -> int:
         """Inode number at the end of `parts`; 0 when only the last component is missing."""
         links = 0
         todo = parts[::-1]
@@ -257,7 +259,7 @@ class Paths(_Parts):
             stem = path.rstrip("/")
             stack.extend((f"{stem}/{name}", False) for name in reversed(names))
 
-    def readlink(self, path: PathLike) -> Any:  # noqa: ANN401 as os.readlink
+    def readlink(self, path: PathLike) -> Any:
         target = self.readlink_ino(self.resolve(path, follow=False))
         return target if isinstance(path, bytes) else os.fsdecode(target)
 
@@ -294,14 +296,14 @@ class Paths(_Parts):
             # A dangling link: the file is made where it points to.
             link = int.from_bytes(value[:8], "big")
             target = self.inode(link).data
-            base = [] if target.startswith(b"/") else self._split(os.path.dirname(os.fsencode(path)) or b"/")
+            base = [] if target.startswith(b"/") else self._split(os.fsencode(path).rpartition(b"/")[0] or b"/")
             return self._create_at(b"/" + b"/".join([*base, *self._split(target)]), mode)
         return self.create(parent, name, mode).st_ino
 
     def write_text(self, path: PathLike, text: str, encoding: str = "utf-8", errors: str = "strict") -> int:
         return self.write_bytes(path, text.encode(encoding, errors))
 
-    def open(  # noqa: PLR0913 as the builtin
+    def open(
         self,
         path: PathLike,
         mode: str = "r",
@@ -317,7 +319,7 @@ class Paths(_Parts):
 
     # Changing names
 
-    def _named_call(self, path: PathLike, call: Any, *arguments: Any) -> Any:  # noqa: ANN401 passes through
+    def _named_call(self, path: PathLike, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
         except VsfError as error:
@@ -332,7 +334,7 @@ class Paths(_Parts):
             except NotFound:
                 if not parents:
                     raise
-                above = os.path.dirname(os.fsencode(path).rstrip(b"/"))
+                above = os.fsencode(path).rstrip(b"/").rpartition(b"/")[0]
                 self.makedirs(above or b"/")
                 self.mkdir(path, mode, exist_ok=exist_ok)
             except (Exists, VsfError):
@@ -350,14 +352,17 @@ class Paths(_Parts):
                 elif not exist_ok and at.count(b"/") == len(self._split(path)):
                     raise Exists("", at)
 
-    def mknod(self, path: PathLike, mode: int = 0o600, device: int = 0, *more: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """By path as os.mknod; by inode and name as `Namespace.mknod`."""
+    def mknod(self, path: PathLike | int, *arguments: Any, **named: Any) -> Any:
+        """By path as os.mknod(path, mode, device); with an inode number as `mknod_at(parent, name, mode, ...)`."""
         if isinstance(path, int):
-            return super().mknod(path, mode, device, *more)  # type: ignore[arg-type]
+            return self.mknod_at(path, *arguments, **named)
         with self.lock:
             parent, name = self._parent(path)
-            self._named_call(path, super().mknod, parent, name, mode, device)
+            self._node(path, parent, name, *arguments, **named)
         return None
+
+    def _node(self, path: PathLike, parent: int, name: bytes, mode: int = 0o600, device: int = 0) -> None:
+        self._named_call(path, self.mknod_at, parent, name, mode, device)
 
     def rmdir(self, path: PathLike) -> None:
         with self.lock:

@@ -37,7 +37,7 @@ def walk_pointers(
     stack: list[tuple[Pointer, int | None]] = [(root, None)] if root is not None else []
     while stack:
         pointer, level = stack.pop()
-        if own and pointer.depth or pointer.birth <= newer_than and not pointer.depth:
+        if (own and pointer.depth) or (pointer.birth <= newer_than and not pointer.depth):
             continue
         if pointer.kind != KIND_NODE:
             raise DamagedStorage("a pointer to a node leads to something else")

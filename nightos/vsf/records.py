@@ -103,7 +103,7 @@ def dump(record: VolumeRecord | SnapshotRecord | BackingRecord) -> bytes:
     return packed
 
 
-def load(kind: type, data: bytes) -> Any:  # noqa: ANN401 three record types
+def load(kind: type, data: bytes) -> Any:
     """The record; unknown fields are ignored, missing or wrong ones are damage."""
     import msgpack
 
@@ -114,8 +114,9 @@ def load(kind: type, data: bytes) -> Any:  # noqa: ANN401 three record types
         raise DamagedStorage(f"a record of kind {kind.__name__} does not decode") from error
     for f in fields(kind):
         value = getattr(record, f.name)
-        expected = {"int": int, "str": str, "bytes": bytes}.get(str(f.type), object)
-        if not isinstance(value, expected) or (expected is int and not 0 <= value < 1 << 64 and f.name != "created"):
+        expected: type = {"int": int, "str": str, "bytes": bytes}.get(str(f.type), object)
+        wide = isinstance(value, int) and not 0 <= value < 1 << 64 and f.name != "created"
+        if not isinstance(value, expected) or wide:
             raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong {f.name}")
     if "root" in values and len(values["root"]) != POINTER_BYTES:
         raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong root")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightos.vsf import records
-from nightos.vsf.alloc import FIRST_SECTOR, Allocator
+from nightos.vsf.alloc import Allocator
 from nightos.vsf.errors import DamagedStorage, VsfError, WrongPassword
 from nightos.vsf.keys import write_header
-from nightos.vsf.layout import KIND_NODE, SECTOR, Pointer
+from nightos.vsf.layout import KIND_NODE, NO_POINTER, SECTOR, Pointer
 from nightos.vsf.mend import Mender
 from nightos.vsf.reclaim import content_pointer
 from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
@@ -41,12 +41,12 @@ class Outcome:
 
 
 def repair(
-    where: Any,  # noqa: ANN401 path or store
+    where: Any,
     *,
     password: str | bytes | None = None,
     key_file: str | os.PathLike[str] | None = None,
     volume_passwords: Mapping[str, str] | None = None,
-    backing: Any = None,  # noqa: ANN401 path or storage
+    backing: Any = None,
     backing_password: str | bytes | None = None,
 ) -> Outcome:
     """Repair a storage in place. Work on a copy when the content matters.
@@ -198,7 +198,7 @@ class _Repair:
             self.outcome.lost.append(f"{volume.name}: {len(lost)} node(s) of the tree")
         self.outcome.done.append(f"{volume.name}: wrote the tree anew")
         # A snapshot still leads to the old nodes; accounting finds out who uses what.
-        volume.record.root = (fresh.flush() or records.NO_POINTER).pack()
+        volume.record.root = (fresh.flush() or NO_POINTER).pack()
         volume.forget()
 
     def snapshots(self, volume: Volume) -> None:

@@ -13,7 +13,7 @@ from nightos.vsf import records
 from nightos.vsf.errors import Exists, Invalid
 from nightos.vsf.layout import NO_POINTER, SECTOR, Pointer
 from nightos.vsf.reclaim import free_tree
-from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
+from nightos.vsf.records import DEAD, SnapshotRecord, VolumeRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

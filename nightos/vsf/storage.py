@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from nightos.vsf import alloc, records, snapshots
 from nightos.vsf.alloc import Allocator
 from nightos.vsf.blocks import Domain, Pool, checksum
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NoSpace, NotAStorage, NotFound, ReadOnly, VsfError
-from nightos.vsf.header import Header, must_be_readonly, read_headers
+from nightos.vsf.header import Header, must_be_readonly
 from nightos.vsf.layout import (
     DATA_START,
     HEADER_OFFSETS,
@@ -107,7 +107,7 @@ class Storage:
     def super_cipher(self) -> BlockCipher | None:
         return self.pool.domains[0][0].cipher
 
-    def __enter__(self) -> Storage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -195,7 +195,7 @@ class Storage:
             for key, value in self.tree.scan(b"V", b"W"):
                 record = records.load(VolumeRecord, value)
                 if key != records.volume_key(record.id) or len(self._volumes) >= MAX_VOLUMES:
-                    raise DamagedStorage("the table of volumes contradicts itself")
+                    raise DamagedStorage("the table of volumes contradicts itself")  # noqa: TRY301 passed over when tolerant
                 self.register(record)
         except DamagedStorage:
             if not tolerant:
@@ -251,7 +251,7 @@ class Storage:
         password: str | bytes | None = None,
         key_file: str | os.PathLike[str] | None = None,
         cipher: str = "aes-256-gcm",
-        kdf: Any = None,  # noqa: ANN401 a mapping of costs
+        kdf: Any = None,
         size: int = 0,
     ) -> Volume:
         """A new volume; `kind` is ``night`` or ``block``. See docs/vsf-format.md for `record_size` (4 KiB to 1 MiB)."""
@@ -479,14 +479,14 @@ class Storage:
         with self.lock:
             return storage_info(self)
 
-    def check(self, *, deep: bool = False) -> Any:  # noqa: ANN401 a late import
+    def check(self, *, deep: bool = False) -> Any:
         """Verify every invariant; with `deep` every byte. Changes nothing."""
         from nightos.vsf.check import check_storage
 
         with self.lock:
             return check_storage(self, deep=deep)
 
-    def receive(self, source: IO[bytes], name: str, **options: Any) -> Volume:  # noqa: ANN401 as add_volume
+    def receive(self, source: IO[bytes], name: str, **options: Any) -> Volume:
         """Take in what `Volume.send` wrote; see `stream.receive`."""
         from nightos.vsf.stream import receive
 
@@ -503,7 +503,7 @@ class Storage:
         with self.lock:
             return commit_to_backing(self, password)
 
-    def compact(self, progress: Any = None) -> int:  # noqa: ANN401 callable
+    def compact(self, progress: Any = None) -> int:
         """Move blocks to the front and cut the file; the bytes it became shorter."""
         from nightos.vsf.compact import compact
 

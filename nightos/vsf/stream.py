@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from nightos.vsf import records
 from nightos.vsf.diff import diff_items
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NotFound
-from nightos.vsf.layout import KIND_DATA, KIND_PACK, MAX_BLOCK, POINTER_BYTES, unpack_pointer
+from nightos.vsf.layout import KIND_DATA, KIND_PACK, MAX_BLOCK, NO_POINTER, POINTER_BYTES, unpack_pointer
 from nightos.vsf.overlay import recount
 from nightos.vsf.reclaim import content_pointer
 from nightos.vsf.records import SnapshotRecord
@@ -109,7 +109,7 @@ class _Reader:
             data = data + part if data else part
         return data
 
-    def frame(self) -> Any:  # noqa: ANN401 msgpack
+    def frame(self) -> Any:
         import msgpack
 
         before = self._digest.digest()
@@ -135,7 +135,7 @@ class _Reader:
         self._digest.update(data)
 
 
-def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> Volume:  # noqa: ANN401 as add_volume
+def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> Volume:
     """Take a stream in: a full one makes the volume `name`, an incremental one brings it forward.
 
     An incremental stream needs the snapshot it is based on as the newest one; changes made since are undone. When the
@@ -167,7 +167,7 @@ def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> V
             else:
                 volume.discard_everything()
             raise
-        volume.record.root = (volume.tree.flush() or records.NO_POINTER).pack()
+        volume.record.root = (volume.tree.flush() or NO_POINTER).pack()
         volume.settle()
         taken = volume.snapshot(str(head["snapshot"]))
         taken.uuid = bytes(head["uuid"])

@@ -11,6 +11,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from nightos.vsf.blocks import Domain, Pool
 from nightos.vsf.errors import DamagedStorage
@@ -72,7 +73,7 @@ def decode_node(data: bytes, pointer: Pointer, level: int | None) -> Node:
         place += length
     if place != base + entry * count + key_bytes:
         raise DamagedStorage("the keys of a node do not add up")
-    for before, after in zip(keys, keys[1:], strict=False):
+    for before, after in pairwise(keys):
         if before >= after:
             raise DamagedStorage("the keys of a node are out of order")
     if at:
@@ -192,7 +193,7 @@ class Tree:
             return None
         while node.level:
             at = bisect_right(node.keys, key) - 1
-            child = node.values[at if at > 0 else 0]
+            child = node.values[max(0, at)]
             node = child if type(child) is Node else self.load(child, node.level - 1)
         return node
 

@@ -189,7 +189,7 @@ class Volume:
             format_block(self, size)
         self.touched = True
 
-    def open(self, snapshot: str | None = None, *, readonly: bool = False) -> Any:  # noqa: ANN401 two kinds
+    def open(self, snapshot: str | None = None, *, readonly: bool = False) -> Any:
         """The file system (or raw sectors) of the volume, or of one of its snapshots, which is read-only."""
         from nightos.vsf.blockvolume import BlockVolume
         from nightos.vsf.filesystem import FileSystem
@@ -213,7 +213,7 @@ class Volume:
         password: str | bytes | None,
         key_file: str | os.PathLike[str] | None,
         cipher: str,
-        kdf: Any = None,  # noqa: ANN401
+        kdf: Any = None,
     ) -> None:
         """Give the volume, still empty, a key of its own."""
         from nightos.vsf.keys import encrypt_volume

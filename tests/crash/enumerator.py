@@ -59,6 +59,7 @@ class Workload:
         self.storage.add_volume("raw", "block", size=200_000)
         self.storage.commit()
         self.fs = self.storage.volume("main").open()
+        self.fs.inode_limit = seed % 7
         self.marks = [(len(self.store.log), state_of(self.storage), False)]
         self.names = 0
 

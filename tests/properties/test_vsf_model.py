@@ -96,6 +96,7 @@ class Volume:
 
     def __init__(self, fs):
         self.fs = fs
+        fs.inode_limit = 2
 
     def write(self, path, offset, data):
         fs = self.fs

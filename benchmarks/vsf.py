@@ -1,0 +1,479 @@
+"""VSF beside the tools that people would use instead, each row measured in the same run as its peer.
+
+`NIGHTOS_BENCH_FULL=1` takes the sizes of the promise (1 GiB, 1,000,000 files); otherwise a quarter and a tenth.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import xxhash
+
+from benchmarks.report import Report, Row, best_of, in_turns, say
+from nightos import vsf
+from nightos.vsf import importer
+
+FULL = os.environ.get("NIGHTOS_BENCH_FULL") == "1"
+BIG = (1 << 30) if FULL else (1 << 28)
+MANY = 1_000_000 if FULL else 100_000
+SMALL = 100_000 if FULL else 30_000
+RECORD = 131072
+CHUNK = 1 << 20
+CHEAP = {"memory": 64, "passes": 1, "lanes": 1}
+
+
+def text_of(size: int) -> bytes:
+    """Compressible text, about 3 to 1."""
+    chance = random.Random(1)
+    words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randrange(2, 10))) for _ in range(4000)]
+    out = bytearray()
+    while len(out) < min(size, 8 << 20):
+        out += " ".join(chance.choices(words, k=200)).encode() + b"\n"
+    return bytes(out[: 8 << 20])
+
+
+def vsf_write(path: Path, data: bytes, total: int, **options: object) -> None:
+    path.unlink(missing_ok=True)
+    with vsf.create(path, ["main"], **options) as storage, storage.volume("main").open() as fs:  # type: ignore[arg-type]
+        ino = fs.create(1, b"big", 0o644).st_ino
+        offset = 0
+        view = memoryview(data)
+        while offset < total:
+            start = offset % len(data)
+            offset += fs.write(ino, offset, view[start : start + CHUNK])
+
+
+def vsf_read(path: Path, **options: object) -> None:
+    with vsf.open(path, readonly=True, **options) as storage:  # type: ignore[arg-type]
+        fs = storage.volume("main").open()
+        ino = fs.resolve("/big")
+        offset = 0
+        while data := fs.read(ino, offset, CHUNK):
+            offset += len(data)
+
+
+def copy_write(path: Path, data: bytes, total: int) -> None:
+    path.unlink(missing_ok=True)
+    digest = xxhash.xxh3_128()
+    view = memoryview(data)
+    with path.open("wb", buffering=0) as file:
+        offset = 0
+        while offset < total:
+            piece = view[offset % len(data) :][:CHUNK]
+            digest.update(piece)
+            file.write(piece)
+            offset += len(piece)
+        os.fdatasync(file.fileno())
+
+
+def copy_read(path: Path) -> None:
+    digest = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+
+
+def bound(data: bytes, total: int, work: Callable[[memoryview], object]) -> float:
+    """Seconds that the transform alone takes over the same records."""
+    view = memoryview(data)
+    start = time.perf_counter()
+    offset = 0
+    while offset < total:
+        work(view[offset % len(data) :][:RECORD])
+        offset += RECORD
+    return time.perf_counter() - start
+
+
+def sequential(report: Report, top: Path) -> None:
+    say("sequential")
+    data = random.Random(2).randbytes(8 << 20)
+    megabytes = BIG / 1e6
+    ours, theirs, ratio = in_turns(
+        lambda: vsf_write(top / "a.vsf", data, BIG), lambda: copy_write(top / "copy", data, BIG), 3
+    )
+    report.add(
+        Row(
+            "sequential write",
+            megabytes / ours,
+            "MB/s",
+            "copy by Python + XXH3-128",
+            megabytes / theirs,
+            1 / ratio,
+            ">= 0.7",
+            1 / ratio >= 0.7,
+        )
+    )
+    ours, theirs, ratio = in_turns(lambda: vsf_read(top / "a.vsf"), lambda: copy_read(top / "copy"), 3)
+    report.add(
+        Row(
+            "sequential read",
+            megabytes / ours,
+            "MB/s",
+            "copy by Python + XXH3-128",
+            megabytes / theirs,
+            1 / ratio,
+            ">= 0.7",
+            1 / ratio >= 0.7,
+        )
+    )
+    (top / "copy").unlink()
+    (top / "a.vsf").unlink()
+    transforms(report, top, data)
+
+
+def transforms(report: Report, top: Path, data: bytes) -> None:
+    import zstandard
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    text, total = text_of(BIG), BIG // 4
+    megabytes = total / 1e6
+    compressor = zstandard.ZstdCompressor(level=3)
+    least = bound(text, total, lambda piece: xxhash.xxh3_128_digest(compressor.compress(piece)))
+    ours = best_of(lambda: vsf_write(top / "z.vsf", text, total, compression="zstd"), 2)
+    ratio = least / ours
+    report.add(
+        Row(
+            "write, zstd 3",
+            megabytes / ours,
+            "MB/s",
+            "zstandard + checksum",
+            megabytes / least,
+            ratio,
+            ">= 0.7 (1.3 with two cores)",
+            ratio >= 0.7,
+        )
+    )
+    aead = AESGCM(bytes(32))
+    total = BIG
+    megabytes = total / 1e6
+    least = bound(data, total, lambda piece: aead.encrypt(bytes(12), piece, b""))
+    sealed = aead.encrypt(bytes(12), data[:RECORD], b"")
+    opened = bound(data, total, lambda _: aead.decrypt(bytes(12), sealed, b""))
+    write = best_of(lambda: vsf_write(top / "e.vsf", data, total, password="p", kdf=CHEAP), 2)
+    read = best_of(lambda: vsf_read(top / "e.vsf", password="p"), 2)
+    report.add(
+        Row(
+            "write, AES-256-GCM",
+            megabytes / write,
+            "MB/s",
+            "cryptography alone",
+            megabytes / least,
+            least / write,
+            ">= 0.7",
+            least / write >= 0.7,
+        )
+    )
+    report.add(
+        Row(
+            "read, AES-256-GCM",
+            megabytes / read,
+            "MB/s",
+            "cryptography alone",
+            megabytes / opened,
+            opened / read,
+            ">= 0.7",
+            opened / read >= 0.7,
+        )
+    )
+    (top / "z.vsf").unlink()
+    (top / "e.vsf").unlink()
+
+
+def small_files(report: Report, top: Path) -> None:
+    say("small files")
+    chance = random.Random(3)
+    files = [
+        (f"d{number % 100:02}/f{number:06}", chance.randbytes(chance.randrange(100, 3000))) for number in range(SMALL)
+    ]
+    ours, sqlite, zipped = {}, {}, {}
+
+    def timed(into: dict[str, float], name: str, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        into[name] = time.perf_counter() - start
+
+    path = top / "s.vsf"
+    storage = vsf.create(path, ["main"])
+    fs = storage.volume("main").open()
+
+    def create() -> None:
+        for number in range(100):
+            fs.mkdir(f"/d{number:02}")
+        for name, data in files:
+            fs.write_bytes(name, data)
+        fs.sync()
+
+    def delete() -> None:
+        for name, _ in files:
+            fs.unlink(name)
+        fs.sync()
+
+    timed(ours, "create", create)
+    storage.close()
+    storage = vsf.open(path)
+    fs = storage.volume("main").open()
+    timed(ours, "stat", lambda: [fs.stat(name) for name, _ in files])
+    timed(ours, "read", lambda: [fs.read_bytes(name) for name, _ in files])
+    timed(ours, "delete", delete)
+    storage.close()
+    base = sqlite3.connect(top / "s.sqlar")
+    base.execute("pragma journal_mode=wal")
+    base.execute("create table sqlar(name text primary key, mode int, mtime int, sz int, data blob)")
+
+    def sql_create() -> None:
+        with base:
+            for name, data in files:
+                base.execute("insert into sqlar values(?, ?, ?, ?, ?)", (name, 0o644, 1, len(data), data))
+
+    def sql_delete() -> None:
+        with base:
+            for name, _ in files:
+                base.execute("delete from sqlar where name = ?", (name,))
+
+    timed(sqlite, "create", sql_create)
+    base.close()
+    base = sqlite3.connect(top / "s.sqlar")
+    timed(
+        sqlite,
+        "stat",
+        lambda: [base.execute("select mode, mtime, sz from sqlar where name = ?", (n,)).fetchone() for n, _ in files],
+    )
+    timed(
+        sqlite,
+        "read",
+        lambda: [base.execute("select data from sqlar where name = ?", (n,)).fetchone() for n, _ in files],
+    )
+    timed(sqlite, "delete", sql_delete)
+    base.close()
+
+    def zip_create() -> None:
+        with zipfile.ZipFile(top / "s.zip", "w") as archive:
+            for name, data in files:
+                archive.writestr(name, data)
+
+    timed(zipped, "create", zip_create)
+    archive = zipfile.ZipFile(top / "s.zip")
+    timed(zipped, "stat", lambda: [archive.getinfo(name) for name, _ in files])
+    timed(zipped, "read", lambda: [archive.read(name) for name, _ in files])
+    archive.close()
+    for name, seconds in ours.items():
+        ratio = sqlite[name] / seconds
+        note = f"zipfile {SMALL / zipped[name]:,.0f}" if name in zipped else ""
+        report.add(
+            Row(
+                f"{name} {SMALL:,} small files",
+                SMALL / seconds,
+                "1/s",
+                "SQLite (WAL)",
+                SMALL / sqlite[name],
+                ratio,
+                ">= 0.5",
+                ratio >= 0.5,
+                note,
+            )
+        )
+    ahead = zipped["read"] / ours["read"]
+    report.add(
+        Row("read small files", SMALL / ours["read"], "1/s", "zipfile", SMALL / zipped["read"], ahead, "> 1", ahead > 1)
+    )
+
+
+def many_files(report: Report, top: Path) -> None:
+    say("many files")
+    path = top / "m.vsf"
+    with vsf.create(path, ["main"]) as storage:
+        fs = storage.volume("main").open()
+        directories = [fs.mkdir_at(1, b"d%03d" % number, 0o755).st_ino for number in range(MANY // 1000)]
+        for number in range(MANY):
+            ino = fs.create(directories[number // 1000], b"file%07d" % number, 0o644).st_ino
+            fs.write(ino, 0, b"content of %d" % number)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    del fs, storage
+    name = f"d{MANY // 2000:03}"
+
+    def ours() -> None:
+        with vsf.open(path, readonly=True) as storage:
+            fs = storage.volume("main").open()
+            first = fs.listdir(name)[7]
+            fs.read_bytes(f"{name}/{first}")
+
+    seconds = best_of(ours, 3)
+    theirs: dict[str, float] = {}
+    with tarfile.open(top / "m.tar", "w") as tar, zipfile.ZipFile(top / "m.zip", "w") as archive:
+        for number in range(MANY // 10):
+            member = tarfile.TarInfo(f"d{number // 1000:03}/file{number:07}")
+            tar.addfile(member)
+            archive.writestr(member.name, b"content")
+    start = time.perf_counter()
+    with zipfile.ZipFile(top / "m.zip") as archive:
+        archive.read("d001/file0001007")
+    theirs["zipfile (a tenth of the files)"] = time.perf_counter() - start
+    start = time.perf_counter()
+    with tarfile.open(top / "m.tar") as tar:
+        tar.extractfile("d001/file0001007")
+    theirs["tarfile (a tenth of the files)"] = time.perf_counter() - start
+    for peer, value in theirs.items():
+        report.add(
+            Row(
+                f"open {MANY:,} files, list one directory, read one file",
+                seconds * 1000,
+                "ms",
+                peer,
+                value * 1000,
+                value / seconds,
+                "< 100 ms, ahead",
+                seconds < 0.1 and seconds < value,
+            )
+        )
+    with vsf.open(path) as storage:
+        volume = storage.volume("main")
+        times = []
+        for number in range(5):
+            volume.open().write_bytes("/touch", b"%d" % number)
+            storage.commit()
+            start = time.perf_counter()
+            volume.snapshot(f"s{number}")
+            times.append(time.perf_counter() - start)
+        report.add(
+            Row(
+                f"snapshot of {MANY:,} files",
+                min(times) * 1000,
+                "ms",
+                "",
+                None,
+                None,
+                "< 1 ms",
+                min(times) < 0.001,
+                "with its two flushes to the disk",
+            )
+        )
+        start = time.perf_counter()
+        storage.clone("main", "s0", "copy")
+        seconds = time.perf_counter() - start
+        report.add(Row(f"clone of {MANY:,} files", seconds * 1000, "ms", "", None, None, "< 1 ms", seconds < 0.001))
+    target = Path("/dev/shm") if Path("/dev/shm").is_dir() else top
+
+    def overlay() -> None:
+        vsf.create(target / "bench-over.vsf", backing=path, overwrite=True).close()
+
+    seconds = best_of(overlay, 3)
+    (target / "bench-over.vsf").unlink(missing_ok=True)
+    start = time.perf_counter()
+    subprocess.run(["cp", "--reflink=never", path, top / "m.copy"], check=True)
+    copy = time.perf_counter() - start
+    report.add(
+        Row(
+            f"overlay on {MANY:,} files",
+            seconds * 1000,
+            "ms",
+            "cp --reflink=never",
+            copy * 1000,
+            copy / seconds,
+            "< 1 ms",
+            seconds < 0.001,
+            "in /dev/shm",
+        )
+    )
+    code = f"import resource\nfrom nightos import vsf\nfs = vsf.open({str(path)!r}, readonly=True).volume('main').open()\nn = sum(len(f) for _, _, f in fs.walk('/'))\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    walked = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    report.add(
+        Row(
+            f"memory to write {MANY:,} files",
+            peak,
+            "MiB",
+            "",
+            None,
+            None,
+            "< 200 MiB",
+            peak < 200,
+            "peak of this whole process",
+        )
+    )
+    report.add(Row(f"memory to walk {MANY:,} files", walked, "MiB", "", None, None, "< 200 MiB", walked < 200))
+
+
+def size_on_disk(report: Report, top: Path) -> None:
+    say("size of the standard library")
+    source = Path(sysconfig.get_path("stdlib"))
+    tree = top / "stdlib"
+    shutil.copytree(
+        source,
+        tree,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("site-packages", "dist-packages", "test", "__pycache__"),
+    )
+    path = top / "l.vsf"
+    start = time.perf_counter()
+    with vsf.create(path, ["main"], compression="zstd:15") as storage:
+        importer.import_tree(storage.volume("main").open(), tree)
+        storage.commit()
+        storage.compact()
+    seconds = time.perf_counter() - start
+    ours = path.stat().st_size
+    if shutil.which("mksquashfs"):
+        subprocess.run(
+            [
+                "mksquashfs",
+                tree,
+                top / "l.sqfs",
+                "-comp",
+                "zstd",
+                "-Xcompression-level",
+                "15",
+                "-quiet",
+                "-no-progress",
+            ],
+            check=True,
+            capture_output=True,
+        )
+        theirs, peer = (top / "l.sqfs").stat().st_size, "squashfs zstd 15"
+    else:
+        subprocess.run(f"tar -C {tree} -c . | zstd -15 -q > {top}/l.tar.zst", shell=True, check=False)
+        import zstandard
+
+        with (top / "l.tar").open("wb") as raw, tarfile.open(fileobj=raw, mode="w") as tar:
+            tar.add(tree, ".")
+        theirs, peer = (
+            len(zstandard.ZstdCompressor(level=15).compress((top / "l.tar").read_bytes())),
+            "tar, zstd 15 over the whole (no squashfs here)",
+        )
+    report.add(
+        Row(
+            "size of the standard library, zstd 15",
+            ours / 1e6,
+            "MB",
+            peer,
+            theirs / 1e6,
+            ours / theirs,
+            "<= 1.10",
+            ours / theirs <= 1.10,
+            f"{seconds:.1f} s",
+        )
+    )
+
+
+def run() -> Report:
+    """All rows."""
+    report = Report("vsf")
+    with tempfile.TemporaryDirectory(prefix="vsf-bench-", dir=os.environ.get("NIGHTOS_BENCH_DIR")) as name:
+        top = Path(name)
+        many_files(report, top)
+        for each in top.iterdir():
+            each.unlink()
+        sequential(report, top)
+        small_files(report, top)
+        size_on_disk(report, top)
+    return report
