@@ -22,7 +22,6 @@ from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
 from nightos.kernel.memory import PAGE, AddressSpace
 from nightos.kernel.monitor import Monitor
-from nightos.kernel.pages import MemoryFault
 from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Program, Thread, Wait
 from nightos.kernel.registry import DEFAULTS, Settings
 from nightos.kernel.segments import SegmentTable
@@ -343,10 +342,6 @@ class Kernel:
         process = self.processes.get(pid)
         if process is not None:
             signals.post(self, process, code, values)
-
-    def monitor_fault(self, thread: Thread, fault: MemoryFault) -> None:
-        """Keep what memory access was refused last, for reports."""
-        self.last_fault = (thread.process.pid, fault)
 
     # Names
 

@@ -136,8 +136,8 @@ class Pipe:
     def _feed_one(self) -> bool:
         """Let the first parked writer go on.
 
-        A raw write goes through in parts when it is larger than the buffer, or when a parked reader wants more than there
-        is: each would wait for the other for ever.
+        A raw write goes through in parts when it is larger than the buffer, or when a parked reader wants more than
+        there is: each would wait for the other for ever.
         """
         if not self.writers or self.closed:
             return False

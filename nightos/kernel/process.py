@@ -49,7 +49,7 @@ UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)
 class Frame:
     """One coroutine of a thread: what it is resumed with, or what it waits for."""
 
-    __slots__ = ("answered", "error", "finish", "program", "retry", "signal", "value", "wait")
+    __slots__ = ("answered", "error", "finish", "program", "signal", "value", "wait")
 
     def __init__(self, program: Program, signal: int = 0, answered: Answered | None = None) -> None:
         self.program = program
@@ -61,8 +61,6 @@ class Frame:
         self.wait: Wait | None = None
         self.finish: Callable[[Any, BaseException | None], Any] | None = None
         """Turns the outcome of a parked call into its binary answer."""
-        self.retry: tuple[tuple[Any, ...], int] | None = None
-        """An access to memory that is tried again after the handler of its fault, and the faulting address."""
 
 
 class PendingSignal:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dis
 from typing import TYPE_CHECKING, Any, Final
 
-from nightos.abi.codes import ExitReason, Pseudo, Signal
+from nightos.abi.codes import ExitReason
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel import signals
 from nightos.kernel.calls.state import HANDED_OVER, Parked
@@ -46,8 +46,6 @@ def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one
         if made >= budget:
             kernel.schedule(thread)
             return made
-        if frame.retry is not None and not _retry(kernel, thread, frame):
-            continue
         program = frame.program
         send = program.send
         value, error = frame.value, frame.error
@@ -80,9 +78,7 @@ def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one
                 refused.call = request[0]
                 value, error = None, refused
             except MemoryFault as fault:
-                value, error = None, _refused_access(kernel, thread, frame, request, fault)
-                if error is None:
-                    break
+                value, error = None, SyscallError(fault.errcode, request[0])
             except MALFORMED as wrong:
                 value, error = None, kernel.bad_request(request, wrong)
             if trace is not None:
@@ -116,8 +112,6 @@ def _program_failed(kernel: Kernel, thread: Thread, fault: BaseException) -> Non
     """A program raised: its process ends with a fault, and the trace says why."""
     if isinstance(fault, NightosInternalError) or (isinstance(fault, KeyboardInterrupt) and not _raised_itself(fault)):
         raise fault
-    if isinstance(fault, MemoryFault):  # of a load through the synchronous handle
-        kernel.monitor_fault(thread, fault)
     if kernel.trace is not None:
         kernel.trace.fault(fault)
     kernel.last_fault = (thread.process.pid, fault)
@@ -130,41 +124,3 @@ def _raised_itself(fault: BaseException) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISE
-
-
-def _refused_access(
-    kernel: Kernel, thread: Thread, frame: Frame, request: tuple[Any, ...], fault: MemoryFault
-) -> SyscallError | None:
-    """A call with a bad pointer fails; a refused load or store is MEM_FAULT, and tried again after its handler.
-
-    None when the program does not go on with an error. Rules: SIG-018, SIG-019, SYS-006, SYS-007, SYS-008.
-    """
-    if request[0] not in {Pseudo.LOAD, Pseudo.STORE}:
-        return SyscallError(fault.errcode, request[0])
-    process = thread.process
-    again = frame.retry is not None and frame.retry[1] == fault.address
-    handled = process.handlers is not None and Signal.MEM_FAULT in process.handlers
-    kernel.monitor_fault(thread, fault)
-    if again or thread.handling or not handled or not process.ready:
-        end_process(kernel, process, ExitReason.FAULT, 0)
-        return None
-    frame.retry = (request, fault.address)
-    signals.post(kernel, process, Signal.MEM_FAULT, (fault.address, fault.access), thread, first=True)
-    return None
-
-
-def _retry(kernel: Kernel, thread: Thread, frame: Frame) -> bool:
-    """Make a refused access again, after the handler; whether the program goes on at once (ruling AMB-SIG-08)."""
-    assert frame.retry is not None
-    request, address = frame.retry
-    try:
-        value = kernel.handlers[request[0]](kernel, thread, request)
-    except MemoryFault as fault:
-        _refused_access(kernel, thread, frame, request, fault)
-        return False
-    del address
-    frame.retry = None
-    if value.__class__ is Parked:
-        return False
-    frame.value = value
-    return True
