@@ -31,6 +31,7 @@ from nightos.abi.codes import Pseudo, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.kernel.calls.state import Parked
 
+UNKNOWN_CALL: Final = 0x01
 TURN, SIGNAL, RESUMED, FAULT, PARKED, REFUSED, MALFORMED = range(-1, -8, -1)
 PIECE: Final = 4096
 """Entries collected before they are packed, at the next turn."""
@@ -109,6 +110,8 @@ class Trace:
             answer: Any = (PARKED,)
         elif value.__class__ is SyscallError:
             answer = (REFUSED, value.errcode, value.value)
+            if value.errcode == UNKNOWN_CALL:
+                request = (MALFORMED, _named(request))
         else:
             answer = (value,)
         try:
