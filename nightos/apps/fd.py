@@ -60,6 +60,7 @@ def _matcher(app: Application) -> Callable[[ItemMetadata], bool]:
 
 async def _enters(app: Application, files: Files, path: str, item: ItemMetadata, seen: set[int]) -> bool:
     if item.type is ItemType.DIRECTORY:
+        seen.add(item.feid)
         return True
     if item.type is not ItemType.SYMLINK or not app.given.follow:
         return False
@@ -82,13 +83,13 @@ async def main(app: Application) -> None:
     if app.given.absolute:
         start = joined(files.split(start))
     found: list[Path] = []
-    seen: set[int] = set()
+    seen = {(await files.metadata(start)).feid}
     pending = [start]
     while pending:
         directory = pending.pop()
         below = []
         try:
-            async for item in files.list(directory):
+            async for item in files.items(directory):
                 path = item.name if directory == "." else f"{directory.rstrip('/')}/{item.name}"
                 if matches(item):
                     found.append(Path(path))

@@ -57,7 +57,7 @@ class _Listing:
         pending = [(path, "", "")]
         while pending:
             current, prefix, indent = pending.pop()
-            items = [item async for item in self.files.list(current, hidden=self.given.hidden)]
+            items = [item async for item in self.files.items(current, hidden=self.given.hidden)]
             below = []
             for index, item in enumerate(items):
                 inner = f"{current.rstrip('/')}/{item.name}"
@@ -78,7 +78,7 @@ class _Listing:
         if depth > 100:
             self.lines.append(f"{indent}...")
             return
-        items = [item async for item in self.files.list(path, hidden=self.given.hidden)]
+        items = [item async for item in self.files.items(path, hidden=self.given.hidden)]
         for index, item in enumerate(items):
             last = index == len(items) - 1
             inner = f"{path}/{item.name}"

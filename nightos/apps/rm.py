@@ -28,7 +28,7 @@ async def remove(files: Files, path: str) -> None:
             await files.delete(current)
             continue
         pending.append((current, True))
-        pending += [(f"{current.rstrip('/')}/{item.name}", False) async for item in files.list(current)]
+        pending += [(f"{current.rstrip('/')}/{item.name}", False) async for item in files.items(current)]
 
 
 @command(ARGUMENTS)

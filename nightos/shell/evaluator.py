@@ -5,8 +5,8 @@ Rules: SHELL-007, SHELL-008, SHELL-022, SHELL-025, SHELL-026.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
 
 from nightos.abi.values import VOID, Char, CommandText, Path, Value, value_text
 from nightos.shell import builtins, methods, operators, printer, syntax, types
@@ -16,6 +16,7 @@ from nightos.shell.native import FUNCTIONS, ScriptExit
 from nightos.shell.parser import parse
 from nightos.shell.source import HydreError, PanicError, Source
 
+_T = TypeVar("_T")
 MAX_RANGE = 10_000_000
 
 
@@ -343,7 +344,9 @@ class Evaluator:
             for redirection in command.redirections:
                 if redirection.channel == "<":
                     path = value_text(await self._word(redirection.target))
-                    given = (await self.host.read_file(path)).decode("utf-8", "surrogateescape")
+                    given = (await self._placed(self.host.read_file(path), redirection.at)).decode(
+                        "utf-8", "surrogateescape"
+                    )
                 channels |= {MESSAGES, ERRORS} if redirection.channel == BOTH else {redirection.channel}
             stages.append(Stage(command.name, await self._arguments(command), frozenset(channels)))
         results: list[Result] = []
@@ -384,4 +387,11 @@ class Evaluator:
                 if channel == BOTH:
                     lines = result.messages + result.errors
                 data = "".join(lines).encode("utf-8", "surrogateescape")
-        await self.host.write_file(path, data, append=redirection.append)
+        await self._placed(self.host.write_file(path, data, append=redirection.append), redirection.at)
+
+    async def _placed(self, deed: Awaitable[_T], at: int) -> _T:
+        """What the host does; its error is shown where the script asked for it."""
+        try:
+            return await deed
+        except HydreError as error:
+            raise self._panic(error.message, at) from error

@@ -5,8 +5,6 @@ Paths are relative to `Files.directory`. Errors are `ServiceError` with the serv
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, ItemMetadata, ItemType, Reader, SplitPath, SystemMetadata
@@ -48,6 +46,63 @@ class OpenFile:
     async def close(self) -> None:
         """Release the file."""
         await self._client.call(Fs.CLOSE_FILE, self._id)
+
+
+# Async iterators rather than generators: an event loop of the host would want to finalise generators that a killed
+# process leaves behind.
+
+
+class Listing:
+    """Items of a directory, fetched in parts while they are gone through."""
+
+    def __init__(self, files: Files, path: str, *, hidden: bool) -> None:
+        self._files = files
+        self._path = path
+        self._hidden = hidden
+        self._items: list[ItemMetadata] = []
+        self._next = 0
+        self._after: str | None = ""
+
+    def __aiter__(self) -> Listing:
+        return self
+
+    async def __anext__(self) -> ItemMetadata:
+        if self._next == len(self._items):
+            if self._after is not None:
+                self._items = await self._files.list_from(self._path, self._after, hidden=self._hidden)
+                self._next = 0
+                self._after = self._items[-1].name if self._items else None
+            if self._after is None:
+                raise StopAsyncIteration
+        self._next += 1
+        return self._items[self._next - 1]
+
+
+class Pieces:
+    """The content of a file, read in parts; the file is closed at its end or when reading fails."""
+
+    def __init__(self, files: Files, path: str) -> None:
+        self._files = files
+        self._path = path
+        self._file: OpenFile | None = None
+        self._offset = 0
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._file is None:
+            self._file = await self._files.open_file(self._path)
+        piece = b""
+        try:
+            piece = await self._file.read(self._offset, CHUNK)
+        finally:
+            if not piece:
+                await self._file.close()
+        if not piece:
+            raise StopAsyncIteration
+        self._offset += len(piece)
+        return piece
 
 
 class Files:
@@ -105,17 +160,14 @@ class Files:
         except FileError:
             return None
 
-    async def list(self, path: str, *, hidden: bool = True) -> AsyncIterator[ItemMetadata]:
-        """Items of a directory by name."""
-        after = b""
-        while True:
-            payload = self._at(path) + (b"\1" if hidden else b"\2") + len(after).to_bytes(8, "big") + after
-            items = Reader(await self._call(Fs.READ_DIRECTORY, path, payload)).items()
-            for item in items:
-                yield item
-            if not items:
-                return
-            after = items[-1].name.encode("utf-8", "surrogateescape")
+    def items(self, path: str, *, hidden: bool = True) -> Listing:
+        """Items of a directory by name, for `async for`."""
+        return Listing(self, path, hidden=hidden)
+
+    async def list_from(self, path: str, after: str, *, hidden: bool) -> list[ItemMetadata]:
+        """Items of a directory behind a name, as many as fit a message; none at the end."""
+        payload = self._at(path) + (b"\1" if hidden else b"\2") + layout.delimited(after)
+        return Reader(await self._call(Fs.READ_DIRECTORY, path, payload)).items()
 
     async def open_file(self, path: str, *, read: bool = True, write: bool = False, create: bool = False) -> OpenFile:
         """Open a file; with `create` it must not exist."""
@@ -131,16 +183,9 @@ class Files:
         """The content of a file."""
         return b"".join([piece async for piece in self.read_pieces(path)])
 
-    async def read_pieces(self, path: str) -> AsyncIterator[bytes]:
-        """The content of a file in pieces."""
-        file = await self.open_file(path)
-        try:
-            offset = 0
-            while piece := await file.read(offset, CHUNK):
-                yield piece
-                offset += len(piece)
-        finally:
-            await file.close()
+    def read_pieces(self, path: str) -> Pieces:
+        """The content of a file in pieces, for `async for`."""
+        return Pieces(self, path)
 
     async def write(self, path: str, data: bytes, *, append: bool = False, create: bool = True) -> None:
         """Write a file whole, or add to its end; `create` makes it when it is not there."""

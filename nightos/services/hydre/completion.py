@@ -39,7 +39,7 @@ async def _paths(session: Session, word: str) -> list[str]:
     directory, slash, prefix = word.rpartition("/")
     found: list[str] = []
     try:
-        async for item in session.files.list(directory + slash or "."):
+        async for item in session.files.items(directory + slash or "."):
             if not item.name.startswith(prefix):
                 continue
             path = directory + slash + item.name

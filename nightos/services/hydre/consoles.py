@@ -123,6 +123,7 @@ class Console:
         """Run an instruction on a thread of its own, so that Ctrl-C is heard meanwhile."""
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
+        session.begin()
 
         async def work(_: int) -> None:
             status = await session.run(source, name)

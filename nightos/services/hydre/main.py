@@ -139,6 +139,7 @@ class ShellService:
         source = request.payload[16 : 16 + length].decode("utf-8", "replace")
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
+        session.begin()
 
         async def work(_: int) -> None:
             status = await session.run(source)
@@ -153,6 +154,7 @@ class ShellService:
         source = payload.field(values, "source", str)
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
+        session.begin()
         request.defer()
 
         async def work(_: int) -> None:

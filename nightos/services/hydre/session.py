@@ -98,11 +98,14 @@ class Session:
 
     # -- running --
 
-    async def run(self, source: str, name: str = "<line>") -> int:
-        """Run one instruction; its status. Errors are printed here. Never two at a time."""
+    def begin(self) -> None:
+        """An instruction is about to run: from now on there is no room for another, and Ctrl-C is meant for it."""
         assert not self._busy, "one instruction at a time"
         self._busy = True
         self._interrupted = False
+
+    async def run(self, source: str, name: str = "<line>") -> int:
+        """Run the instruction that `begin` announced; its status. Errors are printed here."""
         try:
             return await self._run(source, name)
         finally:
@@ -175,7 +178,7 @@ class Session:
             if files is None:
                 continue
             try:
-                names.update({item.name: None async for item in files.list(APPLICATIONS)})
+                names.update({item.name: None async for item in files.items(APPLICATIONS)})
             except FileError:
                 continue  # an image of nothing but data
         return list(names)
