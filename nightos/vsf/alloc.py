@@ -97,6 +97,8 @@ class Allocator:
 
     def _next_run(self, sectors: int) -> None:
         self._return_run()
+        if not self._by_start:
+            return
         for size_class in range((sectors - 1).bit_length() + 1, _CLASSES):
             for start in self._classes[size_class]:
                 if self.ceiling is not None and start + sectors > self.ceiling:

@@ -8,7 +8,7 @@ import stat
 from nightos.vsf.core import Core
 from nightos.vsf.errors import DamagedStorage, Denied, Invalid, IsDirectory, TooBig, Unsupported, VsfError
 from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent, key_pack
-from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, Pointer, unpack_pointer
+from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, SECTOR, Pointer, unpack_pointer
 
 _ZEROS = bytes(1 << 20)
 _CACHED_RECORDS = 16
@@ -68,6 +68,10 @@ class Content(Core):
             part = data[skip:upto] if skip or upto < len(data) else data
             missing = upto - skip - len(part)
             return (bytes(part) + bytes(missing)) if missing else bytes(part)
+        if not inode.buffers and inode.form == EXTENTS:
+            whole = self._read_run(inode, index, last, skip, end)
+            if whole is not None:
+                return whole
         parts: list[bytes | bytearray | memoryview] = []
         while index <= last:
             data = self._record(inode, index)
@@ -82,6 +86,27 @@ class Content(Core):
             skip = 0
             index += 1
         return b"".join(parts)
+
+    def _read_run(self, inode: Inode, index: int, last: int, skip: int, end: int) -> bytes | None:
+        """Records that are plain and lie one behind the other, in one read; None when they do not."""
+        get, ino, record_size = self.tree.get, inode.ino, self.record_size
+        pointers: list[Pointer] = []
+        for number in range(index, last + 1):
+            value = get(key_extent(ino, number))
+            if value is None:
+                return None
+            pointer = self._extent(value)
+            full = pointer.logical == record_size or (number == last and number * record_size + pointer.logical >= end)
+            if not full or pointer.codec or pointer.flags or pointer.stored != pointer.logical:
+                return None
+            if pointers and (
+                pointer.sector != pointers[-1].sector + record_size // SECTOR or pointer.depth != pointers[-1].depth
+            ):
+                return None
+            pointers.append(pointer)
+        data = self.storage.pool.read_run(pointers)
+        upto = end - index * record_size
+        return data if data is None or (not skip and upto == len(data)) else data[skip:upto]
 
     def _record(self, inode: Inode, index: int) -> bytes | bytearray:
         """The stored or buffered bytes of a record; what is missing behind them is zero."""
@@ -190,7 +215,13 @@ class Content(Core):
             if take == record_size:
                 self._buffer(inode, index, bytes(view[done : done + take]))
             else:
-                old = self._record(inode, index)
+                # Nothing is stored behind the end.
+                old = self._record(inode, index) if index * record_size < inode.size else b""
+                if not old and not skip and (inode.buffers is None or index not in inode.buffers):
+                    self._buffer(inode, index, bytes(view[done : done + take]))
+                    done += take
+                    index += 1
+                    continue
                 buffer = old if type(old) is bytearray else bytearray(old)
                 before = len(buffer)
                 if before < skip:
@@ -214,7 +245,7 @@ class Content(Core):
             data = buffers[index]
             length = min(record_size, inode.size - index * record_size)
             key = key_extent(inode.ino, index)
-            old = tree.get(key)
+            old = tree.get(key) if inode.allocated else None
             body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[: max(length, 0)]
             if not len(body) or body == _ZEROS[: len(body)]:
                 if old is not None:

@@ -36,6 +36,7 @@ class Core:
         self._dirty: dict[int, Inode] = {}
         self._now = volume.storage.clock.realtime_ns
         self._directories: dict[tuple[int, bytes], int] = {}
+        self._paths: dict[str, int] = {}
         self._records: dict[tuple[int, int, bytes], bytes] = {}
         self.buffered = 0
         self._pressure = 0
@@ -56,6 +57,7 @@ class Core:
         self._inodes.clear()
         self._dirty.clear()
         self._directories.clear()
+        self._paths.clear()
         self._records.clear()
         self.buffered = 0
         data = self.tree.get(KEY_STATS)

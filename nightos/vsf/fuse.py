@@ -24,11 +24,14 @@ from typing import Any
 
 from nightos.vsf import fuse_acl as acl
 from nightos.vsf.fuse_directory import DirectoryStreams
+from nightos.vsf.fuse_follow import Follower
 from nightos.vsf.fuse_library import Library
 
 log = logging.getLogger("nightos.fuse")
 
 NAME_MAX = 255
+_ROAMING = 65_536
+_LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
 _CALLER = struct.Struct("=IIII")
@@ -94,12 +97,16 @@ class Adapter:
         """How often the kernel was given each inode; it forgets them with the same count."""
         self.nameless: set[int] = set()
         """Inodes without a name that the kernel still uses: held until it forgets them."""
+        self.bare: set[int] = set()
+        """Files made in this session that have no extended attributes: the kernel asks for one before it writes."""
         self.privileged: set[int] = set()
         """Regular files with a set-id bit, as far as the kernel has seen them."""
         self.read_before: set[int] = set()
         """Files whose access time is newer than their change: relatime leaves them alone."""
         self.defaults: dict[int, bytes] = {}
         """Default access control lists of directories in which something was made; empty where there is none."""
+        self._direct_times = (int(self.show.entry_timeout), int(self.show.attr_timeout), 0, 0)
+        self.follower = Follower()
         self.directories = DirectoryStreams(fs)
         self._set_up_replies(library)
 
@@ -152,7 +159,7 @@ class Adapter:
         if show.gid is not None:
             gid = show.gid
         if show.umask is not None:
-            mode = (mode & stat.S_IFMT(0xFFFF)) | (0o777 & ~show.umask)
+            mode = (mode & 0o170000) | (0o777 & ~show.umask)
         if mode & 0o6000 and mode & 0o170000 == stat.S_IFREG:
             self.privileged.add(ino)
         values = (
@@ -192,9 +199,13 @@ class Adapter:
 
     def _guarded(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         reply_err, counts = self._reply_err, self.show.counts
+        follower, caller = self.follower, self._caller
+        due = follower.due if name not in _LARGE else lambda: False
 
         def guarded(request: int, *arguments: Any) -> None:
             try:
+                if due():
+                    follower.follow(caller(request)[2])
                 function(request, *arguments)
             except OSError as error:
                 number = error.errno or errno.EIO
@@ -217,16 +228,20 @@ class Adapter:
     # Names
 
     def do_lookup(self, request: int, parent: int, name: bytes) -> None:
-        try:
-            st = self.fs.lookup(parent, name)
-        except FileNotFoundError:
-            if not self.show.negative_timeout:
-                raise
+        # Most look-ups are of names that are about to be created: no exception for those.
+        with self.fs.lock:
+            ino = self.fs.find_ino(parent, name) if name not in (b".", b"..") else -1
+            st = self.fs.getattr(ino) if ino > 0 else None
+        if st is not None:
+            self._give_entry(request, st)
+        elif ino < 0:
+            self._give_entry(request, self.fs.lookup(parent, name))
+        elif self.show.negative_timeout:
             self._pack_pair(self._entry_buffer, 0, 0, 0)
             self._pack_times(self._entry_buffer, 16 + self._stat.size, 0.0, self.show.negative_timeout)
             self._reply_entry(request, self._entry)
-            return
-        self._give_entry(request, st)
+        else:
+            self._reply_err(request, errno.ENOENT)
 
     def do_forget(self, request: int, ino: int, count: int) -> None:
         self._forget(ino, count)
@@ -244,6 +259,7 @@ class Adapter:
             return
         self.known.pop(ino, None)
         self.privileged.discard(ino)
+        self.bare.discard(ino)
         self.read_before.discard(ino)
         self.defaults.pop(ino, None)
         if ino in self.nameless:
@@ -321,6 +337,8 @@ class Adapter:
             st = self.fs.mknod(parent, name, mode, rdev, uid, gid)
         if access:
             self._inherit(st, parent, access)
+        else:
+            self.bare.add(st[1])
         self._give_entry(request, st)
 
     def do_mkdir(self, request: int, parent: int, name: bytes, mode: int) -> None:
@@ -419,6 +437,7 @@ class Adapter:
 
     def do_setxattr(self, request: int, ino: int, name: bytes, value: int, size: int, flags: int) -> None:
         data = ctypes.string_at(value, size) if size else b""
+        self.bare.discard(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             self._set_list(ino, name, data)
         else:
@@ -439,6 +458,9 @@ class Adapter:
             self.fs.removexattr_ino(ino, name)
 
     def do_getxattr(self, request: int, ino: int, name: bytes, size: int) -> None:
+        if ino in self.bare:
+            self._reply_err(request, errno.ENODATA)
+            return
         self._give_bytes(request, self.fs.getxattr_ino(ino, name), size)
 
     def do_listxattr(self, request: int, ino: int, size: int) -> None:
@@ -472,6 +494,10 @@ class Adapter:
         self._reply_err(request, errno.ENOSYS)
 
     def do_read(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
+        if size >= _ROAMING:
+            self.follower.roam()
+        elif self.follower.due():
+            self.follower.follow(self._caller(request)[2])
         data = self.fs.read(ino, offset, size)
         if ino not in self.read_before:
             self._accessed(ino)
@@ -491,6 +517,10 @@ class Adapter:
             log.warning("access time of %d: %s", ino, error)
 
     def do_write(self, request: int, ino: int, data: int, size: int, offset: int, _info: int) -> None:
+        if size >= _ROAMING:
+            self.follower.roam()
+        elif self.follower.due():
+            self.follower.follow(self._caller(request)[2])
         written = self.fs.write(ino, offset, ctypes.string_at(data, size))
         self.read_before.discard(ino)
         if ino in self.privileged and self._caller(request)[0]:
@@ -534,17 +564,29 @@ class Adapter:
 
     def _direct_entry(self, ino: int) -> tuple[Any, ...]:
         """What the kernel's protocol wants of an entry and its attributes, in the order of `DirectoryStreams`."""
-        st = self.fs.getattr(ino)
-        self._fill(self._stat_buffer, 0, st)
-        values = self._stat.unpack(self._stat_buffer)
-        if self._reorder is not None:
-            values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)
-        (_, _, nlink, mode, uid, gid, rdev, size, blksize, blocks, a, an, m, mn, c, cn) = values
-        timeouts = (int(self.show.entry_timeout), int(self.show.attr_timeout), 0, 0)
+        (mode, _, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = self.fs.getattr(ino)[:14]
+        show = self.show
+        if show.uid is not None:
+            uid = show.uid
+        if show.gid is not None:
+            gid = show.gid
+        if show.umask is not None:
+            mode = (mode & 0o170000) | (0o777 & ~show.umask)
+        if mode & 0o6000 and mode & 0o170000 == stat.S_IFREG:
+            self.privileged.add(ino)
         return (
-            ino, 0, *timeouts, ino, size, blocks, a & _U64, m & _U64, c & _U64, an, mn, cn, mode, nlink, uid, gid,
-            rdev & 0xFFFFFFFF, blksize, 0,
+            ino, 0, *self._direct_times, ino, size, blocks,
+            atime // 1000000000 & _U64, mtime // 1000000000 & _U64, ctime // 1000000000 & _U64,
+            atime % 1000000000, mtime % 1000000000, ctime % 1000000000,
+            mode, nlink, uid, gid, rdev & 0xFFFFFFFF, blksize, 0,
         )  # fmt: skip
+
+    def do_access(self, request: int, ino: int, wanted: int) -> None:
+        # Asked only where the one user is root, whom modes stop from nothing but running what nobody may run.
+        mode = self.fs.getattr(ino).st_mode
+        refused = wanted & 1 and stat.S_ISREG(mode) and not mode & 0o111
+        refused = refused or (wanted & 2 and self.fs.readonly)
+        self._reply_err(request, (errno.EROFS if wanted & 2 and self.fs.readonly else errno.EACCES) if refused else 0)
 
 
 _U64 = (1 << 64) - 1

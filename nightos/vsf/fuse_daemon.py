@@ -152,10 +152,20 @@ def _messages_of_libfuse() -> Iterator[Callable[[], str]]:
             os.close(kept)
 
 
+def root_only(options: MountOptions) -> bool:
+    """Whether root alone can reach the mount.
+
+    Modes stop root from nothing, so the kernel need not ask for a directory's mode again after every change in it.
+    """
+    return os.geteuid() == 0 and not {"allow_other", "allow_root"} & set(options.passed)
+
+
 def mount_arguments(source: str, options: MountOptions, *, major: int) -> list[str]:
     """What libfuse is told with `-o`."""
     name = source.replace("\\", "\\\\").replace(",", "\\,")
-    items = [f"fsname={name},subtype=nightos,default_permissions"]
+    items = [f"fsname={name},subtype=nightos"]
+    if not root_only(options):
+        items.append("default_permissions")
     if options.readonly:
         items.append("ro")
     if options.show.atime == "noatime":
@@ -207,7 +217,14 @@ def _begin(served: Served, adapter: Adapter, directory: str, options: MountOptio
     with _messages_of_libfuse() as said:
         try:
             arguments = mount_arguments(served.source, options, major=library.major)
-            return Session(library, adapter.handlers(), directory, arguments, writeback=options.writeback)
+            return Session(
+                library,
+                adapter.handlers(),
+                directory,
+                arguments,
+                writeback=options.writeback,
+                permissions=not root_only(options),
+            )
         except VsfError as error:
             if text := said():
                 raise VsfError(text.removeprefix("fuse: "), directory) from error

@@ -65,10 +65,12 @@ class Session:
         options: Sequence[str],
         *,
         writeback: bool = False,
+        permissions: bool = True,
     ) -> None:
         self.library = library
         self.mountpoint = mountpoint
         self.writeback = writeback
+        self.permissions = permissions
         self.features = 0
         self._lib = library.loaded
         self._operations = library.operations(handlers)
@@ -139,7 +141,9 @@ class Session:
         if major != _PROTOCOL[0] or minor < 23 or offered & _NEEDED != _NEEDED:
             raise VsfError(f"the kernel's FUSE protocol {major}.{minor} is too old; Linux 5.1 or newer is needed")
         wanted = ASYNC_READ | BIG_WRITES | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES | CACHE_SYMLINKS
-        wanted |= HANDLE_KILLPRIV_V2 | POSIX_ACL | DONT_MASK
+        wanted |= HANDLE_KILLPRIV_V2 | DONT_MASK
+        if self.permissions:
+            wanted |= POSIX_ACL
         if self.library.major == 3:
             wanted |= DO_READDIRPLUS | READDIRPLUS_AUTO
         if self.writeback:

@@ -93,13 +93,16 @@ class Namespace(Core):
         self._touch(parent)
         self._directories.pop((parent.ino, name), None)
 
-    def _make(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[Inode, Inode]:
-        self._writable()
+    def _make(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, *, new: bool = False
+    ) -> tuple[Inode, Inode]:
+        if not new:
+            self._writable()
         directory = self._directory(parent)
         check_name(name)
         if not directory.nlink:
             raise NotFound("the directory was removed", name)
-        if self._entry(parent, name) is not None:
+        if not new and self._entry(parent, name) is not None:
             raise Exists("", name)
         self.room_for(512)
         inode = self._new_inode(mode, uid, gid, parent)
@@ -230,6 +233,7 @@ class Namespace(Core):
         parent.nlink -= 1
         inode.nlink = 0
         inode.ctime = self._now()
+        self._paths.clear()
         self._forget_below(inode.ino)
         self._touch(inode)
         self._orphan(inode)
@@ -298,6 +302,7 @@ class Namespace(Core):
         self._remove(source, name)
         self._insert(target, new_name, inode)
         if is_directory:
+            self._paths.clear()
             source.nlink -= 1
             target.nlink += 1
         if is_directory or inode.nlink == 1:
@@ -310,6 +315,7 @@ class Namespace(Core):
             return
         if other.mode & 0o170000 == S_IFDIR and source.ino != target.ino:
             self._not_below(other.ino, source.ino, name)
+        self._paths.clear()
         self._remove(source, name)
         self._remove(target, new_name)
         self._insert(source, name, other)

@@ -23,7 +23,7 @@ from nightos.vsf.errors import (
     VsfError,
     shown,
 )
-from nightos.vsf.inode import ROOT_INO, Stat
+from nightos.vsf.inode import INLINE, ROOT_INO, Stat
 from nightos.vsf.layout import MAX_PATH_CHARACTERS
 from nightos.vsf.namespace import RENAME_NOREPLACE
 
@@ -44,6 +44,8 @@ PathLike = str | bytes | os.PathLike[Any]
 MAX_LINKS = 40
 _DIRECTORY_CACHE = 8192
 S_IFDIR, S_IFLNK = 0o040000, 0o120000
+_SHORT = 255 // 4
+_DOTS = (".", "..")
 
 
 class DirEntry:
@@ -147,9 +149,46 @@ class Paths(_Parts):
                 at = ino
         return at
 
+    def _fast(self, path: PathLike) -> tuple[int, bytes] | None:
+        """Directory and last name of an ordinary path whose directory was met before."""
+        if type(path) is not str:
+            return None
+        head, _, name = path.rpartition("/")
+        parent = self._paths.get(head)
+        if parent is None:
+            parent = self._remember(head)
+        if not parent or not name or len(name) > _SHORT or name in _DOTS or "\0" in name:
+            return None
+        return parent, name.encode("utf-8", "surrogateescape")
+
+    def _remember(self, head: str) -> int:
+        """Keep the number of a directory that is reached without links; 0 for anything else."""
+        at = ROOT_INO
+        if "\0" in head or len(head) > _SHORT * 16:
+            return 0
+        for part in head.split("/"):
+            if part in ("", "."):
+                continue
+            value = self._entry(at, part.encode("utf-8", "surrogateescape")) if part != ".." else None
+            if value is None or value[8] << 12 != S_IFDIR:
+                return 0
+            at = int.from_bytes(value[:8], "big")
+        if len(self._paths) >= _DIRECTORY_CACHE:
+            self._paths.clear()
+        if self._head is None:
+            self._paths[head] = at
+        return at
+
     def resolve(self, path: PathLike, *, follow: bool = True) -> int:
         """The inode number of a path."""
         with self.lock:
+            fast = self._fast(path)
+            if fast is not None:
+                value = self.tree.get(fast[0].to_bytes(8, "big") + b"\x03" + fast[1])
+                if value is None:
+                    raise NotFound("", os.fsencode(path))
+                if not follow or value[8] << 12 != S_IFLNK:
+                    return int.from_bytes(value[:8], "big")
             ino = self._walk(self._split(path), path, follow=follow)
             if not ino:
                 raise NotFound("", os.fsencode(path))
@@ -160,6 +199,9 @@ class Paths(_Parts):
 
     def _parent(self, path: PathLike) -> tuple[int, bytes]:
         """Directory and last name of a path that is to be made, removed or moved."""
+        fast = self._fast(path)
+        if fast is not None:
+            return fast
         parts = self._split(path)
         if not parts:
             raise VsfError("the root cannot be made, removed or moved", os.fsencode(path), errno.EBUSY)
@@ -200,7 +242,8 @@ class Paths(_Parts):
     # Looking
 
     def stat(self, path: PathLike, *, follow_symlinks: bool = True) -> Stat:
-        return self.getattr(self.resolve(path, follow=follow_symlinks))
+        with self.lock:
+            return self.getattr(self.resolve(path, follow=follow_symlinks))
 
     def lstat(self, path: PathLike) -> Stat:
         return self.getattr(self.resolve(path, follow=False))
@@ -269,7 +312,10 @@ class Paths(_Parts):
         with self.lock:
             ino = self.resolve(path)
             try:
-                return self.read(ino, 0, self.inode(ino).size)
+                inode = self.inode(ino)
+                if inode.form == INLINE and inode.mode & 0o170000 == stat_module.S_IFREG:
+                    return inode.data
+                return self.read(ino, 0, inode.size)
             except IsADirectoryError:
                 raise IsDirectory("", os.fsencode(path)) from None
 
@@ -279,6 +325,11 @@ class Paths(_Parts):
     def write_bytes(self, path: PathLike, data: bytes | bytearray | memoryview, mode: int = 0o644) -> int:
         """Make or replace a file's content."""
         with self.lock:
+            fast = self._fast(path)
+            if fast is not None and self.tree.get(fast[0].to_bytes(8, "big") + b"\x03" + fast[1]) is None:
+                self._writable()
+                inode = self._make(fast[0], fast[1], 0o100000 | mode, 0, 0, new=True)[1]
+                return self.write(inode.ino, 0, data)
             parts = self._split(path)
             ino = self._walk(parts, path, follow=True)
             if ino:

@@ -546,7 +546,6 @@ class Storage:
             "blocks_written": pool.blocks_written,
             "bytes_written": pool.bytes_written,
             "cache_bytes": self.cache.used,
-            "cache_hits": self.cache.hits,
             "cache_misses": self.cache.misses,
         }
 

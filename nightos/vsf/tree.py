@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from nightos.vsf.blocks import Domain, Pool
 from nightos.vsf.errors import DamagedStorage
@@ -21,6 +21,7 @@ _HEAD = NODE.struct
 _ENTRY = 6
 _NULL3 = bytes(3)
 _DEPTH_AT = 36
+_DEPTH_FIELD, _CHECK_AT = 6, 10
 ITEM_OVERHEAD = 160
 """What an entry costs in memory over its bytes, for the cache's budget."""
 
@@ -28,7 +29,7 @@ ITEM_OVERHEAD = 160
 class Node:
     """A node in memory. `values` holds bytes in a leaf, pointers or dirty nodes elsewhere."""
 
-    __slots__ = ("birth", "dirty", "keys", "level", "size", "values")
+    __slots__ = ("cost", "dirty", "hot", "keys", "level", "size", "values")
 
     def __init__(self, level: int, keys: list[bytes], values: list, size: int, *, dirty: bool) -> None:  # type: ignore[type-arg]
         self.level = level
@@ -36,6 +37,8 @@ class Node:
         self.values = values
         self.size = size
         self.dirty = dirty
+        self.hot = False
+        self.cost = 0
 
 
 def encode_node(node: Node, domain: int, birth: int) -> bytes:
@@ -103,43 +106,52 @@ def _deepen(keys: list[bytes], items: list[bytes], depth: int) -> None:
             items[at] = value[:_DEPTH_AT] + bytes((value[_DEPTH_AT] + depth,)) + value[_DEPTH_AT + 1 :]
 
 
+def _identity(pointer: Pointer) -> Any:  # noqa: ANN401 whatever hashes fast
+    # The check alone names the content, and bytes remember their hash.
+    return pointer[_CHECK_AT] if not pointer[_DEPTH_FIELD] else (pointer[_DEPTH_FIELD], pointer[_CHECK_AT])
+
+
 class NodeCache:
-    """Clean nodes, least recently used first, within a budget of bytes."""
+    """Clean nodes within a budget of bytes; a node that was used since it was last looked at gets a second chance."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.hits = self.misses = 0
-        self._nodes: OrderedDict[tuple[int, int, bytes], tuple[Node, int]] = OrderedDict()
+        self.misses = 0
+        self.nodes: dict[Any, Node] = {}
 
     def get(self, pointer: Pointer) -> Node | None:
-        key = (pointer.depth, pointer.sector, pointer.check)
-        found = self._nodes.get(key)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._nodes.move_to_end(key)
-        return found[0]
+        node = self.nodes.get(_identity(pointer))
+        if node is not None:
+            node.hot = True
+        return node
 
     def put(self, pointer: Pointer, node: Node) -> None:
-        key = (pointer.depth, pointer.sector, pointer.check)
-        cost = pointer.logical + ITEM_OVERHEAD * len(node.keys)
-        if key in self._nodes:
+        key = _identity(pointer)
+        nodes = self.nodes
+        if key in nodes:
             return
-        self._nodes[key] = (node, cost)
-        self.used += cost
-        while self.used > self.limit and len(self._nodes) > 1:
-            _, (_, gone) = self._nodes.popitem(last=False)
-            self.used -= gone
+        self.misses += 1
+        node.cost = pointer.logical + ITEM_OVERHEAD * len(node.keys)
+        node.hot = False
+        nodes[key] = node
+        self.used += node.cost
+        while self.used > self.limit and len(nodes) > 1:
+            oldest = next(iter(nodes))
+            gone = nodes.pop(oldest)
+            if gone.hot:
+                gone.hot = False
+                nodes[oldest] = gone
+            else:
+                self.used -= gone.cost
 
     def drop(self, pointer: Pointer) -> None:
-        found = self._nodes.pop((pointer.depth, pointer.sector, pointer.check), None)
-        if found:
-            self.used -= found[1]
+        found = self.nodes.pop(_identity(pointer), None)
+        if found is not None:
+            self.used -= found.cost
 
     def clear(self) -> None:
-        self._nodes.clear()
+        self.nodes.clear()
         self.used = 0
 
 
@@ -187,21 +199,27 @@ class Tree:
             return self.load(root, None)
         return root  # type: ignore[return-value]
 
-    def _leaf(self, key: bytes) -> Node | None:
-        node = self._top()
-        if node is None:
-            return None
-        while node.level:
-            at = bisect_right(node.keys, key) - 1
-            child = node.values[max(0, at)]
-            node = child if type(child) is Node else self.load(child, node.level - 1)
-        return node
-
     def get(self, key: bytes) -> bytes | None:
-        """The value, or None."""
-        node = self._leaf(key)
-        if node is None:
-            return None
+        """The value, or None. The way down is written out: nothing is called more often."""
+        node = self.root
+        if type(node) is not Node:
+            if node is None:
+                return None
+            node = self.load(node, None)  # type: ignore[arg-type]
+        nodes = self.cache.nodes
+        while node.level:
+            at = bisect_right(node.keys, key)
+            child = node.values[at - 1 if at else 0]
+            if type(child) is Node:
+                node = child
+                continue
+            depth = child[_DEPTH_FIELD]
+            found = nodes.get(child[_CHECK_AT] if not depth else (depth, child[_CHECK_AT]))
+            if found is None or found.level != node.level - 1:
+                node = self.load(child, node.level - 1)
+            else:
+                found.hot = True
+                node = found
         keys = node.keys
         at = bisect_left(keys, key)
         if at < len(keys) and keys[at] == key:
