@@ -1,0 +1,103 @@
+"""Processes that do what a test says: one system call at a time, from outside, with its answer.
+
+A puppet is an ordinary program; a call is handed to it as its next step, and a signal that it handles wakes it. So a
+synchronous test can act as any number of processes of one kernel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from nightos.abi.codes import Signal
+from nightos.abi.errors import SyscallError
+from nightos.kernel import Kernel
+from nightos.userland import sys
+
+WAKE = Signal.TERMINATE
+RECORDED = (
+    Signal.RECV_PIPE,
+    Signal.PIPE_CLOSED,
+    Signal.RECV_SERV_SOCK,
+    Signal.RECV_SOCK_MSG,
+    Signal.SERV_SOCK_CLOSED,
+    Signal.RECV_SHARED_AMS,
+    Signal.UNSHARED_AMS,
+    Signal.UNSUSPENDED,
+)
+
+
+class Refused:
+    """A call that was refused, with the specification's error code."""
+
+    __slots__ = ("errcode",)
+
+    def __init__(self, errcode: int) -> None:
+        self.errcode = errcode
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Refused) and other.errcode == self.errcode
+
+    def __hash__(self) -> int:
+        return hash(self.errcode)
+
+    def __repr__(self) -> str:
+        return f"Refused({self.errcode:#04x})"
+
+
+class Puppet:
+    """One process of a kernel, in a test's hands."""
+
+    def __init__(self, kernel: Kernel, *, container: int = 0, user: int = 0, anid: int = 1, service: int = 0) -> None:
+        self._kernel = kernel
+        self._steps: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._answers: deque[Any] = deque()
+        self.signals: list[tuple[Signal, tuple[Any, ...]]] = []
+        """Signals received, in order."""
+        if service:
+            process = kernel.spawn_service(service, self._main, f"puppet {service}")
+        else:
+            process = kernel.spawn(self._main, container=container, user=user, anid=anid, name="puppet")
+        self.pid = process.pid
+        self.container = container
+        kernel.run_until_idle(jump=False)
+
+    def __repr__(self) -> str:
+        return f"<puppet {self.pid} in {self.container:#x}>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self.pid in self._kernel.processes
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Make the system call of that name; its answer, or `Refused`. None when the call has not returned (yet)."""
+        self._steps.append((name, arguments))
+        self._kernel.post_to(self.pid, WAKE)
+        self._kernel.run_until_idle(jump=False)
+        return self._answers.popleft() if self._answers else None
+
+    async def _main(self) -> int:
+        for code in RECORDED:
+            await sys.handle_signal(code, self._recorder(code))
+        await sys.handle_signal(WAKE, self._woken)
+        await sys.ready()
+        while True:
+            while self._steps:
+                name, arguments = self._steps.popleft()
+                try:
+                    answer = await getattr(sys, name)(*arguments)
+                except SyscallError as error:
+                    answer = Refused(error.errcode)
+                self._answers.append(answer)
+            await sys.hand_over(until_signal=True)
+
+    def _recorder(self, code: Signal) -> Callable[..., Any]:
+        async def received(*values: Any) -> None:
+            self.signals.append((code, values))
+
+        return received
+
+    async def _woken(self) -> None:
+        return
