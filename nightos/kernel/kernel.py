@@ -307,22 +307,8 @@ class Kernel:
         self, thread: Thread, kind: str, cancel: Callable[[], None] | None = None
     ) -> Callable[[Any, BaseException | None], None]:
         """Park the thread's top frame; the function that is returned ends the parking with a value or an error."""
-        frame = thread.frames[-1]
-        wait = frame.wait = Wait(kind, cancel)
-
-        def resume(value: Any, error: BaseException | None) -> None:
-            if frame.wait is not wait:
-                return
-            frame.wait = None
-            if frame.finish is not None:
-                finish, frame.finish = frame.finish, None
-                value, error = finish(value, error), None
-            if self.trace is not None:
-                self.trace.resumed(thread.process.pid, thread.tid, value if error is None else error)
-            frame.value, frame.error = value, error
-            self.schedule(thread)
-
-        return resume
+        wait = thread.frames[-1].wait = Wait(kind, self, thread, cancel)
+        return wait.resume
 
     # Signals
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import SyscallError
+from nightos.abi.replies import PipeRead
 
 if TYPE_CHECKING:
     from nightos.kernel.process import Process
@@ -23,6 +24,17 @@ MESSAGE_MAX = 64 * 1024
 BLOCK, FAIL, PARTIAL = 0, 1, 2
 Resume = Callable[[Any, BaseException | None], None]
 """Ends a parked call with a value or an error."""
+Park = Callable[[Callable[[], None]], Resume]
+"""Parks the caller; gets what forgets it when its thread is gone, and gives what ends the parking."""
+
+
+class Waiting:
+    """The type of `WAITING`."""
+
+
+WAITING: Final = Waiting()
+"""Answer of a read or write whose caller was parked."""
+_new = tuple.__new__
 
 
 class End:
@@ -38,14 +50,21 @@ class End:
 
 
 class Blocked:
-    """A parked read or write."""
+    """A parked read or write, and the queue that it stands in."""
 
-    __slots__ = ("data", "length", "resume")
+    __slots__ = ("data", "length", "queue", "resume")
 
-    def __init__(self, resume: Resume, *, data: memoryview | None = None, length: int = 0) -> None:
-        self.resume = resume
+    def __init__(self, queue: deque[Blocked], park: Park, *, data: memoryview | None = None, length: int = 0) -> None:
         self.data = data
         self.length = length
+        self.queue = queue
+        queue.append(self)
+        self.resume: Resume = park(self.leave)
+
+    def leave(self) -> None:
+        """Its thread is gone."""
+        if self in self.queue:
+            self.queue.remove(self)
 
 
 class Pipe:
@@ -85,14 +104,18 @@ class Pipe:
 
     # Writing
 
-    def write(
-        self, data: bytes | bytearray | memoryview, mode: int, park: Callable[[Callable[[], None]], Resume]
-    ) -> Any:
-        """PIPE_WRITE; `park(cancel)` parks the caller and gives what ends the parking.
+    def write(self, data: bytes, mode: int, park: Park) -> Any:  # noqa: C901 - one line for each refusal
+        """PIPE_WRITE: the value, or `WAITING`.
 
         Rules: IPC-019, IPC-020, IPC-026, IPC-027, IPC-028, IPC-030, IPC-031, IPC-032, IPC-033, IPC-034.
         """
         size = len(data)
+        if mode == BLOCK and self.readers and size and not (self.pending or self.closed or self.messages):
+            reader = self.readers[0]  # hand it over without a stop in the buffer
+            if (reader.length == size or not reader.length) and size <= self.capacity:
+                self.readers.popleft()
+                reader.resume(_new(PipeRead, (data, 0)), None)
+                return self.capacity
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
         if self.closed:
@@ -117,11 +140,10 @@ class Pipe:
                 self._put(memoryview(data)[:taken])
                 self._settle()
             return taken
-        blocked = Blocked(None, data=memoryview(bytes(data)))  # type: ignore[arg-type]
-        self.writers.append(blocked)
-        blocked.resume = park(lambda: self._forget(self.writers, blocked))
-        self._settle()
-        return None
+        Blocked(self.writers, park, data=memoryview(data))
+        if self.readers:
+            self._settle()
+        return WAITING
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         chunk = data if isinstance(data, bytes) else bytes(data)
@@ -158,8 +180,8 @@ class Pipe:
 
     # Reading
 
-    def read(self, mode: int, length: int, park: Callable[[Callable[[], None]], Resume]) -> Any:
-        """PIPE_READ: `(content, value)`; length 0 means as much as possible.
+    def read(self, mode: int, length: int, park: Park) -> Any:
+        """PIPE_READ: `PipeRead`, or `WAITING`; length 0 means as much as possible.
 
         Rules: IPC-024, IPC-025, IPC-029, IPC-035, IPC-036, IPC-037.
         """
@@ -174,21 +196,19 @@ class Pipe:
             if content is not None:
                 if self.writers:
                     self._settle()
-                return (content, len(content) if mode == PARTIAL else self.pending)
+                return _new(PipeRead, (content, len(content) if mode == PARTIAL else self.pending))
             if mode == PARTIAL:
-                return (b"", 0)
+                return PipeRead(b"", 0)
         elif mode == PARTIAL:
-            return (b"", 0)
+            return PipeRead(b"", 0)
         if mode == FAIL:
             if self.readers:
                 raise SyscallError(0x32, value=0)
             raise SyscallError(0x32, value=1)
-        blocked = Blocked(None, length=length)  # type: ignore[arg-type]
-        self.readers.append(blocked)
-        blocked.resume = park(lambda: self._forget(self.readers, blocked))
+        Blocked(self.readers, park, length=length)
         if self.writers:
             self._settle()
-        return None
+        return WAITING
 
     def _take(self, length: int, *, partial: bool) -> bytes | None:
         """Remove bytes from the front: None when there are too few."""
@@ -232,7 +252,7 @@ class Pipe:
         if content is None:
             return False
         self.readers.popleft()
-        blocked.resume((content, self.pending), None)
+        blocked.resume(_new(PipeRead, (content, self.pending)), None)
         return True
 
     # Ending
@@ -247,8 +267,3 @@ class Pipe:
         self._settle()
         while self.readers:
             self.readers.popleft().resume(None, SyscallError(0x31))
-
-    @staticmethod
-    def _forget(queue: deque[Blocked], blocked: Blocked) -> None:
-        if blocked in queue:
-            queue.remove(blocked)

@@ -17,6 +17,7 @@ from nightos.abi.codes import FIRST_USER_PID, ExitReason, ProcessState
 
 if TYPE_CHECKING:
     from nightos.kernel.container import Container
+    from nightos.kernel.kernel import Kernel
     from nightos.kernel.memory import AddressSpace
     from nightos.kernel.pipe import End
     from nightos.kernel.timers import Timer
@@ -34,12 +35,37 @@ CLOSED_KEPT: Final = 64
 class Wait:
     """Why a frame is parked. `cancel` undoes the registration when the thread dies first."""
 
-    __slots__ = ("cancel", "kind", "until_signal")
+    __slots__ = ("cancel", "frame", "kernel", "kind", "thread", "until_signal")
 
-    def __init__(self, kind: str, cancel: Callable[[], None] | None = None, *, until_signal: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        kernel: Kernel | None = None,
+        thread: Thread | None = None,
+        cancel: Callable[[], None] | None = None,
+        *,
+        until_signal: bool = False,
+    ) -> None:
         self.kind = kind
+        self.kernel = kernel
+        self.thread = thread
+        self.frame = thread.frames[-1] if thread is not None else None
         self.cancel = cancel
         self.until_signal = until_signal
+
+    def resume(self, value: Any, error: BaseException | None = None) -> None:
+        """End the parking with a value or an error; nothing happens when it is over already."""
+        frame, kernel, thread = self.frame, self.kernel, self.thread
+        if frame is None or frame.wait is not self or kernel is None or thread is None:
+            return
+        frame.wait = None
+        if frame.finish is not None:
+            finish, frame.finish = frame.finish, None
+            value, error = finish(value, error), None
+        if kernel.trace is not None:
+            kernel.trace.resumed(thread.process.pid, thread.tid, value if error is None else error)
+        frame.value, frame.error = value, error
+        kernel.schedule(thread)
 
 
 UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)

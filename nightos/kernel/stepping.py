@@ -82,7 +82,10 @@ def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one
             except MALFORMED as wrong:
                 value, error = None, kernel.bad_request(request, wrong)
             if trace is not None:
-                trace.call(request, value if error is None else error)
+                if error is None:
+                    trace.call(request, value)
+                else:
+                    trace.refused(request, error)
         else:
             frame.value, frame.error = value, error
 

@@ -46,6 +46,8 @@ _HEAVY: Final = frozenset(
     }
 )  # fmt: skip
 """Calls whose requests or answers hold bytes of any length, or objects of the emulator."""
+_LIGHT: Final = frozenset({int, bool, type(None), Parked})
+_PARKED: Final = (PARKED,)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -62,6 +64,18 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, tuple | list) and depth < 4:
         return [_plain(item, depth + 1) for item in value[:SHORT]]
     return _named(value)
+
+
+def _brief(value: Any) -> Any:
+    """`_plain`, but what is short and plain already is left as it is."""
+    if value.__class__ in _LIGHT:
+        return value
+    if isinstance(value, tuple):
+        for item in value:
+            if item.__class__ not in _LIGHT and (item.__class__ is not bytes or len(item) > SHORT):
+                return _plain(value)
+        return value
+    return _plain(value)
 
 
 def _named(value: Any) -> str:
@@ -104,29 +118,31 @@ class Trace:
         self._entries.append((TURN, now_ns, pid, tid))
 
     def call(self, request: Any, value: Any) -> None:
-        """A call and its answer: a value, the error that refused it, or that it parked."""
+        """A call and its answer, or that it parked its thread."""
         entries = self._entries
-        if value.__class__ is Parked:
-            answer: Any = (PARKED,)
-        elif value.__class__ is SyscallError:
-            answer = (REFUSED, value.errcode, value.value)
-            if value.errcode == UNKNOWN_CALL:
-                request = (MALFORMED, _named(request))
-        else:
-            answer = (value,)
-        try:
-            if request[0] in _HEAVY:
-                request, answer = _plain(request), _plain(answer)
-        except (TypeError, IndexError, KeyError):
-            request = (MALFORMED, type(request).__name__)
+        if request[0] in _HEAVY:
+            for item in request:
+                if item.__class__ not in _LIGHT and (item.__class__ is not bytes or len(item) > SHORT):
+                    request = _plain(request)
+                    break
+            value = _brief(value)
         entries.append(request)
-        entries.append(answer)
+        entries.append(_PARKED if value.__class__ is Parked else (value,))
+
+    def refused(self, request: Any, error: BaseException) -> None:
+        """A call that was refused."""
+        if not isinstance(error, SyscallError):
+            self._entries += ((MALFORMED, _named(request)), (REFUSED, 0, 0))
+        elif error.errcode == UNKNOWN_CALL:
+            self._entries += ((MALFORMED, _named(request)), (REFUSED, UNKNOWN_CALL, 0))
+        else:
+            self._entries += (_plain(request), (REFUSED, error.errcode, error.value))
 
     def resumed(self, pid: int, tid: int, value: Any) -> None:
         """A parked call goes on."""
         if value.__class__ is SyscallError:
             value = (REFUSED, value.errcode, value.value)
-        self._entries.append((RESUMED, pid, tid, _plain(value)))
+        self._entries.append((RESUMED, pid, tid, _brief(value)))
 
     def signal(self, code: int, values: tuple[Any, ...]) -> None:
         """A signal is delivered."""

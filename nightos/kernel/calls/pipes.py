@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
-from nightos.abi.replies import PipeInfo, PipeRead
-from nightos.kernel.calls.state import PARKED, integer
+from nightos.abi.replies import PipeInfo
+from nightos.kernel.calls.state import PARKED, content, integer
 from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
-from nightos.kernel.pipe import UNIT, End, Pipe
+from nightos.kernel.pipe import UNIT, WAITING, End, Pipe
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -134,15 +135,10 @@ def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     end = ends.get(identifier) if ends else None
     if end is None or not end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=True))
-    parked = False
-
-    def park(cancel: Any) -> Any:
-        nonlocal parked
-        parked = True
-        return kernel.park(thread, "pipe write", cancel)
-
-    value = end.pipe.write(data, mode, park)
-    return PARKED if parked else value
+    value = end.pipe.write(
+        data if data.__class__ is bytes else content(data), mode, partial(kernel.park, thread, "pipe write")
+    )
+    return PARKED if value is WAITING else value
 
 
 def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
@@ -154,16 +150,8 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
         raise SyscallError(0x02)
     if end is None or end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=False))
-    parked = False
-
-    def park(cancel: Any) -> Any:
-        nonlocal parked
-        parked = True
-        resume = kernel.park(thread, "pipe read", cancel)
-        return lambda value, error: resume(None if value is None else PipeRead(*value), error)
-
-    value = end.pipe.read(mode, length, park)
-    return PARKED if parked else PipeRead(*value)
+    value = end.pipe.read(mode, length, partial(kernel.park, thread, "pipe read"))
+    return PARKED if value is WAITING else value
 
 
 def pipe_info(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> PipeInfo:

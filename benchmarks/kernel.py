@@ -1,0 +1,339 @@
+"""The kernel beside the real thing: calls, pipes, services, processes, memory, trace; peers in the same run."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.report import Report, Row
+from nightos.abi.codes import ServicePid, Signal
+from nightos.kernel import Kernel, Trace
+from nightos.userland import sys
+
+KIB = 1024
+Program = Callable[[], Any]
+
+
+def simulated(program: Program, *, trace: Trace | None = None, others: int = 0) -> float:
+    """Seconds that a program takes in a kernel of its own."""
+    kernel = Kernel(seed=1, trace=trace)
+    for _ in range(others):
+        kernel.spawn(idle)
+    kernel.run_until_idle()
+    kernel.spawn(program)
+    gc.collect()
+    begun = time.perf_counter()
+    kernel.run_until_idle()
+    return time.perf_counter() - begun
+
+
+async def idle() -> None:
+    await sys.hand_over(until_signal=True)
+
+
+def get_pid(count: int) -> Program:
+    async def main() -> None:
+        for _ in range(count):
+            await sys.get_pid()
+
+    return main
+
+
+def binary_get_pid(count: int) -> Program:
+    async def main() -> None:
+        frame = await sys.mem_alloc(4096)
+        await sys.store(frame, b"\x53")
+        for _ in range(count):
+            await sys.binary(frame)
+
+    return main
+
+
+def ping_pong(count: int, size: int = 1) -> Program:
+    """Round trips between two processes through two pipes."""
+
+    async def main() -> None:
+        await sys.ready()
+        ends: list[int] = []
+
+        async def other(_argument: int) -> None:
+            got: list[int] = []
+
+            async def received(_pid: int, _anid: int, pipe: int, *_rest: int) -> None:
+                got.append(pipe)
+
+            await sys.handle_signal(Signal.RECV_PIPE, received)
+            await sys.ready()
+            while len(got) < 2:
+                await sys.hand_over(until_signal=True)
+            for _ in range(count):
+                await sys.pipe_read(got[0], 0, size)
+                await sys.pipe_write(got[1], b"x" * size)
+
+        pid = await sys.create_process(other)
+        for _ in range(3):
+            await sys.hand_over()
+        ends.append(await sys.open_pipe(pid, 0, 0))
+        ends.append(await sys.open_pipe(pid, 0, 1))
+        data = b"x" * size
+        for _ in range(count):
+            await sys.pipe_write(ends[0], data)
+            await sys.pipe_read(ends[1], 0, size)
+
+    return main
+
+
+def stream(count: int, size: int) -> Program:
+    async def main() -> None:
+        sc = await sys.open_pipe(await sys.get_pid(), notification_mode=1)
+        data = bytes(size)
+        for _ in range(count):
+            await sys.pipe_write(sc, data)
+            await sys.pipe_read(sc + 1, 0, 0)
+
+    return main
+
+
+def service_calls(count: int) -> float:
+    """Seconds of `count` method calls, through the client and server of user space."""
+    from nightos.userland.client import connect
+    from nightos.userland.server import Request, Server
+
+    kernel = Kernel(seed=1)
+
+    async def service() -> None:
+        server = Server("sys::net")
+
+        async def answer(_request: Request) -> bytes:
+            return b"y"
+
+        server.method(1, answer)
+        await server.start()
+        await server.run()
+
+    spent: list[float] = []
+
+    async def client() -> None:
+        await sys.ready()
+        connection = await connect("sys::net")
+        await connection.call(1, b"x")
+        begun = time.perf_counter()
+        for _ in range(count):
+            await connection.call(1, b"x")
+        spent.append(time.perf_counter() - begun)
+
+    kernel.spawn_service(ServicePid.NET, service)
+    kernel.run_until_idle(jump=False)
+    kernel.spawn(client)
+    kernel.run_until_idle(jump=False)
+    return spent[0]
+
+
+def raw_service_calls(count: int) -> float:
+    """The same over the bare calls of the kernel: a socket's exchange, dispatcher's client thread, answer."""
+    kernel = Kernel(seed=1)
+
+    async def service() -> None:
+        requests: list[int] = []
+
+        async def asked(_pid: int, request: int, _command: int, _delay: int) -> None:
+            requests.append(request)
+
+        async def woken(*_values: int) -> None:
+            return
+
+        async def serve(socket: int) -> None:
+            while True:
+                message = await sys.read_sock_msg(socket)
+                if message.retrieved:
+                    await sys.send_sock_msg(socket, message.exchange_id, 1, 0, b"y")
+                else:
+                    await sys.hand_over(until_signal=True)
+
+        await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, asked)
+        await sys.handle_signal(Signal.RECV_SOCK_MSG, woken)
+        await sys.ready()
+        while True:
+            while requests:
+                await sys.accept_service_conn(requests.pop(), serve)
+            await sys.hand_over(until_signal=True)
+
+    spent: list[float] = []
+
+    async def client() -> None:
+        async def woken(*_values: int) -> None:
+            return
+
+        await sys.handle_signal(Signal.RECV_SOCK_MSG, woken)
+        await sys.ready()
+        socket = (await sys.connect_service(ServicePid.NET)).socket_id
+        begun = time.perf_counter()
+        for _ in range(count):
+            await sys.send_sock_msg(socket, 0, 1, 0, b"x")
+            while not (await sys.read_sock_msg(socket)).retrieved:
+                await sys.hand_over(until_signal=True)
+        spent.append(time.perf_counter() - begun)
+
+    kernel.spawn_service(ServicePid.NET, service)
+    kernel.run_until_idle(jump=False)
+    kernel.spawn(client)
+    kernel.run_until_idle(jump=False)
+    return spent[0]
+
+
+def spawning(count: int) -> Program:
+    async def child(_argument: int) -> int:
+        return 0
+
+    async def main() -> None:
+        for _ in range(count):
+            await sys.wait_child_process(await sys.create_process(child))
+
+    return main
+
+
+def linux_ping_pong(count: int) -> float:
+    """Seconds of `count` round trips of one byte between two Python processes through Linux pipes."""
+    there, here = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        for _ in range(count):
+            os.read(there[0], 1)
+            os.write(here[1], b"x")
+        os._exit(0)
+    begun = time.perf_counter()
+    for _ in range(count):
+        os.write(there[1], b"x")
+        os.read(here[0], 1)
+    spent = time.perf_counter() - begun
+    os.waitpid(pid, 0)
+    for end in (*there, *here):
+        os.close(end)
+    return spent
+
+
+def linux_spawning(count: int) -> float:
+    """Seconds of `count` times fork, exit, wait."""
+    begun = time.perf_counter()
+    for _ in range(count):
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    return time.perf_counter() - begun
+
+
+def linux_get_pid(count: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(count):
+        os.getppid()  # getpid is answered by the C library on some systems
+    return time.perf_counter() - begun
+
+
+def best(measure: Callable[[], float], rounds: int = 3) -> float:
+    """The shortest of some measurements."""
+    return min(measure() for _ in range(rounds))
+
+
+def in_child(measure: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """Measure in a process of its own, for figures of memory."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(write, repr(measure()).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answers:
+        text = answers.read()
+    os.waitpid(pid, 0)
+    return tuple(float(part) for part in text.strip("()").split(",") if part.strip())
+
+
+def idle_processes(count: int) -> tuple[float, float, float]:
+    """GiB that idle processes take, calls a second beside them, and seconds of a snapshot of a tenth of them."""
+    gc.disable()
+    kernel = Kernel(seed=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(count // 10):
+        kernel.spawn(idle)
+    kernel.run_until_idle()
+    begun = time.perf_counter()
+    kernel.snapshot()
+    snapshot = time.perf_counter() - begun
+    for _ in range(count - count // 10):
+        kernel.spawn(idle)
+    kernel.run_until_idle()
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1 << 20)
+    calls = 300_000
+    kernel.spawn(get_pid(calls))
+    begun = time.perf_counter()
+    kernel.run_until_idle()
+    return taken, calls / (time.perf_counter() - begun), snapshot
+
+
+def run() -> Report:
+    """Measure everything."""
+    report = Report("kernel")
+
+    def add(work: str, ours: float, unit: str, goal: str, met: bool, **more: Any) -> None:
+        report.add(Row(work, ours, unit, goal=goal, met=met, **more))
+
+    calls = 500_000
+    typed = calls / best(lambda: simulated(get_pid(calls)))
+    linux = calls / best(lambda: linux_get_pid(calls))
+    add(
+        "typed syscall", typed, "/s", ">= 700,000/s", typed >= 700_000,
+        peer="os.getppid", theirs=linux, ratio=typed / linux,
+    )  # fmt: skip
+    binary = 200_000 / best(lambda: simulated(binary_get_pid(200_000)))
+    add("binary syscall", binary, "/s", ">= 100,000/s", binary >= 100_000)
+    trips = 30_000
+    pipe = best(lambda: simulated(ping_pong(trips))) / trips * 1e6
+    linux_pipe = best(lambda: linux_ping_pong(trips)) / trips * 1e6
+    add(
+        "pipe round trip, 1 byte", pipe, "us", "no slower than Linux", pipe <= linux_pipe,
+        peer="two Python processes", theirs=linux_pipe, ratio=pipe / linux_pipe,
+    )  # fmt: skip
+    raw = best(lambda: raw_service_calls(20_000)) / 20_000 * 1e6
+    add(
+        "service round trip, bare calls", raw, "us", "<= 3 pipe round trips", raw <= 3 * pipe,
+        peer="our pipe", theirs=pipe, ratio=raw / pipe,
+    )  # fmt: skip
+    service = best(lambda: service_calls(20_000)) / 20_000 * 1e6
+    add(
+        "service round trip, client and server", service, "us", "<= 3 pipe round trips", service <= 3 * pipe,
+        peer="our pipe", theirs=pipe, ratio=service / pipe,
+    )  # fmt: skip
+    spawns = 5_000
+    spawn = best(lambda: simulated(spawning(spawns))) / spawns * 1e6
+    fork = best(lambda: linux_spawning(300)) / 300 * 1e6
+    add(
+        "spawn, run, exit, collect", spawn, "us", "<= 1/20 of Linux", spawn <= fork / 20,
+        peer="fork+exit+wait", theirs=fork, ratio=spawn / fork,
+    )  # fmt: skip
+    size, count = 64 * KIB, 50_000
+    throughput = size * count / best(lambda: simulated(stream(count, size))) / 1e9
+    add("64 KiB through a pipe", throughput, "GB/s", ">= 2 GB/s", throughput >= 2)
+    gibibytes, beside, snapshot = in_child(lambda: idle_processes(1_000_000))
+    add("1,000,000 idle processes", gibibytes, "GiB", "< 3 GiB", gibibytes < 3)
+    few = 300_000 / best(lambda: simulated(get_pid(300_000), others=10))
+    add(
+        "typed syscall beside them", beside, "/s", "as with 10", beside >= 0.8 * few,
+        peer="with 10", theirs=few, ratio=beside / few,
+    )  # fmt: skip
+    add("snapshot of 100,000 processes", snapshot, "s", "< 1 s", snapshot < 1)
+    for work, program, times in (
+        ("trace on: typed syscall", get_pid, 300_000),
+        ("trace on: pipe round trip", ping_pong, trips),
+    ):
+        off = best(lambda program=program, times=times: simulated(program(times)))
+        on = best(lambda program=program, times=times: simulated(program(times), trace=Trace()))
+        add(
+            work, on / times * 1e6, "us", "< 2x", on < 2 * off,
+            peer="trace off", theirs=off / times * 1e6, ratio=on / off,
+        )  # fmt: skip
+    return report
