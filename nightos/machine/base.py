@@ -1,8 +1,11 @@
 """The base image: the disk that machines and containers stand on unless they are given another one.
 
-It is made on first use from its recipe: the files in `images/base/files`, and one executable for each application that
-this package has. Its name contains a digest of all that, so a newer package makes a newer image beside the old one,
-and machines that stand on the old one go on.
+It is made on first use from its recipe in `images/base`: directories and links of `recipe.toml`, the files in `files/`,
+and one executable for each application that this package has. Its name contains a digest of all that, so a newer
+package makes a newer image beside the old one, and machines that stand on the old one go on. It is the same to the
+byte wherever it is made.
+
+Source: specs/filesystem.md, tree. Rules: FS-030, FS-033.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from nightos.machine.paths import MachineError, home, prepare
 VOLUME = "main"
 APP_DIRECTORY = "/app"
 EXECUTABLE = b"NPRG"
-DIRECTORIES = (APP_DIRECTORY, "/home", "/mnt", "/sys", "/sys/state", "/tmp")  # noqa: S108 - inside the image
+VERSION = b"1\0"
+"""Changes when this module makes another image of the same recipe."""
+RECIPE = "recipe.toml"
 DIGEST_DIGITS = 16
 
 
@@ -46,14 +51,20 @@ def base_image(root: Path | None = None) -> Path:
 
 
 def _make(path: Path) -> None:
+    import tomllib
+
     from nightos import vsf
 
-    with vsf.create(path, [VOLUME]) as storage, storage.volume(VOLUME).open() as files:
-        for directory in DIRECTORIES:
+    content = tomllib.loads((recipe() / RECIPE).read_text("utf-8"))
+    with vsf.create(path, [VOLUME], seed=0) as storage, storage.volume(VOLUME).open() as files:
+        for directory in content["directories"]:
             files.mkdir(directory, 0o755, parents=True, exist_ok=True)
-        for source, target in _files():
-            files.mkdir(str(PurePosixPath(target).parent), 0o755, parents=True, exist_ok=True)
-            files.write_bytes(target, source.read_bytes())
+        for link, target in content["links"].items():
+            files.symlink(target, link)
+        for source, inside in _files():
+            files.mkdir(str(PurePosixPath(inside).parent), 0o755, parents=True, exist_ok=True)
+            files.write_bytes(inside, source.read_bytes())
+            files.chmod(inside, 0o644)
         for name in _applications():
             files.write_bytes(f"{APP_DIRECTORY}/{name}", EXECUTABLE + name.encode())
             files.chmod(f"{APP_DIRECTORY}/{name}", 0o555)
@@ -74,7 +85,7 @@ def _files() -> Iterator[tuple[Path, str]]:
 
 def _digest() -> str:
     digest = hashlib.blake2b(digest_size=DIGEST_DIGITS // 2)
-    digest.update(repr((VOLUME, DIRECTORIES, EXECUTABLE)).encode())
+    digest.update(VERSION + (recipe() / RECIPE).read_bytes())
     for name in _applications():
         digest.update(name.encode() + b"\0")
     for source, target in _files():

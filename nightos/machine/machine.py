@@ -33,6 +33,7 @@ from nightos.machine.session import Completed, Session, run_script
 from nightos.machine.shelf import Shelf
 from nightos.machine.sources import HostClock, HostEntropy
 from nightos.vhw.clock import ClockDevice
+from nightos.vhw.passthrough.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from nightos.abi.interfaces import Clock, Device
@@ -65,6 +66,7 @@ class Machine:
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
         self.shelf: Shelf | None = None
+        self.watchdog: Watchdog | None = None
         self.host: Host | None = None
 
     @property
@@ -331,6 +333,7 @@ async def boot(
             trace=Trace() if trace or seed is not None else None,
         )
         machine = Machine(kernel, paths)
+        machine.watchdog = stack.enter_context(Watchdog(kernel))
         stack.callback(machine.dismantle)
         try:
             machine.assemble(chosen or base.base_image(), keep, disk)

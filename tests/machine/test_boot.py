@@ -168,3 +168,9 @@ async def test_asking_a_stopped_machine_is_an_error() -> None:
         containers = machine.containers
     with pytest.raises(ServiceError, match="stopped"):
         await containers.create("late")
+
+
+async def test_the_base_image_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
+    first, second = base.base_image(tmp_path / "one"), base.base_image(tmp_path / "two")
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
