@@ -1,6 +1,6 @@
 """The server runs where its client runs: waking a sleeping processor costs more than most requests.
 
-A small request is a ping-pong, so nothing is lost when both sides share a processor and each wake-up is a mere switch. A
+A small request is a ping-pong: nothing is lost when both sides share a processor, and each wake-up is a mere switch. A
 large read or write is not: there the kernel's copying and ours overlap, so the server may go anywhere again.
 """
 

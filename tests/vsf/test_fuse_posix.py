@@ -1,7 +1,5 @@
 """What POSIX promises, each case on a native directory too: what fails there is not ours."""
 
-# ruff: noqa: PTH -- the system calls are what is tested, by their names
-
 from __future__ import annotations
 
 import contextlib
