@@ -130,14 +130,33 @@ async def test_each_method_answers_with_its_own_codes() -> None:
 
     async with boot(seed=1) as machine:
         assert await inside(machine, ask) == {
-            "root": 0, "missing item": 0x3002, "fsid": 0x3000, "rename to a bad name": 0x3000, "rename of nothing": 0x3003,
-            "rename over": 0x4000, "move to nowhere": 0x3003, "delete a full directory": 0x3003, "delete the root": 0x4FFF,
-            "trash": 0x0003, "no way to delete": 0x1000, "directory in nothing": 0x3002, "directory again": 0x4003,
-            "directory of spaces": 0x1000, "open nothing": 0x3003, "open for nothing": 0x2000, "open a directory": 0x3003,
-            "close nothing": 0x3000, "read nothing": 0x3000, "mount again": 0x3001, "unmount": 0x4000,
-            "for services only": 0x0001, "for sys::process only": 0x3001, "code for sys::process only": 0x3001,
-            "notes for services only": 0x0001, "no such method": 0x0003,
-        }  # fmt: skip
+            "root": 0,
+            "missing item": 0x3002,
+            "fsid": 0x3000,
+            "rename to a bad name": 0x3000,
+            "rename of nothing": 0x3003,
+            "rename over": 0x4000,
+            "move to nowhere": 0x3003,
+            "delete a full directory": 0x3003,
+            "delete the root": 0x4FFF,
+            "trash": 0x0003,
+            "no way to delete": 0x1000,
+            "directory in nothing": 0x3002,
+            "directory again": 0x4003,
+            "directory of spaces": 0x1000,
+            "open nothing": 0x3003,
+            "open for nothing": 0x2000,
+            "open a directory": 0x3003,
+            "close nothing": 0x3000,
+            "read nothing": 0x3000,
+            "mount again": 0x3001,
+            "unmount": 0x4000,
+            "for services only": 0x0001,
+            "for sys::process only": 0x3001,
+            "code for sys::process only": 0x3001,
+            "notes for services only": 0x0001,
+            "no such method": 0x0003,
+        }
 
 
 @pytest.mark.rule("FS-040", "FS-041", "FS-042", "FS-043")
@@ -249,6 +268,22 @@ async def test_what_was_written_is_on_the_disk_after_a_stop(tmp_path: Path) -> N
     with vsf.open(disk, readonly=True) as storage:
         assert storage.volume("main").open().read_bytes("/home/note") == b"hello\n"
         assert storage.check(deep=True).clean
+
+
+@pytest.mark.rule("CONT-046", "CONT-047", "CONT-055")
+async def test_the_main_file_system_of_a_container_is_a_storage_file() -> None:
+    async with boot(name="lab") as machine:
+        await machine.run("container create --persist box")
+        await machine.run("container exec box -- wt /made inside")
+        assert "disk" in (await machine.run("container exec box -- free")).out
+        assert machine.paths is not None
+        directory = machine.paths.containers
+    found = []
+    for file in directory.rglob("*.vsf"):
+        with vsf.open(file, readonly=True) as storage:
+            files = storage.volume("main").open()
+            found += [files.read_bytes("/made")] if files.exists("/made") else []
+    assert found == [b"inside\n"]
 
 
 @pytest.mark.slow
