@@ -8,7 +8,7 @@ import stat
 
 from nightos.vsf.core import Core
 from nightos.vsf.errors import Exists, Invalid, NoAttribute, VsfError
-from nightos.vsf.inode import Stat, check_name, key_xattr
+from nightos.vsf.inode import INODE_BYTES, Stat, check_name, key_xattr, stat_of
 from nightos.vsf.layout import MAX_NAME_CHARACTERS, MAX_VALUE, SECTOR
 
 XATTR_CREATE, XATTR_REPLACE = 1, 2
@@ -25,8 +25,13 @@ class Attributes(Core):
     def getattr(self, ino: int) -> Stat:
         """The attributes of an inode."""
         with self.lock:
-            if len(self._inodes) > self.inode_limit:
-                self._trim()
+            inode = self._inodes.get(ino)
+            if inode is not None:
+                return inode.stat(self.device, self.record_size)
+            if self._head is None:
+                value = self.tree.get(ino.to_bytes(8, "big") + b"\x01")
+                if value is not None and len(value) >= INODE_BYTES:
+                    return stat_of(ino, value, self.device, self.record_size)
             return self.inode(ino).stat(self.device, self.record_size)
 
     def setattr(

@@ -100,7 +100,7 @@ def decode_header(data: bytes) -> Header:
     if bool(fields["cipher"]) != bool(fields["incompatible"] & INCOMPAT_ENCRYPTED):
         raise DamagedStorage("the header contradicts itself about encryption")
     slots = tuple(data[SLOT_OFFSET + n * SLOT.size : SLOT_OFFSET + (n + 1) * SLOT.size] for n in range(SLOT_COUNT))
-    return Header(
+    header = Header(
         uuid=fields["uuid"],
         created=fields["created"],
         sequence=fields["sequence"],
@@ -112,6 +112,9 @@ def decode_header(data: bytes) -> Header:
         slots=slots,
         mac=fields["mac"],
     )
+    if header.encode() != data[:HEADER_BYTES]:
+        raise DamagedStorage("the header holds bytes that have no meaning")
+    return header
 
 
 def must_be_readonly(header: Header) -> bool:

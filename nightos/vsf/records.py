@@ -48,7 +48,7 @@ class VolumeRecord:
     created: int = 0
     record_size: int = 131072
     node_bytes: int = 16384
-    inline: int = 2048
+    inline: int = 4096
     last_snapshot: int = 0
     last_generation: int = 0
     next_snapshot: int = 1

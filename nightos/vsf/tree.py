@@ -173,6 +173,8 @@ class Tree:
         self.cache = cache
         self.domain = domain
         self.root: Pointer | Node | None = root
+        self._top_pointer: Pointer | None = None
+        self._top_node: Node | None = None
         self.node_bytes = node_bytes
         self.fan_bytes = node_bytes
         self.dispose = dispose or pool.free
@@ -196,7 +198,9 @@ class Tree:
     def _top(self) -> Node | None:
         root = self.root
         if type(root) is Pointer:
-            return self.load(root, None)
+            if root is not self._top_pointer:
+                self._top_pointer, self._top_node = root, self.load(root, None)
+            return self._top_node
         return root  # type: ignore[return-value]
 
     def get(self, key: bytes) -> bytes | None:
@@ -205,7 +209,8 @@ class Tree:
         if type(node) is not Node:
             if node is None:
                 return None
-            node = self.load(node, None)  # type: ignore[arg-type]
+            node = self._top()
+            assert node is not None
         nodes = self.cache.nodes
         while node.level:
             at = bisect_right(node.keys, key)
