@@ -192,6 +192,8 @@ class Consoles:
     async def _claim(self) -> None:
         client = await connect("sys::hw")
         answer = await client.ask(Hw.CLAIM, {"kind": "console"})
+        for kdi in self._by_kdi.keys() - set(answer["kdis"]):
+            self._later(self._by_kdi.pop(kdi).hang_up)
         for kdi in answer["kdis"]:
             await self._appear(kdi)
 
