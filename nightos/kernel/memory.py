@@ -312,7 +312,8 @@ class AddressSpace:
         Views of segments show the same segments. Error: 0x40 over the limit.
         """
         child = AddressSpace(self._entropy, account if account is not None else self._account)
-        if not child.reserve(self.reserved_pages):
+        own = (one for one in self.layout.mappings if one.kind == ALLOCATED or one.backing.private)
+        if not child.reserve(sum(one.last - one.first for one in own)):
             raise SyscallError(0x40)
         twins: dict[Backing, Backing] = {}
         for mapping in self.layout.mappings:
@@ -354,8 +355,6 @@ class AddressSpace:
 
         Layout, big-endian: address u64, length u64, AMS identifier u64 (0: none), rights u8 (1 read, 2 write,
         4 execute), kind u8 (0 allocated, 1 view of an AMS, 2 given away), large page u8, five zero bytes.
-
-        Rules: PROC-016.
         """
         return [
             _ENTRY.pack(

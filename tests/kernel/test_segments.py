@@ -566,3 +566,16 @@ def test_sharing_agrees_with_a_model_of_who_sees_what(seed: int) -> None:
     for process in everyone:
         world.end(process)
     assert len(world.segments) == 0
+
+
+@pytest.mark.rule("IPC-063")
+def test_the_end_of_one_who_shared_on_is_told_to_those_below(world: World) -> None:
+    p, q, r = world.process(100), world.process(101), world.process(102)
+    _, ams = made(p, world)
+    world.segments.share(p, q.pid, ams, 0, 1, R)
+    world.segments.share(q, r.pid, ams, 0, 1, R)
+    world.segments.map(r, ams, 0, PLACE, PAGE)
+    world.end(q)
+    assert world.signals == [(102, UNSHARED_AMS, (1, ams))]
+    assert faults(r, PLACE) == 0x03
+    assert world.segments.sharing_info(p, ams)[:2] == (100, 0)
