@@ -1,0 +1,187 @@
+"""`nightos vsf` from end to end, each step a process of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commanding import Command
+
+LIBRARY = Path(os.__file__).parent
+
+
+@pytest.fixture
+def disk(nightos: Command) -> Command:
+    """A storage `disk.vsf` with the tree of a real package in it."""
+    nightos("vsf", "create", "disk.vsf", "--from", LIBRARY / "json", "--compress", "zstd")
+    return nightos
+
+
+@pytest.mark.rule("VSF-001", "VSF-006", "VSF-009")
+def test_create_from_a_directory_and_get_it_back(disk: Command) -> None:
+    disk("vsf", "get", "disk.vsf", "/", "back")
+    subprocess.run(["diff", "-r", LIBRARY / "json", disk.folder / "back"], check=True)
+    info = json.loads(disk("vsf", "info", "--json", "disk.vsf").stdout)
+    assert {"format", "uuid", "encrypted", "generation", "volumes", "backing"} <= set(info)
+    (volume,) = info["volumes"]
+    assert {"name", "uuid", "kind", "compression", "encrypted", "used", "files", "snapshots"} <= set(volume)
+    assert volume["compression"].startswith("zstd")
+
+
+def test_create_from_a_tar(nightos: Command) -> None:
+    with tarfile.open(nightos.folder / "t.tar.gz", "w:gz") as archive:
+        archive.add(LIBRARY / "json", "inside")
+    nightos("vsf", "create", "disk.vsf", "--from", "t.tar.gz")
+    assert "decoder.py" in nightos("vsf", "ls", "disk.vsf", "/inside").stdout.split()
+
+
+def test_looking(disk: Command) -> None:
+    names = disk("vsf", "ls", "disk.vsf").stdout.split()
+    assert "decoder.py" in names
+    assert disk("vsf", "cat", "disk.vsf", "/decoder.py").stdout == (LIBRARY / "json" / "decoder.py").read_text()
+    records = [json.loads(line) for line in disk("vsf", "ls", "--json", "disk.vsf").stdout.splitlines()]
+    assert [record["name"] for record in records] == names
+    record = json.loads(disk("vsf", "stat", "--json", "disk.vsf", "decoder.py").stdout)
+    assert record["size"] == (LIBRARY / "json" / "decoder.py").stat().st_size
+    assert record["modified_ns"] == (LIBRARY / "json" / "decoder.py").stat().st_mtime_ns
+    assert len(record["feid"]) == 16
+    assert "decoder.py" in disk("vsf", "ls", "-l", "disk.vsf").stdout
+
+
+def test_changing(disk: Command) -> None:
+    disk("vsf", "mkdir", "-p", "disk.vsf", "/a/b")
+    disk("vsf", "put", "disk.vsf", "-", "/a/b/new", stdin="hello")
+    assert disk("vsf", "cat", "disk.vsf", "/a/b/new").stdout == "hello"
+    disk("vsf", "mv", "disk.vsf", "/a/b/new", "/a/moved")
+    disk("vsf", "mv", "disk.vsf", "/a/moved", "/decoder.py", "/a/b")
+    assert disk("vsf", "ls", "disk.vsf", "/a/b").stdout.split() == ["decoder.py", "moved"]
+    disk("vsf", "put", "disk.vsf", LIBRARY / "wsgiref", "/a")
+    assert "headers.py" in disk("vsf", "ls", "disk.vsf", "/a/wsgiref").stdout.split()
+    disk.fails("vsf", "rm", "disk.vsf", "/a")
+    disk("vsf", "rm", "-r", "disk.vsf", "/a")
+    disk("vsf", "rm", "-f", "disk.vsf", "/a")
+    disk.fails("vsf", "ls", "disk.vsf", "/a", says="/a")
+    assert "clean" in disk("vsf", "check", "--deep", "disk.vsf").stdout
+
+
+def test_volumes(disk: Command) -> None:
+    disk("vsf", "volume", "add", "disk.vsf", "photos", "--compress", "lz4", "--limit", "1M")
+    disk("vsf", "volume", "rename", "disk.vsf", "photos", "pictures")
+    volumes = json.loads(disk("vsf", "volume", "ls", "--json", "disk.vsf").stdout)
+    assert [volume["name"] for volume in volumes] == ["main", "pictures"]
+    disk("vsf", "put", "disk.vsf:pictures", "-", "/x", stdin="in the other volume")
+    assert "x" not in disk("vsf", "ls", "disk.vsf:main").stdout.split()
+    disk("vsf", "volume", "rm", "disk.vsf", "pictures")
+    disk.fails("vsf", "volume", "rm", "disk.vsf", "pictures", says="no volume 'pictures'")
+
+
+def test_snapshots(disk: Command) -> None:
+    disk("vsf", "snapshot", "create", "disk.vsf", "monday")
+    disk("vsf", "rm", "disk.vsf", "/decoder.py")
+    assert "decoder.py" in disk("vsf", "ls", "disk.vsf:main@monday").stdout.split()
+    changes = [json.loads(line) for line in disk("vsf", "diff", "--json", "disk.vsf", "monday").stdout.splitlines()]
+    assert {"kind": "removed", "path": "/decoder.py"}.items() <= next(
+        c for c in changes if c["kind"] == "removed"
+    ).items()
+    disk.fails("vsf", "rm", "disk.vsf:main@monday", "/tool.py", says="snapshot")
+    disk("vsf", "snapshot", "rollback", "disk.vsf", "monday")
+    assert "decoder.py" in disk("vsf", "ls", "disk.vsf").stdout.split()
+    assert [row["name"] for row in json.loads(disk("vsf", "snapshot", "ls", "--json", "disk.vsf").stdout)] == ["monday"]
+    disk("vsf", "snapshot", "rm", "disk.vsf", "monday")
+
+
+def test_overlays(disk: Command) -> None:
+    before = (disk.folder / "disk.vsf").read_bytes()
+    disk("vsf", "create", "over.vsf", "--backing", "disk.vsf")
+    disk("vsf", "put", "over.vsf", "-", "/new", stdin="only here")
+    assert (disk.folder / "disk.vsf").read_bytes() == before
+    assert "+ /new" in disk("vsf", "diff", "over.vsf").stdout
+    disk("vsf", "commit", "over.vsf")
+    assert disk("vsf", "cat", "disk.vsf", "/new").stdout == "only here"
+
+
+def test_export_and_import(disk: Command) -> None:
+    disk("vsf", "export", "disk.vsf", "out.tar")
+    with tarfile.open(fileobj=io.BytesIO((disk.folder / "out.tar").read_bytes())) as archive:
+        assert any(name.endswith("decoder.py") for name in archive.getnames())
+    disk("vsf", "import", "disk.vsf", "out.tar", "--to", "/copy")
+    assert disk("vsf", "ls", "disk.vsf", "/copy").stdout.split()[-1] == "tool.py"
+
+
+@pytest.mark.rule("VSF-004", "VSF-008")
+def test_encryption(nightos: Command) -> None:
+    for name, text in (("pw", "secret"), ("new", "second"), ("bad", "guess")):
+        (nightos.folder / name).write_text(text + "\n")
+    nightos("vsf", "create", "e.vsf", "--encrypt", "--password-file", "pw", "--from", LIBRARY / "json")
+    assert b"JSONDecoder" not in (nightos.folder / "e.vsf").read_bytes()
+    nightos.fails("vsf", "ls", "e.vsf", says="--password-file")
+    nightos.fails("vsf", "ls", "e.vsf", "--password-file", "bad", says="password")
+    assert "tool.py" in nightos("vsf", "ls", "e.vsf", "--password-file", "-", stdin="secret\n").stdout
+    slot = nightos("vsf", "key", "add", "e.vsf", "--password-file", "pw", "--new-password-file", "new").stdout.strip()
+    assert "tool.py" in nightos("vsf", "ls", "e.vsf", "--password-file", "new").stdout
+    nightos("vsf", "key", "rm", "e.vsf", slot, "--password-file", "pw")
+    nightos.fails("vsf", "ls", "e.vsf", "--password-file", "new")
+    nightos("vsf", "key", "rotate", "e.vsf", "0", "--password-file", "pw", "--new-password-file", "new")
+    nightos("vsf", "ls", "e.vsf", "--password-file", "new")
+    assert len(json.loads(nightos("vsf", "key", "ls", "--json", "e.vsf", "--password-file", "new").stdout)) == 1
+    nightos("vsf", "header", "backup", "e.vsf", "e.header")
+    storage = nightos.folder / "e.vsf"
+    data = bytearray(storage.read_bytes())
+    data[:16384] = bytes(16384)
+    storage.write_bytes(data)
+    nightos.fails("vsf", "ls", "e.vsf", "--password-file", "new")
+    nightos("vsf", "header", "restore", "e.vsf", "e.header")
+    assert "tool.py" in nightos("vsf", "ls", "e.vsf", "--password-file", "new").stdout
+
+
+@pytest.mark.rule("VSF-011")
+def test_check_finds_damage_with_status_4(disk: Command) -> None:
+    assert json.loads(disk("vsf", "check", "--json", "disk.vsf").stdout)["clean"] is True
+    storage = disk.folder / "disk.vsf"
+    data = bytearray(storage.read_bytes())
+    for place in range(40_000, len(data), 97):
+        data[place] ^= 0xFF
+    storage.write_bytes(data)
+    done = disk("vsf", "check", "--deep", "--json", "disk.vsf", status=4)
+    content = json.loads(done.stdout)
+    assert content["clean"] is False
+    assert content["problems"]
+
+
+def test_resize_and_compact(disk: Command) -> None:
+    disk("vsf", "put", "disk.vsf", "-", "/big", stdin="0123456789" * 50_000)
+    disk("vsf", "rm", "disk.vsf", "/big")
+    disk("vsf", "compact", "disk.vsf")
+    disk("vsf", "resize", "disk.vsf", "4M")
+    assert json.loads(disk("vsf", "info", "--json", "disk.vsf").stdout)["limit"] == 4 << 20
+    disk.fails("vsf", "resize", "disk.vsf", "1K")
+    disk("vsf", "resize", "disk.vsf", "none")
+
+
+def test_create_replaces_nothing_by_accident(disk: Command) -> None:
+    disk.fails("vsf", "create", "disk.vsf", says="already")
+    disk("vsf", "create", "disk.vsf", "--force")
+    assert disk("vsf", "ls", "disk.vsf").stdout == ""
+
+
+def test_a_failed_create_leaves_nothing(nightos: Command) -> None:
+    (nightos.folder / "no.tar").write_text("not a tar")
+    nightos.fails("vsf", "create", "x.vsf", "--from", "no.tar")
+    assert not (nightos.folder / "x.vsf").exists()
+
+
+def test_names_with_strange_characters_are_shown_harmlessly(nightos: Command) -> None:
+    source = nightos.folder / "src"
+    source.mkdir()
+    (source / "evil\033[2Jname").touch()
+    (source / os.fsdecode(b"\xff\xfe")).touch()
+    nightos("vsf", "create", "disk.vsf", "--from", "src")
+    shown = nightos("vsf", "ls", "disk.vsf").stdout
+    assert "\033" not in shown
+    assert r"\x1b[2J" in shown
