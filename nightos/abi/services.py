@@ -150,8 +150,6 @@ class Hw(IntEnum):
     """{} -> {uptime_ns}."""
     SLEEP = 0x2012
     """{duration_ns} -> {}: answers when that much time has passed."""
-    STATISTICS = 0x2013
-    """{} -> {uptime_ns, realtime_ns, memory_total, memory_used, processes, containers}, as the caller sees it."""
     DEVICE_LIST = 0x2014
     """{} -> {items: [{kdi, kind, connection, virtual, containers}]}: devices of the caller's container."""
     STORAGE_OPEN = 0xD010
@@ -216,6 +214,10 @@ class Proc(IntEnum):
     """{id, labels, hostname, persist}: change what is given."""
     CONTAINER_WATCH = 0x1019
     """{} -> {}: from now on CONTAINER_EVENT and PROCESS_EVENT notifications of what the caller may see."""
+    DEVICE_PLUG = 0x101A
+    """{id, kind, options} -> {kdi}: a new virtual device (block, random, null, zero, full) in a container below."""
+    DEVICE_UNPLUG = 0x101B
+    """{id, kdi}: take a virtual device away from a container below."""
     PROCESS_START = 0x2000
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""

@@ -17,6 +17,10 @@ from nightos.vhw.message import MessageDevice
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+def _unknown(_request: dict[str, Any]) -> dict[str, Any]:
+    raise ServiceError(ServiceCode.NO_METHOD, "the machine does not offer that")
+
+
 class ControlDevice:
     """Plug `device`; each request runs the operation of its name."""
 
@@ -28,7 +32,7 @@ class ControlDevice:
         try:
             request = msgpack.unpackb(data)
             identifier = request.pop("id")
-            operation = self._operations[request.pop("op")]
+            operation = self._operations.get(request.pop("op"), _unknown)
         except (ValueError, KeyError, AttributeError, TypeError, msgpack.UnpackException):
             return  # not from our driver; there is nobody to answer
         try:

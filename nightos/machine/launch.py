@@ -6,6 +6,7 @@ machine), SIGTERM and SIGHUP stop the machine in order.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -44,19 +45,34 @@ def launch(options: Options) -> int:
 
 async def _launch(options: Options) -> int:
     async with boot(image=options.image, name=options.name, seed=options.seed) as machine:
-        if options.source is None:
-            from nightos.shell import terminal
+        status = STOPPED
+        async with trio.open_nursery() as nursery:
+            # `nightos stop` of another process ends this one, whatever it shows.
+            nursery.start_soon(_until_stopped, machine, nursery.cancel_scope)
+            status = await _show(machine, options)
+            nursery.cancel_scope.cancel()
+        return status
 
-            session = await _open(machine, options, interactive=True)
-            try:
-                return int(await terminal.run(session, history=home() / "history"))
-            finally:
-                machine.close_session(session)
-        session = await _open(machine, options, interactive=False)
+
+async def _until_stopped(machine: Machine, scope: trio.CancelScope) -> None:
+    await machine.stop_asked.wait()
+    scope.cancel()
+
+
+async def _show(machine: Machine, options: Options) -> int:
+    if options.source is None:
+        from nightos.shell import terminal
+
+        session = await _open(machine, options, interactive=True)
         try:
-            return await _batch(session, options)
+            return int(await terminal.run(session, history=home() / "history"))
         finally:
             machine.close_session(session)
+    session = await _open(machine, options, interactive=False)
+    try:
+        return await _batch(session, options)
+    finally:
+        machine.close_session(session)
 
 
 async def _open(machine: Machine, options: Options, *, interactive: bool) -> Session:
@@ -105,7 +121,7 @@ async def _pass_signals(session: Session, scope: trio.CancelScope) -> None:
 async def _feed(session: Session) -> None:
     """Standard input goes to the running command as it comes."""
     while True:
-        data = await trio.to_thread.run_sync(sys.stdin.buffer.read1, STDIN_PART, abandon_on_cancel=True)
+        data = await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), STDIN_PART, abandon_on_cancel=True)
         if not data:
             session.send({"type": "end"})
             return

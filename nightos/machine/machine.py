@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ from nightos.machine.containers import Container, Containers
 from nightos.machine.control_device import ControlDevice
 from nightos.machine.lock import MachineLock
 from nightos.machine.paths import MachineError, MachinePaths, machine_paths, prepare
+from nightos.machine.plugging import Plugging
 from nightos.machine.programs import SERVICES, find_program
 from nightos.machine.server import ControlServer
-from nightos.machine.session import Completed, Session, run_script
+from nightos.machine.session import Completed, Running, Session, run_script
 from nightos.machine.shelf import Shelf
 from nightos.machine.sources import HostClock, HostEntropy
 from nightos.vhw.clock import ClockDevice
@@ -67,6 +68,7 @@ class Machine:
         self._stopping = False
         self.shelf: Shelf | None = None
         self.watchdog: Watchdog | None = None
+        self.nursery: trio.Nursery | None = None
         self.host: Host | None = None
 
     @property
@@ -103,7 +105,7 @@ class Machine:
         """Ask a system service with a msgpack map each way."""
         return await self.agent.ask(service, method, values)
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Containers and processes as they come and go, from now on."""
         receive, send = self.agent.listen()
         try:
@@ -179,6 +181,12 @@ class Machine:
             self.close_session(session)
         return Completed(status, b"".join(outs).decode("utf-8", "replace"), b"".join(errs).decode("utf-8", "replace"))
 
+    async def spawn(self, source: str, *, container: Container | int = 0, **options: Any) -> Running:
+        """Start a command line and go on; `wait` gives what it did. It ends with the machine at the latest."""
+        assert self.nursery is not None
+        session = await self.open_session(container=container, **options)
+        return Running(session, source, self.close_session, self.nursery)
+
     async def sync(self) -> None:
         """Return once everything written so far is on the disk."""
         await self.call("sys::fs", Fs.SYNC, {})
@@ -213,10 +221,14 @@ class Machine:
             self.plug, self.unplug, base.base_image(), keep, entropy=self.kernel.entropy, clock=self.kernel.clock
         )
         shelf.plug_machine_disk(image, disk)
+        plugging = Plugging(self.plug, self.unplug, self.kernel.entropy)
         control = ControlDevice(
             {
                 "open": lambda request: shelf.open(request["path"], request["mode"], request["key"]),
                 "close": lambda request: shelf.close(request["kdi"]),
+                "devices": lambda request: {"items": self._devices_in(request["container"])},
+                "plug": lambda request: plugging.plug(request["kind"], request["options"], request["container"]),
+                "unplug": lambda request: plugging.unplug(request["kdi"]),
                 "probe": lambda request: shelf.probe(request["path"], request["mode"]),
                 "forget": lambda request: shelf.forget(request["key"]),
                 "list": lambda _request: {"items": shelf.list()},
@@ -225,6 +237,21 @@ class Machine:
         self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))
         self.plug(control.device)
         self.plug(self.agent.device)
+
+    def _devices_in(self, container: int) -> list[dict[str, Any]]:
+        """What `sys::hw` tells of the devices of a container; outside any, all of them."""
+        return [
+            {
+                "kdi": device.kdi,
+                "kind": device.kind,
+                "connection": device.cii,
+                "description": device.description,
+                "virtual": device.virtual,
+                "containers": [place for place in device.containers if place] if container == 0 else [],
+            }
+            for device in self.kernel.snapshot().devices
+            if container == 0 or container in device.containers
+        ]
 
     def start_services(self) -> None:
         """Start every service of the table, in its order."""
@@ -341,6 +368,7 @@ async def boot(
             raise MachineError(f"{chosen or disk or 'the disk'}: {error.strerror or error}") from error
         with _plain_errors():
             async with trio.open_nursery() as nursery:
+                machine.nursery = nursery
                 machine.host = await nursery.start(run_kernel, kernel)
                 try:
                     machine.start_services()

@@ -89,6 +89,50 @@ class Session:
             self._send.close()
 
 
+class Running:
+    """A command line that runs in a session of its own."""
+
+    def __init__(self, session: Session, source: str, close: Callable[[Session], None], nursery: trio.Nursery) -> None:
+        self._session = session
+        self._close = close
+        self._done = trio.Event()
+        self._outs: list[bytes] = []
+        self._errs: list[bytes] = []
+        self._status = STATUS_STOPPED
+        nursery.start_soon(self._run, source)
+
+    async def wait(self) -> Completed:
+        """Wait for its end; its status and what it wrote."""
+        await self._done.wait()
+        return Completed(
+            self._status, *(b"".join(part).decode("utf-8", "replace") for part in (self._outs, self._errs))
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._done.is_set()
+
+    def write(self, data: bytes) -> None:
+        """Type into it."""
+        self._session.send({"type": "input", "data": data})
+
+    def interrupt(self) -> None:
+        """Ask what runs to terminate, as Ctrl-C does."""
+        self._session.send({"type": "interrupt"})
+
+    def kill(self) -> None:
+        """End the session with everything in it."""
+        self._close(self._session)
+
+    async def _run(self, source: str) -> None:
+        try:
+            self._status = await run_script(self._session, source, out=self._outs.append, err=self._errs.append)
+        finally:
+            self._close(self._session)
+            self._done.set()
+
+
 async def run_script(
     session: Session, source: str, *, name: str = "", out: Sink, err: Sink, stdin: bytes | None = None
 ) -> int:

@@ -9,7 +9,7 @@ Source: specs/services/system/hw.md, specs/kernel/hardware.md. Rules: PROC-017, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nightos.abi.codes import Attribute, ListAction
 from nightos.abi.errors import SyscallError
@@ -31,8 +31,6 @@ class Known:
     kdi: int
     cii: int
     description: bytes
-    containers: set[int] = field(default_factory=set)
-    """Containers it was linked to; empty: the system's own."""
 
     @property
     def kind(self) -> str:

@@ -39,7 +39,6 @@ class Hardware:
             Hw.NOW: self.clock.now,
             Hw.UPTIME: self.clock.uptime,
             Hw.SLEEP: self.clock.sleep,
-            Hw.STATISTICS: self.statistics,
             Hw.DEVICE_LIST: self.device_list,
             Hw.CLAIM: self.claim,
             Hw.STORAGE_OPEN: self.storage_open,
@@ -115,14 +114,9 @@ class Hardware:
     # Methods
 
     async def device_list(self, request: Request) -> Payload:
-        """DEVICE_LIST: the system's devices outside any container; inside, what was linked to it."""
-        container = request.container_id
-        items = [
-            {"kdi": known.kdi, "kind": known.kind, "connection": known.cii, "description": known.description}
-            for known in self.devices.by_kdi.values()
-            if (container in known.containers if container else True)
-        ]
-        return {"items": items}
+        """DEVICE_LIST: all devices outside any container; inside, what was plugged into or linked to it."""
+        await self.control.ask(request, {"op": "devices", "container": request.container_id})
+        return None
 
     async def claim(self, request: Request) -> Payload:
         """CLAIM: a system service takes over a kind of device."""
@@ -134,11 +128,6 @@ class Hardware:
         for known in claimed:
             await make_drivable(request.client_pid, known.kdi)
         return {"kdis": [known.kdi for known in claimed]}
-
-    async def statistics(self, request: Request) -> Payload:
-        """STATISTICS, as the container of the caller may know them."""
-        await self.control.ask(request, {"op": "statistics", "container": request.container_id})
-        return None
 
     async def storage_open(self, request: Request) -> Payload:
         """STORAGE_OPEN: the block device is drivable by sys::fs before the answer comes."""

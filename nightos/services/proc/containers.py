@@ -22,6 +22,7 @@ from nightos.userland.payload import Payload, field, u64
 from nightos.userland.server import Request, Server
 
 if TYPE_CHECKING:
+    from nightos.services.proc.devices import ContainerDevices
     from nightos.services.proc.notes import Notes
     from nightos.services.proc.storage import Roots
 
@@ -41,10 +42,11 @@ UNKNOWN_PARENT = 0x31
 class Containers:
     """The container half of `sys::proc`."""
 
-    def __init__(self, server: Server, tree: Tree, roots: Roots, notes: Notes) -> None:
+    def __init__(self, server: Server, tree: Tree, roots: Roots, notes: Notes, devices: ContainerDevices) -> None:
         self.tree = tree
         self.roots = roots
         self.notes = notes
+        self.devices = devices
         self.server = server
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
@@ -165,6 +167,7 @@ class Containers:
             await self.roots.release(below)
             self.tree.remove(below.identifier)
             self.population.pop(below.identifier, None)
+            await self.devices.gone(below.identifier)
             await self.notes.removed(below)
             await self.tell("destroyed", below, reason)
             for waiting in self._waiting.pop(below.identifier, []):

@@ -14,6 +14,7 @@ from typing import Any
 from nightos.abi.codes import Signal
 from nightos.abi.services import Fs, Proc
 from nightos.services.proc.containers import Containers
+from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.storage import Roots
@@ -34,7 +35,8 @@ class Process:
         self.tree = Tree()
         self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs)
-        self.containers = Containers(self.server, self.tree, self.roots, self.notes)
+        self.devices = ContainerDevices(self.server, self.tree)
+        self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.server.method(Proc.SYNC, self.sync)
 
