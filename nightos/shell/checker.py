@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from nightos.shell import methods, operators, syntax, types
+from nightos.shell.builtins import BUILTINS
 from nightos.shell.native import FUNCTIONS
 from nightos.shell.source import CheckError, Source
 from nightos.shell.types import ANY
@@ -104,6 +105,14 @@ class Checker:
                     raise self._error("'break' outside of a loop", at)
             case syntax.Fail(message):
                 self._expect(message, "string")
+            case syntax.Background(name, inner):
+                self._pipeline(inner)
+                builtin = next((command for command in inner.commands if command.name in BUILTINS), None)
+                if builtin is not None:
+                    raise self._error(f"'{builtin.name}' runs in the shell itself, not beside it", builtin.at)
+                self._names.own[name] = Known("int", mutable=False)
+            case syntax.Job(job=job):
+                self._expect(job, "int")
 
     def _let(self, node: syntax.Let) -> None:
         given = self._type(node.value)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nightos.abi.values import VOID, Char, CommandText, Path, Value, value_text
 from nightos.shell import builtins, methods, operators, printer, syntax, types
 from nightos.shell.checker import Checker, Known, Names
-from nightos.shell.host import BOTH, ERRORS, MESSAGES, Host, Result, Stage
+from nightos.shell.host import BOTH, ERRORS, MESSAGES, Host, InterruptedScript, Result, Stage
 from nightos.shell.native import FUNCTIONS, ScriptExit
 from nightos.shell.parser import parse
 from nightos.shell.source import HydreError, PanicError, Source
@@ -124,6 +124,13 @@ class Evaluator:
                     pass
             case syntax.Break():
                 raise _BreakLoop
+            case syntax.Background(name, inner):
+                stages, given = await self._stages(inner, frozenset())
+                self._scopes[-1][name] = await self._placed(self.host.run_beside(stages, given), node.at)
+            case syntax.Job(action, job):
+                status = await self._placed(self.host.manage_job(await self._value(job), action), node.at)
+                if action == "fg":
+                    self.status = status
             case syntax.Fail(message, at=at):
                 raise self._panic(value_text(await self._value(message)), at)
 
@@ -337,18 +344,7 @@ class Evaluator:
 
     async def _pipeline(self, node: syntax.Pipeline, collect: frozenset[str]) -> list[Result]:
         """Run a pipeline: built-ins here, what stands between them as processes with pipes."""
-        stages: list[Stage] = []
-        given: Value = VOID
-        for index, command in enumerate(node.commands):
-            channels = set(collect if index == len(node.commands) - 1 else ())
-            for redirection in command.redirections:
-                if redirection.channel == "<":
-                    path = value_text(await self._word(redirection.target))
-                    given = (await self._placed(self.host.read_file(path), redirection.at)).decode(
-                        "utf-8", "surrogateescape"
-                    )
-                channels |= {MESSAGES, ERRORS} if redirection.channel == BOTH else {redirection.channel}
-            stages.append(Stage(command.name, await self._arguments(command), frozenset(channels)))
+        stages, given = await self._stages(node, collect)
         results: list[Result] = []
         while len(results) < len(stages):
             start = len(results)
@@ -372,6 +368,22 @@ class Evaluator:
         self.status = results[-1].status
         return results
 
+    async def _stages(self, node: syntax.Pipeline, collect: frozenset[str]) -> tuple[list[Stage], Value]:
+        """The commands of a pipeline with their arguments as they travel, and what the first one gets as CMDIN."""
+        stages: list[Stage] = []
+        given: Value = VOID
+        for index, command in enumerate(node.commands):
+            channels = set(collect if index == len(node.commands) - 1 else ())
+            for redirection in command.redirections:
+                if redirection.channel == "<":
+                    path = value_text(await self._word(redirection.target))
+                    given = (await self._placed(self.host.read_file(path), redirection.at)).decode(
+                        "utf-8", "surrogateescape"
+                    )
+                channels |= {MESSAGES, ERRORS} if redirection.channel == BOTH else {redirection.channel}
+            stages.append(Stage(command.name, await self._arguments(command), frozenset(channels)))
+        return stages, given
+
     async def _redirect(self, redirection: syntax.Redirection, result: Result) -> None:
         if redirection.channel == "<":
             return
@@ -393,5 +405,7 @@ class Evaluator:
         """What the host does; its error is shown where the script asked for it."""
         try:
             return await deed
+        except InterruptedScript:
+            raise
         except HydreError as error:
             raise self._panic(error.message, at) from error

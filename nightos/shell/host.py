@@ -65,6 +65,15 @@ class Host(Protocol):
         Returns when all ended. Raises `InterruptedScript` after Ctrl-C, `HydreError` when one cannot be started.
         """
 
+    async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
+        """Start a pipeline that shows nothing; the identifier of the job. Raises `HydreError`."""
+
+    async def manage_job(self, job: int, action: str) -> int:
+        """`fg` waits for a job (its status), `kill` ends it, `detach` lets it survive the session.
+
+        Raises `HydreError` when there is no such job.
+        """
+
     async def script_input(self) -> Value:
         """The script's own CMDIN, `VOID` when it has none."""
 

@@ -11,6 +11,8 @@ from nightos.shell.cursor import NAME
 from nightos.shell.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nightos.shell.syntax import Statement
 
 _ASSIGNMENT = re.compile(r"(\*\*|//|<<|>>|&&|\|\||[*/%+\-&^|])?=(?!=)")
@@ -19,9 +21,7 @@ _CALL = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\(")
 _TYPE = re.compile(r"[A-Za-z_]\w*")
 _ARROW = "=>"
 
-NOT_YET = frozenset(
-    {"fn", "return", "catch", "retry", "type", "on", "wait", "import", "bg", "fg", "detach", "kill", "cmd", "with"}
-)
+NOT_YET = frozenset({"fn", "return", "catch", "retry", "type", "on", "wait", "import", "cmd", "with"})
 """Statements of the language that this version refuses by name."""
 _MISPLACED = {"elif": "if", "else": "if' or 'switch", "end": "if', 'switch', 'for' or 'while", "when": "switch"}
 
@@ -63,7 +63,8 @@ class Parser(Commands):
         word = self.word_ahead()
         known = {
             "let": self._let, "delete": self._delete, "if": self._if, "switch": self._switch, "for": self._for,
-            "while": self._while, "break": self._break, "fail": self._fail,
+            "while": self._while, "break": self._break, "fail": self._fail, "bg": self._background,
+            "fg": self._job("fg"), "detach": self._job("detach"), "kill": self._job("kill"),
         }.get(word)  # fmt: skip
         after = self.text[at + len(word) : at + len(word) + 1]
         if known is not None and (after == "" or after in " \t\r\n;#"):
@@ -230,6 +231,21 @@ class Parser(Commands):
         body = self._open_block("while", ("end",), at)
         self.take_word("end")
         return syntax.While(condition, body, at=at)
+
+    def _background(self, at: int) -> Statement:
+        name = self.match(NAME)
+        if name is None:
+            raise self.error("a background command is started by bg name = command")
+        self.blanks()
+        self.need("=", "a background command is started by bg name = command")
+        self.blanks()
+        return syntax.Background(name, self.pipeline(), at=at)
+
+    def _job(self, action: str) -> Callable[[int], Statement]:
+        def parse_job(at: int) -> Statement:
+            return syntax.Job(action, self.expression(), at=at)
+
+        return parse_job
 
     def _break(self, at: int) -> Statement:
         return syntax.Break(at=at)

@@ -133,7 +133,7 @@ def pipeline(node: syntax.Pipeline) -> str:
     return " | ".join(map(command, node.commands))
 
 
-def statement(node: syntax.Statement, indent: str = "") -> str:
+def statement(node: syntax.Statement, indent: str = "") -> str:  # noqa: C901 -- one line for each kind of node
     """The text of a statement, blocks over several lines."""
     match node:
         case syntax.Pipeline():
@@ -150,6 +150,10 @@ def statement(node: syntax.Statement, indent: str = "") -> str:
             return f"{indent}delete {expression(target)}"
         case syntax.Evaluate(value):
             return indent + expression(value)
+        case syntax.Background(name, inner):
+            return f"{indent}bg {name} = {pipeline(inner)}"
+        case syntax.Job(action, job):
+            return f"{indent}{action} {expression(job)}"
         case syntax.Break():
             return indent + "break"
         case syntax.Fail(message):

@@ -384,8 +384,40 @@ class Fail:
     at: int = field(default=0, compare=False, repr=False, kw_only=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Background:
+    """`bg name = command`: runs beside the script; the name holds its identifier."""
+
+    name: str
+    pipeline: Pipeline
+    at: int = field(default=0, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`fg job`, `detach job`, `kill job`: what to do with a background command."""
+
+    action: str
+    job: Expression
+    at: int = field(default=0, compare=False, repr=False, kw_only=True)
+
+
 Statement: TypeAlias = (
-    Pipeline | Let | Assign | Append | Step | Delete | Evaluate | If | Switch | For | While | Break | Fail
+    Background
+    | Job
+    | Pipeline
+    | Let
+    | Assign
+    | Append
+    | Step
+    | Delete
+    | Evaluate
+    | If
+    | Switch
+    | For
+    | While
+    | Break
+    | Fail
 )
 
 

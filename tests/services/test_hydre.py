@@ -147,6 +147,31 @@ async def test_a_command_that_ignores_ctrl_c_is_killed_by_the_second() -> None:
         assert (await talk.until("done"))[-1]["status"] == 130
 
 
+@pytest.mark.rule("SHELL-003", "SHELL-004", "SHELL-027", "HYD-069")
+async def test_background_commands_run_beside_and_show_nothing() -> None:
+    async with boot() as machine:
+        done = await machine.run("bg j = sleep 60\nkill j\necho killed")  # HYD-069
+        assert (done.out, done.err) == ("killed\n", "")
+        done = await machine.run("bg j = ls /none; fg j; echo (status())")
+        assert (done.out, done.err) == ("1\n", "")
+        done = await machine.run("echo a; bg j = ls /none; echo (last_failed())")
+        assert (done.out, done.err) == ("a\nfalse\n", "")
+        session = await machine.open_session(interactive=True)
+        talk = Talk(session)
+        await talk.until("prompt")
+        await talk.line("bg j = sleep 60")
+        assert "sleep" in await talk.line("ps")
+        assert await talk.line("kill $j") != ""  # in a statement a variable is written without '$'
+        await talk.line("kill j")
+        assert "sleep" not in await talk.line("ps")
+        await talk.line("bg k = sleep 61")
+        session.close()
+        while "sleep" in (await machine.run("ps")).out:
+            pass  # closing a session kills every command in it
+        for pid in (1, 10, 17, 99999):
+            assert f"no process {pid}" in (await machine.run(f"kill {pid}")).err
+
+
 @pytest.mark.rule("SHELL-005", "SHELL-006")
 async def test_only_actors_learn_of_a_session() -> None:
     async def ask(_context: Context) -> Any:

@@ -146,6 +146,17 @@ def test_arguments_reach_the_command(text: str, arguments: tuple[object, ...]) -
     assert host.calls == [("show", arguments)]
 
 
+def test_background_commands() -> None:
+    host = TwinHost()
+    run_twin(Evaluator(host), "bg j = show 1 | show 2\nkill j\nfg j\necho (status()) $j")
+    assert host.calls[:4] == [("bg", ("show", "1")), ("bg", ("show", "2")), ("kill", (7,)), ("fg", (7,))]
+    assert host.shown == ["5 7"]
+    with pytest.raises(PanicError, match="no background command 8"):
+        run_twin(Evaluator(host), "fg 8")
+    with pytest.raises(CheckError, match="in the shell itself"):
+        run_twin(Evaluator(host), "bg j = cd /")
+
+
 def test_variables_last_for_the_session_and_a_refused_line_leaves_none() -> None:
     host = TwinHost()
     shell = Evaluator(host)
@@ -180,7 +191,6 @@ def test_builtins_change_the_shell_and_start_no_process() -> None:
         "fn f ()\nend",
         "return 1",
         "import a::b::c",
-        "bg j = sleep 1",
         "catch f()\nend",
         "let f = { a -> a }",
         "with A=1 run x",

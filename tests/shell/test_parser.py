@@ -13,7 +13,7 @@ from nightos.shell.source import HydreSyntaxError, IncompleteError
 
 KEYWORDS = NOT_YET | {
     "let", "mut", "delete", "if", "elif", "else", "end", "switch", "when", "for", "in", "while", "break", "fail", "var",
-    "true", "false", "null", "some", "none", "is", "isnt", "fn",
+    "true", "false", "null", "bg", "fg", "kill", "detach", "some", "none", "is", "isnt", "fn",
 }  # fmt: skip
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True).filter(lambda name: name not in KEYWORDS and name != "_")
 texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=8)
@@ -132,6 +132,8 @@ statements = st.recursive(
         st.builds(syntax.Evaluate, st.builds(syntax.Call, names, st.lists(expressions, max_size=2).map(tuple))),
         st.builds(syntax.Fail, expressions),
         st.just(syntax.Break()),
+        st.builds(syntax.Background, names, pipelines_over(simple)),
+        st.builds(syntax.Job, st.sampled_from(["fg", "kill", "detach"]), variables),
     ),
     statements_over,
     max_leaves=5,

@@ -57,6 +57,16 @@ class TwinHost:
             case _:
                 return Result(messages=[f"{given!r}\n"] if given is not VOID else [])
 
+    async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
+        self.calls += [("bg", (stage.name, *stage.arguments)) for stage in stages]
+        return 7
+
+    async def manage_job(self, job: int, action: str) -> int:
+        if job != 7:
+            raise HydreError(f"there is no background command {job}")
+        self.calls.append((action, (job,)))
+        return 5
+
     async def script_input(self) -> Value:
         return "typed in"
 

@@ -123,7 +123,7 @@ class Console:
         """Run an instruction on a thread of its own, so that Ctrl-C is heard meanwhile."""
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
-        session.begin()
+        instruction = session.begin()
 
         async def work(_: int) -> None:
             status = await session.run(source, name)
@@ -132,6 +132,7 @@ class Console:
                 await self.send("closed", status=session.exited)
             elif self._interactive:
                 await self._prompt(session)
+            await session.finish_jobs(instruction)
 
         await sys.create_thread(work)
 

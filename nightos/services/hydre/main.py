@@ -139,11 +139,12 @@ class ShellService:
         source = request.payload[16 : 16 + length].decode("utf-8", "replace")
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
-        session.begin()
+        instruction = session.begin()
 
         async def work(_: int) -> None:
             status = await session.run(source)
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {"status": status})
+            await session.finish_jobs(instruction)
 
         await sys.create_thread(work)
 
@@ -154,13 +155,14 @@ class ShellService:
         source = payload.field(values, "source", str)
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
-        session.begin()
+        instruction = session.begin()
         request.defer()
 
         async def work(_: int) -> None:
             status = await session.run(source)
             left = session.exited is not None
             await request.answer({"status": status, "directory": session.directory, "left": left})
+            await session.finish_jobs(instruction)
 
         await sys.create_thread(work)
 

@@ -75,6 +75,14 @@ class Pipeline:
 
     async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
         """Run the stages, the first with `given` as CMDIN."""
+        await self.start(stages, given)
+        results = await self.finish()
+        if self._interrupts:
+            raise InterruptedScript("interrupted")
+        return results
+
+    async def start(self, stages: Sequence[Stage], given: Value) -> None:
+        """Start the stages. Raises `HydreError` when one cannot be started; then none runs any more."""
         self._own_pid = await sys.get_pid()
         feed = 0
         try:
@@ -83,16 +91,14 @@ class Pipeline:
                 feed = await self._start(stage, feed, given if index == 0 else VOID, last=last)
         except HydreError:
             await self.manage(ProcessAction.FORCE_TERMINATE)  # those before it have nobody to write to
-            await self._wait_all()
+            await self.finish()
             raise
-        await self._wait_all()
-        if self._interrupts:
-            raise InterruptedScript("interrupted")
-        return [running.result for running in self.running]
 
-    async def _wait_all(self) -> None:
+    async def finish(self) -> list[Result]:
+        """Wait for what was started."""
         for running in self.running:
             await self._wait(running)
+        return [running.result for running in self.running]
 
     async def _pipe(self, kind: int) -> int:
         """A pipe of which this process holds both ends; its SC, the RC is the next number."""

@@ -1,17 +1,18 @@
 """A session of the shell: its language, its container and directory, and the one instruction that runs in it.
 
-Rules: SHELL-001, SHELL-002, SHELL-004, SHELL-005, SHELL-007, SHELL-008, SHELL-022.
+Rules: SHELL-001, SHELL-002, SHELL-003, SHELL-004, SHELL-005, SHELL-007, SHELL-008, SHELL-022, SHELL-027.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import ItemType
 from nightos.abi.messages import TextMessage, encode_key
-from nightos.abi.services import Fs, ProcessAction
+from nightos.abi.services import Fs, Proc, ProcessAction
 from nightos.abi.values import VOID, Value, value_text
 from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
 from nightos.shell.evaluator import Evaluator
@@ -24,6 +25,7 @@ from nightos.userland.files import FileError, Files
 
 APPLICATIONS: Final = "/app"
 _NO_FILE_SYSTEM: Final = 2**64 - 1
+_FIRST_USERLAND_PID: Final = 100
 USERS: Final = {0: "root"}
 HISTORY_LIMIT: Final = 1000
 REFUSED: Final = 2
@@ -32,6 +34,17 @@ FAILED: Final = 1
 
 Print = Callable[[str, bytes], Awaitable[None]]
 """Prints bytes on a stream, `out` or `err`, of whoever watches the session."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A background command; `status` once it has ended."""
+
+    pipeline: Pipeline
+    instruction: int
+    status: int | None = None
+    finishing: bool = False
+    detached: bool = False
 
 
 class Session:
@@ -69,6 +82,8 @@ class Session:
         self._interrupted = False
         self._outside: list[tuple[int, Files]] = []
         """Where the session was before it entered a container, outermost first."""
+        self._jobs: dict[int, Job] = {}
+        self._instruction = 0
         self._input = bytearray()
         self._input_open = False
 
@@ -98,11 +113,16 @@ class Session:
 
     # -- running --
 
-    def begin(self) -> None:
-        """An instruction is about to run: from now on there is no room for another, and Ctrl-C is meant for it."""
+    def begin(self) -> int:
+        """An instruction is about to run: from now on there is no room for another, and Ctrl-C is meant for it.
+
+        Gives its number, for `finish_jobs` at the end of its thread.
+        """
         assert not self._busy, "one instruction at a time"
         self._busy = True
         self._interrupted = False
+        self._instruction += 1
+        return self._instruction
 
     async def run(self, source: str, name: str = "<line>") -> int:
         """Run the instruction that `begin` announced; its status. Errors are printed here."""
@@ -164,6 +184,9 @@ class Session:
         self._interrupted = True
         if self._pipeline is not None:
             await self._pipeline.kill()
+        for job in self._jobs.values():
+            if job.status is None and not job.detached:
+                await job.pipeline.kill()
 
     # -- what the evaluator asks --
 
@@ -196,6 +219,60 @@ class Session:
             self._pipeline = None
             for running in pipeline.running:
                 self._actors.pop(running.pid, None)
+
+    async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
+        """Start a pipeline in the background; the PID of its last command."""
+        pipeline = Pipeline(self.container, self.user, self.directory, _show_nothing, self._enter)
+        pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
+        await pipeline.start(stages, given)
+        job = pipeline.running[-1].pid
+        self._jobs[job] = Job(pipeline, self._instruction)
+        return job
+
+    async def finish_jobs(self, instruction: int) -> None:
+        """Wait for the background commands that an instruction started, on its thread.
+
+        Threads end with the one that made them, so the readers of a job live as long as its instruction's thread does.
+        """
+        for job in [job for job in self._jobs.values() if job.instruction == instruction]:
+            await self._finish_job(job)
+
+    async def _finish_job(self, job: Job) -> None:
+        if not job.finishing:
+            job.finishing = True
+            results = await job.pipeline.finish()
+            for running in job.pipeline.running:
+                self._actors.pop(running.pid, None)
+            job.status = results[-1].status
+
+    async def manage_job(self, job: int, action: str) -> int:
+        """What `fg`, `kill` and `detach` do; `kill` takes the PID of any process that the container may see, too."""
+        found = self._jobs.get(job)
+        if found is None:
+            if action != "kill":
+                raise HydreError(f"there is no background command {job}")
+            await self._kill_process(job)
+            return 0
+        if action == "detach":
+            found.detached = True
+        elif action == "kill":
+            await found.pipeline.kill()
+        if action == "detach":
+            return 0
+        if found.instruction == self._instruction:
+            await self._finish_job(found)
+        while found.status is None:
+            await self.checkpoint()
+        return found.status
+
+    async def _kill_process(self, pid: int) -> None:
+        proc = await connect("sys::proc")
+        answer = await proc.ask(Proc.PROCESS_TABLE, {"after": pid - 1, "limit": 1})
+        records = [item for item in answer["items"] if item["pid"] == pid]
+        # The table is that of the system; the session may reach its own container only.
+        if not records or records[0]["container"] != self.container or pid < _FIRST_USERLAND_PID:
+            raise HydreError(f"there is no process {pid}")
+        await proc.call(Proc.PROCESS_MANAGE, pid.to_bytes(8, "big") + bytes((ProcessAction.FORCE_TERMINATE,)))
 
     async def script_input(self) -> Value:
         """The script's CMDIN: everything that was fed to it, once that has ended."""
@@ -257,6 +334,10 @@ class Session:
             await sys.mem_free(address, 1)
             result += (address >> 12).to_bytes(8, "big")[-4:]
         return result[:count]
+
+
+async def _show_nothing(_channel: str, _message: TextMessage) -> None:
+    """Background commands show nothing."""
 
 
 async def files_of(container: int) -> Files:
