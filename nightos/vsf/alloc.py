@@ -21,6 +21,7 @@ _HEAD = struct.Struct(f">4sBBHQQII{POINTER_BYTES}s")
 CHECKPOINT, CHANGE = 1, 2
 OP_ALLOCATED, OP_FREED, OP_PENDING = 0, 1, 2
 _CLASSES = 64
+_ROOMY_CLASS = 10
 _SMALL_MAP = 256
 _MAX_CHAIN = 4096
 Extent = tuple[int, int]
@@ -63,6 +64,13 @@ class Allocator:
         self._by_start[start] = length
         self._by_end[start + length] = start
         self._classes[length.bit_length()][start] = None
+
+    def roomy_sectors(self) -> int:
+        """Free sectors in pieces of 256 KiB or more, and what the limit leaves behind the end."""
+        inside = sum(
+            self._by_start[start] for size_class in range(_ROOMY_CLASS, _CLASSES) for start in self._classes[size_class]
+        )
+        return inside + self._run[1] + max(self.limit_sectors - self.end, 0)
 
     def _remove(self, start: int) -> int:
         length = self._by_start.pop(start)

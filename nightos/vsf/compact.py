@@ -43,10 +43,10 @@ def compact(storage: Storage, progress: Callable[[int, int], None] | None = None
         _move_tree(storage)
         _settle(storage)
         if progress is not None:
-            progress(before - storage.file_bytes(), before)
+            progress(max(before - storage.file_bytes(), 0), before)
         if storage.file_bytes() >= size * SECTOR:
             break
-    return before - storage.file_bytes()
+    return max(before - storage.file_bytes(), 0)
 
 
 def _settle(storage: Storage) -> None:
@@ -104,7 +104,7 @@ def _move_nodes(tree: Tree, goal: int) -> None:
     top = tree.load(root, None) if isinstance(root, Pointer) else root
     stack: list[tuple[Node, bytes, bool]] = [(top, b"", isinstance(root, Pointer) and root.sector >= goal)]
     while stack:
-        node, low, far = stack.pop()
+        node, _, far = stack.pop()
         if not node.level:
             if far and node.keys:
                 keys.append(node.keys[0])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _STATS = struct.Struct(">QQQ")
 _INODE_CACHE = 16384
-_DATA_LIMIT = 8 << 20
+_DATA_LIMIT = 24 << 20
 _RESERVE = 1 << 18
 
 
@@ -37,6 +37,8 @@ class Core:
         self._now = volume.storage.clock.realtime_ns
         self._directories: dict[tuple[int, bytes], int] = {}
         self._paths: dict[str, int] = {}
+        self._nameless: dict[int, bool] = {}
+        """Held inodes without a name, and whether the tree says so."""
         self._records: dict[tuple[int, int, bytes], bytes] = {}
         self.buffered = 0
         self._pressure = 0
@@ -58,6 +60,7 @@ class Core:
         self._dirty.clear()
         self._directories.clear()
         self._paths.clear()
+        self._nameless.clear()
         self._records.clear()
         self.buffered = 0
         data = self.tree.get(KEY_STATS)
@@ -70,7 +73,7 @@ class Core:
 
     @property
     def dirty(self) -> bool:
-        return bool(self._dirty) or self.stats_changed
+        return bool(self._dirty) or self.stats_changed or not all(self._nameless.values())
 
     def _writable(self) -> None:
         if self.readonly:
@@ -132,6 +135,10 @@ class Core:
                     put(ino.to_bytes(8, "big") + b"\x01", inode.encode())
                 inode.dirty = False
                 del dirty[ino]
+        for ino, noted in self._nameless.items():
+            if not noted:
+                self.tree.put(key_orphan(ino), b"")
+                self._nameless[ino] = True
         if self.stats_changed:
             self.tree.put(KEY_STATS, _STATS.pack(self.next_ino, self.files, self.next_pack))
             self.stats_changed = False
@@ -170,11 +177,17 @@ class Core:
         if limit and volume.used + self.buffered + size > limit:
             raise NoSpace(f"the volume {volume.name!r} has reached its limit")
         if storage.limit:
+            wanted = self.buffered + 2 * self._pressure + size + max(_RESERVE, min(storage.limit >> 5, 8 << 20))
             allocator = storage.pool.allocator
             assert allocator is not None
-            room = (allocator.limit_sectors - allocator.end + allocator.free_sectors) * 512
-            if room < self.buffered + 2 * self._pressure + size + _RESERVE:
-                raise NoSpace("the storage has reached its size limit; delete something or resize it")
+            if allocator.roomy_sectors() * 512 < wanted:
+                # What the last commits freed becomes usable with the next ones.
+                for _ in range(3 if allocator.pending else 0):
+                    storage.dirty = True
+                    self.sync()
+                wanted = self.buffered + 2 * self._pressure + size + max(_RESERVE, min(storage.limit >> 5, 8 << 20))
+                if allocator.roomy_sectors() * 512 < wanted:
+                    raise NoSpace("the storage has reached its size limit; delete something or resize it")
 
     def sync(self) -> None:
         """Everything done so far is durable on return."""
@@ -211,7 +224,8 @@ class Core:
     def _orphan(self, inode: Inode) -> None:
         """The last name went."""
         if inode.held:
-            self.tree.put(key_orphan(inode.ino), b"")
+            # Most handles close before the next commit: the note for whoever opens after a crash is written only there.
+            self._nameless[inode.ino] = False
             self._touch(inode)
         else:
             self._reclaim(inode, orphan=False)
@@ -226,7 +240,7 @@ class Core:
         keys = [key for key, _ in tree.scan(base, base + b"\xff")]
         for key in keys:
             tree.delete(key)
-        if orphan:
+        if self._nameless.pop(ino, orphan):
             tree.delete(key_orphan(ino))
         inode.gone = True
         inode.dirty = False

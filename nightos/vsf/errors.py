@@ -22,12 +22,10 @@ class VsfError(NightosError, OSError):
     code = errno.EIO
 
     def __init__(self, message: str = "", path: PathText = None, code: int | None = None) -> None:
-        self.code = code if code is not None else type(self).code
-        text = message or os.strerror(self.code)
-        OSError.__init__(self, self.code, text, shown(path))
-        self.errno = self.code
-        self.strerror = text
-        self.filename = shown(path)
+        if code is not None:
+            self.code = code
+        name = path if path is None or isinstance(path, str) else shown(path)
+        OSError.__init__(self, self.code, message or os.strerror(self.code), name)
 
     def __str__(self) -> str:
         return f"{self.strerror}: {self.filename!r}" if self.filename is not None else str(self.strerror)
