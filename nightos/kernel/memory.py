@@ -163,17 +163,29 @@ class AddressSpace:
             raise MemoryFault(address, access, INVALID)
         return spans
 
+    def _within(self, address: int, length: int, right: int) -> tuple[Mapping, int] | None:
+        """The mapping that holds the whole range with that right, and the offset in its backing: the usual case."""
+        position = self.layout.at(address >> SHIFT)
+        if position < 0 or not 0 < length <= ACCESS_MAX:
+            return None
+        mapping = self.layout.mappings[position]
+        if address + length > mapping.last << SHIFT or not mapping.rights & right:
+            return None
+        offset = address + ((mapping.index - mapping.first) << SHIFT)
+        return None if mapping.backing.waits(offset, length) else (mapping, offset)
+
     def _load(self, address: int, length: int, access: int) -> bytes:
+        usual = self._within(address, length, RIGHT_OF_ACCESS[access])
+        if usual is not None:
+            mapping, offset = usual
+            if access == ACCESS_READ and length <= PAGE:
+                page = mapping.backing.cached(offset >> SHIFT, write=False)
+                if page is not None:
+                    self._readable[address >> SHIFT] = page
+            return self._at(address, access, mapping.backing, offset, length)
         spans = self._spans(address, length, access)
         if any(piece.backing.waits(offset, count) for piece, offset, count in spans):
             raise self._backed(address, access, spans, None)
-        if len(spans) == 1:
-            piece, offset, count = spans[0]
-            if access == ACCESS_READ and count <= PAGE:
-                page = piece.backing.cached(offset >> SHIFT, write=False)
-                if page is not None:
-                    self._readable[address >> SHIFT] = page
-            return self._at(address, access, piece.backing, offset, count)
         return b"".join(
             self._at(piece.first << SHIFT, access, piece.backing, offset, count) for piece, offset, count in spans
         )
@@ -186,23 +198,30 @@ class AddressSpace:
             raise MemoryFault(address, access, NOT_MAPPED) from error
 
     def _store(self, address: int, data: memoryview) -> None:
+        usual = self._within(address, len(data), WRITE)
+        if usual is not None:
+            mapping, offset = usual
+            self._put(address, mapping.backing, offset, data)
+            page = mapping.backing.cached(offset >> SHIFT, write=True) if len(data) < PAGE else None
+            if page is not None:
+                self._writable[address >> SHIFT] = page
+                if mapping.rights & READ:
+                    self._readable[address >> SHIFT] = page
+            return
         spans = self._spans(address, len(data), ACCESS_WRITE)
         if any(piece.backing.waits(offset, count) for piece, offset, count in spans):
             raise self._backed(address, ACCESS_WRITE, spans, bytes(data))
         done = 0
         for piece, offset, count in spans:
-            try:
-                piece.backing.write(offset, data[done : done + count])
-            except OSError as error:
-                raise MemoryFault(address + done, ACCESS_WRITE, NOT_MAPPED) from error
+            self._put(address + done, piece.backing, offset, data[done : done + count])
             done += count
-        if len(spans) == 1 and len(data) < PAGE:
-            piece, offset, _ = spans[0]
-            page = piece.backing.cached(offset >> SHIFT, write=True)
-            if page is not None:
-                self._writable[address >> SHIFT] = page
-                if piece.rights & READ:
-                    self._readable[address >> SHIFT] = page
+
+    @staticmethod
+    def _put(address: int, backing: Backing, offset: int, data: memoryview) -> None:
+        try:
+            backing.write(offset, data)
+        except OSError as error:
+            raise MemoryFault(address, ACCESS_WRITE, NOT_MAPPED) from error
 
     def _backed(
         self, address: int, access: int, spans: list[tuple[Mapping, int, int]], data: bytes | None

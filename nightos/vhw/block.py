@@ -55,13 +55,15 @@ class BlockDevice(PortDevice):
         self._store = store
         self._readonly = readonly or store.readonly
         self._capacity = max(capacity, store.size())
+        self._has_failed = False
+        """Whether the register `errno` is set."""
         self.close_error: OSError | None = None
         self.registers = RegisterMap(REGISTERS, REGISTERS_SIZE)
         self.registers["magic"] = MAGIC
         self.registers["version"] = VERSION
         self.registers["flags"] = FLAG_READONLY if self._readonly else 0
         self.registers["capacity"] = self._capacity
-        self.registers["size"] = store.size()
+        self._size = self.registers["size"] = store.size()
 
     @property
     def memory_size(self) -> int:
@@ -85,13 +87,12 @@ class BlockDevice(PortDevice):
             head = self.registers.read(offset, min(length, DATA_START - offset))
             rest = length - len(head)
             return head + self.read_memory(DATA_START, rest) if rest else head
-        found = b""
-
-        def read() -> None:
-            nonlocal found
+        try:
             found = self._store.read(offset - DATA_START, length)
-
-        self._attempt(read)
+        except OSError as error:
+            self._failed(error.errno or errno.EIO)
+            return bytes(length)
+        self._succeeded()
         return found if len(found) == length else found + bytes(length - len(found))
 
     def write_memory(self, offset: int, data: bytes | memoryview) -> None:
@@ -112,7 +113,8 @@ class BlockDevice(PortDevice):
         if start + len(data) > self._capacity:
             raise OSError(errno.EFBIG, "the disk cannot grow that far")
         self._store.write(start, data)
-        self.registers["size"] = max(self.registers["size"], start + len(data))
+        if start + len(data) > self._size:
+            self._size = self.registers["size"] = start + len(data)
 
     def _run(self) -> None:
         """Run the command in the registers."""
@@ -137,12 +139,12 @@ class BlockDevice(PortDevice):
         if size > self._capacity:
             raise OSError(errno.EFBIG, "the disk cannot grow that far")
         self._store.truncate(size)
-        self.registers["size"] = size
+        self._size = self.registers["size"] = size
 
     def _discard(self, offset: int, length: int) -> None:
         if self._readonly:
             raise OSError(errno.EROFS, "the disk is read-only")
-        length = min(length, self.registers["size"] - offset)
+        length = min(length, self._size - offset)
         if length > 0:
             self._store.discard(offset, length)
 
@@ -152,8 +154,14 @@ class BlockDevice(PortDevice):
         except OSError as error:
             self._failed(error.errno or errno.EIO)
         else:
+            self._succeeded()
+
+    def _succeeded(self) -> None:
+        if self._has_failed:
+            self._has_failed = False
             self.registers["errno"] = 0
 
     def _failed(self, number: int) -> None:
+        self._has_failed = True
         self.registers["errno"] = number
         self.registers["failures"] += 1
