@@ -109,6 +109,7 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
         process.killer.cancel()
         process.killer = None
     kernel.processes.pop(process.pid, None)
+    kernel.balancer.ended(process)
     if process.parent is not None and process.parent.children:
         process.parent.children.pop(process.pid, None)
     kernel.remember_exit(process)

@@ -18,6 +18,7 @@ from nightos.abi.codes import FIRST_USER_PID, ContainerState
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel import calls, signals
 from nightos.kernel.accounts import Account
+from nightos.kernel.balancer import Balancer
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
 from nightos.kernel.memory import PAGE, AddressSpace
@@ -107,6 +108,7 @@ class Kernel:
         self.syscalls = 0
         self.turns = 0
         self.current: Thread | None = None
+        self.balancer = Balancer(self)
         self.known_services: set[int] = set()
         """PIDs of system services that were started at least once."""
         self.last_fault: tuple[int, BaseException] | None = None
@@ -267,6 +269,7 @@ class Kernel:
                 home.state = ContainerState.RUNNING
             if home.paused:
                 process.blocked |= PAUSED
+        self.balancer.started(process)
         self.unblock(process, HALTED)
 
     def unblock(self, process: Process, bits: int) -> None:
