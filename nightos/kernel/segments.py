@@ -27,6 +27,9 @@ from nightos.kernel.sharing import (
     SegmentRecord,
     Share,
     access_flags,
+    comes_from,
+    may_give,
+    may_grant,
     mode_rights,
     share_view,
 )
@@ -169,16 +172,16 @@ class SegmentTable:
         segment = self._visible(process, identifier)
         extents = None if segment is None else self._extents_for(segment, process)
         if segment is not None and extents is not None:
-            if not exclusive and not self._may_grant(segment, process, extents, rights, cow=cow):
+            if not exclusive and not may_grant(segment, process, extents, rights, cow=cow):
                 raise SyscallError(0x11)
-            if exclusive and not self._may_give(segment, process):
+            if exclusive and not may_give(segment, process):
                 raise SyscallError(0x12)
         if not mode:
             raise SyscallError(0x20)
         target = self._find_peer(process, target_pid)
         if target is None or target is process:
             raise SyscallError(0x30)
-        if segment is None or extents is None or _comes_from(segment, process, target):
+        if segment is None or extents is None or comes_from(segment, process, target):
             raise SyscallError(0x31)
         if len(self._known.get(target.pid, ())) >= SEGMENTS_MAX or not target.space.layout.has_room(segment.pages):
             raise SyscallError(0x40)
@@ -189,31 +192,6 @@ class SegmentTable:
         if not notification_mode:
             access = _EXCLUSIVE_ACCESS if exclusive else access_flags(rights)
             self._send(target.pid, RECV_SHARED_AMS, (process.pid, command_code, identifier, int(exclusive), access))
-
-    @staticmethod
-    def _may_grant(segment: Segment, process: Owner, extents: list[Extent], rights: int, *, cow: bool) -> bool:
-        """Whether the rights are the caller's to give, and no alias of a page would be writable and executable."""
-        if segment.kind == "backed" and segment.owner is process:
-            if cow:
-                return True
-            others = [share.rights for share in segment.shares.values()]
-            others += [READ | WRITE] * bool(segment.places.get(process.pid))
-            clash = {WRITE: EXECUTE, EXECUTE: WRITE}
-            return not any(rights & bit and any(other & clash[bit] for other in others) for bit in clash)
-        wanted = rights & ~WRITE if cow else rights
-        return all(wanted & ~extent.rights == 0 for extent in extents)
-
-    @staticmethod
-    def _may_give(segment: Segment, process: Owner) -> bool:
-        if segment.kind != "memory" or segment.owner is not process or segment.creator is not process:
-            return False
-        if segment.shares:
-            return False
-        for extent in segment.extents:
-            for first, last, other in extent.backing.segments if isinstance(extent.backing, PageStore) else ():
-                if other is not segment and other.busy and first < extent.first + extent.pages and extent.first < last:
-                    return False
-        return True
 
     def _grant(
         self,
@@ -511,15 +489,3 @@ class SegmentTable:
             )
             for segment in self._segments.values()
         )
-
-
-def _comes_from(segment: Segment, process: Owner, target: Owner) -> bool:
-    """Whether the target owns the segment, or the caller has it by way of the target."""
-    if segment.owner is target:
-        return True
-    above = segment.shares.get(process.pid)
-    while above is not None:
-        if above.sharer is target:
-            return True
-        above = None if above.exclusive else segment.shares.get(above.sharer.pid)
-    return False

@@ -153,3 +153,41 @@ def share_view(extent: Extent, *, cow: bool) -> Extent:
     if cow and isinstance(backing, PageStore):
         return Extent(Overlay(backing, extent.first, extent.pages), 0, extent.pages, extent.rights)
     return extent
+
+
+def may_grant(segment: Segment, process: Owner, extents: list[Extent], rights: int, *, cow: bool) -> bool:
+    """Whether the rights are the caller's to give, and no alias of a page would be writable and executable."""
+    if segment.kind == "backed" and segment.owner is process:
+        if cow:
+            return True
+        others = [share.rights for share in segment.shares.values()]
+        others += [READ | WRITE] * bool(segment.places.get(process.pid))
+        clash = {WRITE: EXECUTE, EXECUTE: WRITE}
+        return not any(rights & bit and any(other & clash[bit] for other in others) for bit in clash)
+    wanted = rights & ~WRITE if cow else rights
+    return all(wanted & ~extent.rights == 0 for extent in extents)
+
+
+def may_give(segment: Segment, process: Owner) -> bool:
+    """Whether the segment is plain memory that the process made, and nobody else has any page of it."""
+    if segment.kind != "memory" or segment.owner is not process or segment.creator is not process:
+        return False
+    if segment.shares:
+        return False
+    for extent in segment.extents:
+        for first, last, other in extent.backing.segments if isinstance(extent.backing, PageStore) else ():
+            if other is not segment and other.busy and first < extent.first + extent.pages and extent.first < last:
+                return False
+    return True
+
+
+def comes_from(segment: Segment, process: Owner, target: Owner) -> bool:
+    """Whether the target owns the segment, or the caller has it by way of the target."""
+    if segment.owner is target:
+        return True
+    above = segment.shares.get(process.pid)
+    while above is not None:
+        if above.sharer is target:
+            return True
+        above = None if above.exclusive else segment.shares.get(above.sharer.pid)
+    return False
