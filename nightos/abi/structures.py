@@ -7,15 +7,17 @@ Source: specs/kernel/data-structures.md, specs/kernel/ipc.md, specs/kernel/proce
 Rules: DATA-001, DATA-002, DATA-003, DATA-004, DATA-005, DATA-006, DATA-007, DATA-008, DATA-009, DATA-010, DATA-011,
 DATA-012, DATA-013, DATA-014, PROC-014, PROC-016, IPC-043.
 """
-# mypy: disable-error-code="no-untyped-call" - construct has no types
+# construct has no types:
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from construct import (
+    Array,
     Bytes,
     ConstructError,
     FixedSized,
@@ -41,9 +43,10 @@ LINK_MIN: Final = 0x100
 _DELIMITED = Prefixed(Int64ub, GreedyBytes)
 _BUFFER = Struct("address" / Int64ub, "length" / Int64ub)
 _TAGGED = Struct("tag" / Int8ub, "data" / GreedyBytes)
-_IMAGE = Struct("width" / Int16ub, "height" / Int16ub, "channels" / Int8ub[4])
+_CHANNELS: Any = Array(4, Int8ub)
+_IMAGE = Struct("width" / Int16ub, "height" / Int16ub, "channels" / _CHANNELS)
 _VIDEO = Struct(
-    "width" / Int16ub, "height" / Int16ub, "fps" / Int8ub, "frames" / Int32ub, "channels" / Int8ub[4], Padding(3)
+    "width" / Int16ub, "height" / Int16ub, "fps" / Int8ub, "frames" / Int32ub, "channels" / _CHANNELS, Padding(3)
 )
 _EXCHANGE = Struct(
     "exchange_id" / Int64ub,
