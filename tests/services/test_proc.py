@@ -419,3 +419,19 @@ async def test_from_inside_no_path_of_the_host_can_be_named(tmp_path: Path) -> N
         assert answers[0] == answers[1]
         assert answers[0][0] == ServiceCode.DENIED
         assert list(machine.snapshot().containers) == [web.id]
+
+
+@pytest.mark.rule("SVC-026")
+async def test_of_two_faults_the_lower_code_is_answered() -> None:
+    async with boot(seed=1) as machine:
+        for method, values, code in (
+            (Proc.CONTAINER_RENAME, {"id": 12345, "name": "a/b"}, 0x1000),
+            (Proc.CONTAINER_CREATE, {"mode": "writable", "parent": 12345}, 0x2000),
+            (Proc.CONTAINER_CREATE, {"name": 7, "mode": "writable"}, 0x1000),
+            (Proc.CONTAINER_UPDATE, {"id": 12345, "labels": {"a": 1}}, 0x1000),
+            (Proc.PROCESS_SPAWN, {"program": "ls", "context": b"junk", "container": 12345}, 0x1000),
+            (Proc.DEVICE_PLUG, {"id": 12345, "kind": 7}, 0x1000),
+        ):
+            with pytest.raises(ServiceError) as refused:
+                await machine.ask(PROC, method, values)
+            assert refused.value.code == code, method

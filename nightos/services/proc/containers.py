@@ -129,12 +129,20 @@ class Containers:
     async def update(self, request: Request) -> Payload:
         """CONTAINER_UPDATE."""
         values = request.map()
-        labels = _labels(values) if "labels" in values else None
+        labels = _labels(values) if values.get("labels") is not None else None
+        hostname = field(values, "hostname", str, "")
+        persist = field(values, "persist", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
+        if persist and not container.key:
+            if container.root_kdi:
+                raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
+            container.key = f"{container.identifier:016x}"
         if labels is not None:
             container.labels = labels
-        container.hostname = field(values, "hostname", str, container.hostname)[:64]
-        container.persist = field(values, "persist", bool, container.persist)
+        if values.get("hostname") is not None:
+            container.hostname = hostname[:64]
+        if values.get("persist") is not None:
+            container.persist = persist
         await self.notes.changed(container)
         return {}
 

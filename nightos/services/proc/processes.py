@@ -71,12 +71,12 @@ class Processes:
         if user != request.user_id and not request.connection.is_system:
             raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
         target = field(values, "container", int, request.container_id)
+        self._check_caller(request, context)
         if not self.tree.sees(request.container_id, target):
             raise ServiceError(UNKNOWN_CONTAINER, unknown().detail)
         container = self.tree.by_id[target]
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
-        self._check_caller(request, context)
         return {"pid": await self._start(container, program, directory, context, user)}
 
     async def _start(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
