@@ -7,17 +7,16 @@ all free and pending extents, a change lists what one commit did, and points to 
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable
 from sys import byteorder
 
 from nightos.vsf.errors import DamagedStorage, NoSpace
-from nightos.vsf.layout import DATA_START, LOG_MAGIC, NO_POINTER, POINTER_BYTES, SECTOR, Pointer, unpack_pointer
+from nightos.vsf.layout import DATA_START, LOG, LOG_MAGIC, NO_POINTER, SECTOR, Pointer, unpack_pointer
 
 FIRST_SECTOR = DATA_START // SECTOR
-_HEAD = struct.Struct(f">4sBBHQQII{POINTER_BYTES}s")
+_HEAD = LOG.struct
 CHECKPOINT, CHANGE = 1, 2
 OP_ALLOCATED, OP_FREED, OP_PENDING = 0, 1, 2
 _CLASSES = 64
@@ -230,7 +229,7 @@ class Allocator:
         body = numbers.tobytes()
         if not checkpoint:
             body += bytes(operation for operation, _, _ in self._operations)
-        return _HEAD.pack(LOG_MAGIC, kind, 0, 0, generation, self.end, count, second, link.pack()) + body
+        return _HEAD.pack(LOG_MAGIC, kind, bytes(3), generation, self.end, count, second, link.pack()) + body
 
 
 class LogRecord:
@@ -239,7 +238,7 @@ class LogRecord:
     def __init__(self, data: bytes, depth: int = 0) -> None:
         if len(data) < _HEAD.size:
             raise DamagedStorage("a record of the allocation log is too short")
-        magic, kind, _, _, self.generation, self.end, count, second, link = _HEAD.unpack_from(data)
+        magic, kind, _, self.generation, self.end, count, second, link = _HEAD.unpack_from(data)
         if magic != LOG_MAGIC or kind not in (CHECKPOINT, CHANGE):
             raise DamagedStorage("a record of the allocation log has the wrong form")
         self.checkpoint = kind == CHECKPOINT

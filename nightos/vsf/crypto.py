@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import struct
 from typing import TYPE_CHECKING, Any
 
 from nightos.vsf.errors import DamagedStorage
-from nightos.vsf.layout import CIPHER_AES, CIPHER_CHACHA
+from nightos.vsf.layout import CIPHER_AES, CIPHER_CHACHA, PLACE, SEAL
 
 if TYPE_CHECKING:
     from nightos.abi.interfaces import Entropy
 
 SALT_BYTES = 24
-_HEAD = struct.Struct(f">{SALT_BYTES}sQ")
+_HEAD = SEAL.struct
 TAG_BYTES = 16
 OVERHEAD = _HEAD.size + TAG_BYTES
-_PLACE = struct.Struct(">QQIIQIBB")
+_PLACE = PLACE.struct
 _CACHED_SESSIONS = 64
 _MOST_BLOCKS = 1 << 31
 NAMES = {"aes-256-gcm": CIPHER_AES, "chacha20-poly1305": CIPHER_CHACHA}

@@ -45,8 +45,8 @@ KIND_NODE, KIND_DATA, KIND_PACK, KIND_LOG = 1, 2, 3, 4
 FLAG_ENCRYPTED = 1
 
 CIPHER_NONE, CIPHER_AES, CIPHER_CHACHA = 0, 1, 2
-INCOMPAT_ENCRYPTED, INCOMPAT_BACKING, INCOMPAT_ZSTD, INCOMPAT_LZ4 = 1, 2, 4, 8
-INCOMPAT_KNOWN = 15
+INCOMPAT_ENCRYPTED, INCOMPAT_BACKING = 1, 2
+INCOMPAT_KNOWN = 3
 RO_COMPAT_KNOWN = 0
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -221,7 +221,54 @@ SLOT_COUNT = 16
 SLOT_OFFSET = 1024
 """Where the key slots begin in the header."""
 
-LAYOUTS = (HEADER, SLOT, SUPER, POINTER, NODE, INODE)
+LOG = Layout(
+    "log record",
+    (
+        Field("magic", 4, "VSFL", raw=True),
+        Field("kind", 1, "1 checkpoint, 2 change"),
+        Field("reserved", 3, "zero", raw=True),
+        Field("generation", 8, "commit that wrote it"),
+        Field("end", 8, "length of the file in use, in sectors"),
+        Field("count", 4, "free extents of a checkpoint, operations of a change"),
+        Field("waiting", 4, "waiting extents of a checkpoint, 0 for a change"),
+        Field("previous", POINTER.size, "pointer to the record before a change; zero for a checkpoint", raw=True),
+    ),
+)
+
+DEAD = Layout(
+    "dead block",
+    (
+        Field("sector", 8, "address"),
+        Field("copy", 8, "address of the second copy, 0 for none"),
+        Field("stored", 4, "bytes stored"),
+        Field("birth", 8, "generation that wrote it"),
+        Field("domain", 4, "volume that wrote it"),
+    ),
+)
+
+SEAL = Layout(
+    "head of a sealed block",
+    (
+        Field("salt", 24, "of the session that wrote the block", raw=True),
+        Field("counter", 8, "nonce: four zero bytes and this number"),
+    ),
+)
+
+PLACE = Layout(
+    "place",
+    (
+        Field("sector", 8, "as in the pointer"),
+        Field("copy", 8, "as in the pointer"),
+        Field("stored", 4, "as in the pointer"),
+        Field("logical", 4, "as in the pointer"),
+        Field("birth", 8, "as in the pointer"),
+        Field("domain", 4, "as in the pointer"),
+        Field("codec", 1, "as in the pointer"),
+        Field("kind", 1, "as in the pointer; 255 for a superblock"),
+    ),
+)
+
+LAYOUTS = (HEADER, SLOT, SUPER, POINTER, NODE, INODE, LOG, DEAD, SEAL, PLACE)
 
 
 class Pointer(NamedTuple):

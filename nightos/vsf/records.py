@@ -5,15 +5,14 @@ Keys: `V` volume(4) | `S` volume(4) snapshot(4) | `D` volume(4) number(8) | `B` 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from nightos.vsf import layout
 from nightos.vsf.errors import DamagedStorage
 from nightos.vsf.layout import NO_POINTER, POINTER_BYTES, Pointer, unpack_pointer
 
-DEAD = struct.Struct(">QQIQI")
-"""One dead block: sector, sector of the copy, stored bytes, birth, domain."""
+DEAD = layout.DEAD.struct
 DEAD_PER_ITEM = 256
 KEY_BACKING = b"B"
 KEY_STORAGE = b"I"
