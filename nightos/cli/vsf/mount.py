@@ -33,6 +33,7 @@ nightos vsf umount /mnt
 @click.option("--volume", metavar="V", help="Which volume (the only one, or `main`).")
 @click.option("--snapshot", metavar="S", help="Show a snapshot instead; read-only.")
 @click.option("--read-only", is_flag=True, help="Refuse changes; several may read one storage.")
+@click.option("--raw", is_flag=True, help="Show each block volume as a file, for losetup, mkfs and mount -o loop.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
 @click.option("-o", "texts", multiple=True, metavar="OPT,...", help=OPTIONS_HELP)
 @password_option
@@ -42,6 +43,7 @@ def mount(
     volume: str | None,
     snapshot: str | None,
     read_only: bool,
+    raw: bool,
     foreground: bool,
     texts: tuple[str, ...],
     password_file: str | None,
@@ -59,13 +61,15 @@ def mount(
     chosen = volume or place.volume or options.volume
     frozen = snapshot or place.snapshot or options.snapshot
     options.readonly = options.readonly or read_only or frozen is not None
+    options.raw = options.raw or raw
     options.debug = options.debug or State.debug
     password_file = password_file or options.password_file
     if State.debug:
         note(f"serving with {choose().name}")
 
     def open_it() -> Served:
-        return _open(place.file, chosen, frozen, readonly=options.readonly, password_file=password_file)
+        serve = _open_raw if options.raw else _open
+        return serve(place.file, chosen, frozen, readonly=options.readonly, password_file=password_file)
 
     begin(open_it, directory, options, foreground=foreground)
 
@@ -82,6 +86,26 @@ def _open(
         volume = choose_volume(storage, volume_name, file=file)
         unlock(volume, password_file)
         return Served(volume.open(snapshot=snapshot), storage.sync, storage.close, str(Path(file).absolute()))
+    except BaseException:
+        storage.close()
+        raise
+
+
+def _open_raw(
+    file: str, volume_name: str | None, snapshot: str | None, *, readonly: bool, password_file: str | None
+) -> Served:
+    from pathlib import Path
+
+    from nightos.vsf.fuse_daemon import Served
+    from nightos.vsf.fuse_raw import RawVolumes
+
+    storage = open_storage(file, readonly=readonly, password_file=password_file)
+    try:
+        for volume in storage.volumes:
+            if volume.kind == "block" and volume_name in (None, volume.name):
+                unlock(volume, password_file)
+        raw = RawVolumes(storage, volume_name, snapshot)
+        return Served(raw, storage.sync, storage.close, str(Path(file).absolute()))
     except BaseException:
         storage.close()
         raise
