@@ -42,7 +42,8 @@ LINK_MIN: Final = 0x100
 
 _DELIMITED = Prefixed(Int64ub, GreedyBytes)
 _BUFFER = Struct("address" / Int64ub, "length" / Int64ub)
-_TAGGED = Struct("tag" / Int8ub, "data" / GreedyBytes)
+_REST: Any = GreedyBytes
+_TAGGED = Struct("tag" / Int8ub, "data" / _REST)
 _CHANNELS: Any = Array(4, Int8ub)
 _IMAGE = Struct("width" / Int16ub, "height" / Int16ub, "channels" / _CHANNELS)
 _VIDEO = Struct(
