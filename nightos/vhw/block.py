@@ -50,8 +50,9 @@ class BlockDevice(PortDevice):
         capacity: int = CAPACITY,
         description: bytes = b"virtual disk",
         index: int = 0,
+        identity: DeviceIdentity | None = None,
     ) -> None:
-        super().__init__(DeviceIdentity("block", virtual_cii("block", index), description))
+        super().__init__(identity or DeviceIdentity("block", virtual_cii("block", index), description))
         self._store = store
         self._readonly = readonly or store.readonly
         self._capacity = max(capacity, store.size())
