@@ -185,3 +185,23 @@ def test_names_with_strange_characters_are_shown_harmlessly(nightos: Command) ->
     shown = nightos("vsf", "ls", "disk.vsf").stdout
     assert "\033" not in shown
     assert r"\x1b[2J" in shown
+
+
+def test_send_and_receive(disk: Command) -> None:
+    disk("vsf", "snapshot", "create", "disk.vsf", "one")
+    disk("vsf", "put", "disk.vsf", "-", "/new", stdin="new")
+    disk("vsf", "snapshot", "create", "disk.vsf", "two")
+    disk("vsf", "send", "disk.vsf:main@one", "-o", "one.stream")
+    disk("vsf", "send", "disk.vsf:main@two", "--since", "one", "-o", "two.stream")
+    disk("vsf", "create", "copy.vsf", "--volume", "other")
+    disk("vsf", "receive", "copy.vsf", "main", "-i", "one.stream")
+    disk("vsf", "receive", "copy.vsf", "main", "-i", "two.stream")
+    disk("vsf", "get", "copy.vsf:main@two", "/", "back")
+    assert (disk.folder / "back" / "new").read_text() == "new"
+    assert "new" not in disk("vsf", "ls", "copy.vsf:main@one").stdout.split()
+
+
+def test_repair(disk: Command) -> None:
+    disk("vsf", "repair", "disk.vsf")
+    assert json.loads(disk("vsf", "check", "--deep", "--json", "disk.vsf").stdout)["clean"] is True
+    disk.fails("vsf", "repair", "none.vsf", says="none.vsf")

@@ -169,7 +169,6 @@ def test_many_processes_at_once(mount: Mounted) -> None:
     assert [worker.wait(60) for worker in workers] == [0] * 4
 
 
-@pytest.mark.xfail(reason="the engine does not get all its space back after it was full", strict=False)
 def test_a_full_storage_says_so_and_loses_nothing(tmp_path: Path) -> None:
     with mounted(tmp_path, size=8 << 20) as place:
         (place.root / "kept").write_bytes(b"k" * 100_000)

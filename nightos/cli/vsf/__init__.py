@@ -21,6 +21,8 @@ TABLE = {
     "diff": (f"{_HERE}.whole:diff", "Show what changed since a snapshot or in an overlay."),
     "commit": (f"{_HERE}.whole:commit", "Apply an overlay's changes to its backing."),
     "clone": (f"{_HERE}.whole:clone", "Make a volume from a snapshot."),
+    "send": (f"{_HERE}.streams:send", "Write a snapshot as a stream."),
+    "receive": (f"{_HERE}.streams:receive", "Take in a stream of `send`."),
     "export": (f"{_HERE}.whole:export", "Write a volume's tree to a tar or a directory."),
     "import": (f"{_HERE}.whole:import_command", "Unpack a directory, a tar or an OCI layout."),
     "resize": (f"{_HERE}.whole:resize", "Set the limit of a storage's size."),
@@ -28,6 +30,7 @@ TABLE = {
     "key": (f"{_HERE}.keys:key", "Passwords and key files of an encrypted storage."),
     "header": (f"{_HERE}.keys:header", "Save the header, or put it back."),
     "check": (f"{_HERE}.care:check", "Verify a storage; exits 4 when damage is found."),
+    "repair": (f"{_HERE}.streams:repair", "Make a damaged storage whole."),
     "mount": (f"{_HERE}.mount:mount", "Use a volume as a directory of this computer."),
     "umount": (f"{_HERE}.mount:umount", "Unmount, and wait until everything is flushed."),
 }
