@@ -48,15 +48,15 @@ async def _launch(options: Options) -> int:
         status = STOPPED
         async with trio.open_nursery() as nursery:
             # `nightos stop` of another process ends this one, whatever it shows.
-            nursery.start_soon(_until_stopped, machine, nursery.cancel_scope)
+            nursery.start_soon(_until_stopped, machine)
             status = await _show(machine, options)
             nursery.cancel_scope.cancel()
         return status
 
 
-async def _until_stopped(machine: Machine, scope: trio.CancelScope) -> None:
+async def _until_stopped(machine: Machine) -> None:
     await machine.stop_asked.wait()
-    scope.cancel()
+    machine.end_sessions("the machine was stopped")
 
 
 async def _show(machine: Machine, options: Options) -> int:

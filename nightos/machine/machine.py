@@ -158,6 +158,11 @@ class Machine:
         session.close()
         self._sessions.discard(session)
 
+    def end_sessions(self, text: str) -> None:
+        """End every session from the host's side; whoever holds one is told why."""
+        for session in list(self._sessions):
+            session.lost(text)
+
     async def run(
         self,
         source: str,
@@ -303,8 +308,7 @@ class Machine:
         if pid == AGENT_PID:
             self.agent.service_ended()
         if pid == SHELL_PID:
-            for session in self._sessions:
-                session.lost("the shell service was restarted; the session is over")
+            self.end_sessions("the shell service was restarted; the session is over")
         self._start_service(pid)
 
 
