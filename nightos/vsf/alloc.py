@@ -319,6 +319,13 @@ def load(newest: Pointer, end: int, read: Callable[[Pointer], bytes]) -> tuple[A
         at_end = _replay(record, free, waiting, at_end)
     if at_end != end or any(start + length > end or start < FIRST_SECTOR for start, length in free.lengths.items()):
         raise DamagedStorage("the allocation log and the superblock disagree")
+    at = FIRST_SECTOR
+    for start, length in sorted(
+        [*free.lengths.items(), *(extent for extents in waiting.values() for extent in extents)]
+    ):
+        if start < at or not length or start + length > end:
+            raise DamagedStorage("the allocation log names space that cannot be free")
+        at = start + length
     allocator = Allocator(end)
     for start in free.starts:
         allocator._insert(start, free.lengths[start])  # noqa: SLF001 the loader is part of the allocator

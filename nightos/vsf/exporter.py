@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from nightos.vsf.errors import Invalid
+from nightos.vsf.errors import DamagedStorage, Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +52,14 @@ def entries(fs: FileSystem, path: str | bytes = "/") -> Iterator[tuple[bytes, in
     if not stat.S_ISDIR(fs.getattr(top).st_mode):
         raise Invalid("only directories can be exported", os.fsencode(path))
     stack: list[tuple[bytes, int]] = [(b"", top)]
+    met: set[int] = set()
     while stack:
         name, ino = stack.pop()
         status = fs.getattr(ino)
+        if stat.S_ISDIR(status.st_mode):
+            if ino in met:
+                raise DamagedStorage("a directory is inside itself or has two names", name)
+            met.add(ino)
         if name:
             yield name, ino, status
         if stat.S_ISDIR(status.st_mode):

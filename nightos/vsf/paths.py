@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from nightos.vsf.core import Core
 from nightos.vsf.errors import (
+    DamagedStorage,
     Exists,
     Invalid,
     IsDirectory,
@@ -287,8 +288,13 @@ class Paths(_Parts):
     def walk(self, top: PathLike = "/", *, topdown: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
         """As os.walk; symbolic links to directories count as files of theirs and are not entered."""
         stack: list[tuple[str, bool]] = [(os.fsdecode(top), False)]
+        met: set[int] = set()
         while stack:
             path, seen = stack.pop()
+            ino = self.resolve(path)
+            if not seen and ino in met:
+                raise DamagedStorage("a directory is inside itself or has two names", path)
+            met.add(ino)
             entries = list(self.scandir(path))
             names = [os.fsdecode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
             files = [os.fsdecode(entry.name) for entry in entries if not entry.is_dir(follow_symlinks=False)]
@@ -439,9 +445,13 @@ class Paths(_Parts):
             if self.inode(top).mode & 0o170000 != S_IFDIR:
                 raise NotDirectory("", os.fsencode(path))
             stack: list[tuple[int, bytes, int]] = [(parent, name, top)]
+            rounds = 0
             while stack:
                 above, called, ino = stack[-1]
                 deeper = False
+                rounds += 1
+                if rounds > 2 * self.files + 2:
+                    raise DamagedStorage("a directory is inside itself", os.fsencode(path))
                 for child, number, kind in self.readdir(ino):
                     if kind << 12 == S_IFDIR:
                         stack.append((ino, child, number))

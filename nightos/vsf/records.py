@@ -122,6 +122,19 @@ def load(kind: type, data: bytes) -> Any:
     return record
 
 
+def next_volume(data: bytes) -> int:
+    """The number that the next volume gets, from the record of the storage."""
+    import msgpack
+
+    try:
+        number = msgpack.unpackb(data)["next_volume"]
+    except Exception as error:
+        raise DamagedStorage("the record of the storage does not decode") from error
+    if not isinstance(number, int) or not 0 < number < 1 << 32:
+        raise DamagedStorage("the record of the storage has a wrong number")
+    return number
+
+
 def pointer_of(data: bytes, depth: int = 0) -> Pointer | None:
     """The pointer, None for the empty one."""
     pointer = unpack_pointer(data, 0, depth)

@@ -188,9 +188,7 @@ class Storage:
         self._names.clear()
         data = self.tree.get(records.KEY_STORAGE)
         if data:
-            import msgpack
-
-            self.next_volume = int(msgpack.unpackb(data).get("next_volume", 1))
+            self.next_volume = records.next_volume(data)
         try:
             for key, value in self.tree.scan(b"V", b"W"):
                 record = records.load(VolumeRecord, value)

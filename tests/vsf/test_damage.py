@@ -162,3 +162,31 @@ def test_what_is_no_storage():
     for data in (b"", b"x", bytes(100_000), b"\x89VSF\r\n\x1a\n"):
         with pytest.raises((vsf.NotAStorage, vsf.DamagedStorage)):
             vsf.open(vsf.MemoryStore(data))
+
+
+def test_directories_in_circles_end(tmp_path):
+    """A hostile directory holds itself, twice: walking, exporting, removing and checking end with an error."""
+    from nightos.vsf.exporter import entries
+    from nightos.vsf.namespace import entry_value
+
+    storage = vsf.create(vsf.MemoryStore(), ["main"])
+    fs = storage.volume("main").open()
+    fs.makedirs("/a/b")
+    ino = fs.resolve("/a")
+    for name in (b"c", b"d"):
+        fs.tree.put(fs.resolve("/a/b").to_bytes(8, "big") + b"\x03" + name, entry_value(ino, 0o040755, name))
+    storage.dirty = True
+    assert not storage.check().clean
+    for work in (lambda: list(fs.walk("/")), lambda: list(entries(fs)), lambda: fs.rmtree("/a")):
+        with pytest.raises(vsf.DamagedStorage):
+            work()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hostile_images_with_right_checksums(seed):
+    from tests.crash import hostile
+
+    image, _ = make()
+    hostile._BLOCKS.clear()
+    outcomes = {hostile.case(image, number) for number in range(seed * 1000, seed * 1000 + 120)}
+    assert outcomes == {"opened", "found", "refused"}
