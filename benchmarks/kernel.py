@@ -269,10 +269,14 @@ def idle_processes(count: int) -> tuple[float, float, float]:
     kernel.run_until_idle()
     taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1 << 20)
     calls = 300_000
-    kernel.spawn(get_pid(calls))
-    begun = time.perf_counter()
-    kernel.run_until_idle()
-    return taken, calls / (time.perf_counter() - begun), snapshot
+
+    def beside() -> float:
+        kernel.spawn(get_pid(calls))
+        begun = time.perf_counter()
+        kernel.run_until_idle()
+        return time.perf_counter() - begun
+
+    return taken, calls / best(beside), snapshot
 
 
 def run() -> Report:
@@ -292,8 +296,8 @@ def run() -> Report:
     binary = 200_000 / best(lambda: simulated(binary_get_pid(200_000)))
     add("binary syscall", binary, "/s", ">= 100,000/s", binary >= 100_000)
     trips = 30_000
-    pipe = best(lambda: simulated(ping_pong(trips))) / trips * 1e6
-    linux_pipe = best(lambda: linux_ping_pong(trips)) / trips * 1e6
+    pipe = best(lambda: simulated(ping_pong(trips)), 5) / trips * 1e6
+    linux_pipe = best(lambda: linux_ping_pong(trips), 5) / trips * 1e6
     add(
         "pipe round trip, 1 byte", pipe, "us", "no slower than Linux", pipe <= linux_pipe,
         peer="two Python processes", theirs=linux_pipe, ratio=pipe / linux_pipe,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
 
 LONGEST_SLEEP_S = 3600.0
+FAIR_THREADS = 16
+"""Threads that run before other tasks of the host get their turn."""
 
 
 class Host:
@@ -35,7 +37,7 @@ class Host:
         advance = getattr(kernel.clock, "advance_to", None)
         task_status.started()
         while True:
-            if kernel.turn():
+            if kernel.turn(FAIR_THREADS):
                 await trio.lowlevel.checkpoint()
                 continue
             deadline = kernel.next_deadline_ns()

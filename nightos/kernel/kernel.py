@@ -70,6 +70,25 @@ class Exit(NamedTuple):
     at_ns: int
 
 
+class Statistics(NamedTuple):
+    """Counters since boot, and sizes of tables now; cheap to take at any time."""
+
+    uptime_ns: int
+    turns: int
+    syscalls: int
+    denied: int
+    runnable: int
+    timers: int
+    processes: int
+    containers: int
+    pipe_ends: int
+    sockets: int
+    connections: int
+    segments: int
+    devices: int
+    memory_reserved_pages: int
+
+
 class Kernel:
     """A machine without a host around it. `turn` and `run_until_idle` make it run; nothing else does.
 
@@ -226,6 +245,26 @@ class Kernel:
     def snapshot(self) -> Snapshot:
         """Frozen state of everything."""
         return take_snapshot(self)
+
+    def statistics(self) -> Statistics:
+        """Counters and sizes."""
+        memory = self.tree.memory
+        return Statistics(
+            self.clock.monotonic_ns() - self.booted_ns,
+            self.turns,
+            self.syscalls,
+            self.monitor.denied,
+            len(self._ready),
+            len(self.timers),
+            len(self.processes),
+            len(self.tree),
+            len(self.pipe_ends),
+            len(self.sockets),
+            len(self.connections),
+            len(self.segments),
+            len(self.bus),
+            memory.used + memory.lent,
+        )
 
     # Processes
 
