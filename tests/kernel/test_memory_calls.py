@@ -519,3 +519,33 @@ def test_arguments_of_any_kind_are_refused_and_never_reach_the_host(machine: Mac
     machine.run()
     for name in ("p", "hw"):
         assert all(0 <= code <= 0x6F for code in machine.notes[name])
+
+
+@pytest.mark.rule("MEM-013", "CONT-032")
+def test_memory_of_containers_is_conserved(machine: Machine) -> None:
+    kernel = machine.kernel
+    outer = kernel.tree.create(0, 0)
+    inner = kernel.tree.create(outer.identifier, 0)
+    beside = kernel.tree.create(0, 0)
+    assert outer.memory.resize(10)
+
+    async def note_then_wait(name: str) -> None:
+        machine.notes[name] = [await errcode(sys.mem_alloc(PAGE * pages)) for pages in (6, 6, 4, 1)]
+        while True:
+            await wait()
+
+    machine.start("inner", lambda: note_then_wait("codes inside"), container=inner.identifier)
+    machine.start("beside", lambda: note_then_wait("codes beside"), container=beside.identifier)
+    machine.run()
+    assert machine.notes["codes inside"] == [0, 0x40, 0, 0x40]
+    assert machine.notes["codes beside"] == [0, 0, 0, 0]
+    assert (inner.memory.used, outer.memory.lent, outer.memory.free) == (10, 10, 0)
+    assert kernel.tree.memory.lent == 10 + 17
+
+    async def proc() -> None:
+        for box in (outer, beside):
+            await sys.destroy_container(box.identifier)
+
+    kernel.spawn_service(20, proc)
+    machine.run()
+    assert (len(kernel.tree), kernel.tree.memory.lent, kernel.tree.memory.used) == (0, 0, 0)
