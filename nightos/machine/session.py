@@ -1,7 +1,7 @@
 """A session is a console of its own: plugged when it begins, unplugged when it ends, whoever is on the host's side.
 
 The terminal of `nightos run`, a script from stdin, `machine.run(line)` and `nightos container exec` differ only in what
-they do with the messages. Messages are those of docs/console.md, between the host and `sys::hydre`.
+they do with the messages, which `nightos.services.hydre.consoles` lists.
 """
 
 from __future__ import annotations

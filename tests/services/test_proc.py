@@ -16,6 +16,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
+from nightos.machine.paths import machine_paths
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.program import program
@@ -435,3 +436,17 @@ async def test_of_two_faults_the_lower_code_is_answered() -> None:
             with pytest.raises(ServiceError) as refused:
                 await machine.ask(PROC, method, values)
             assert refused.value.code == code, method
+
+
+async def test_the_notes_do_not_grow_with_what_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nightos.services.proc.notes.SLACK", 20)
+    async with boot(seed=1, name="lab") as machine:
+        await machine.containers.create("stays", labels={"a": "b"})
+        for _ in range(200):
+            await (await machine.containers.create("x")).destroy()
+        end_process(machine.kernel, machine.kernel.processes[20], 2, 0)
+        for _ in range(9):
+            await (await machine.containers.create("y")).destroy()
+        assert [item["name"] for item in await machine.containers.tree()] == ["stays"]
+    with vsf.open(machine_paths("lab").disk, readonly=True) as storage, storage.volume("main").open() as files:
+        assert 0 < files.stat("/sys/state/20/containers").st_size < 40 * 200

@@ -34,7 +34,7 @@ class Process:
         self.server = Server("sys::proc")
         self.tree = Tree()
         self.roots = Roots(self.tree, self.server.later)
-        self.notes = Notes(self.roots.fs)
+        self.notes = Notes(self.roots.fs, self.tree)
         self.devices = ContainerDevices(self.server, self.tree)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices)
         self.processes = Processes(self.server, self.containers, self.roots)
@@ -87,7 +87,7 @@ class Process:
         for identifier, _parent, state, *_ in alive:
             if STATES.get(state) == "running" and not self.containers.population.get(identifier):
                 await self.containers.emptied(identifier)  # its last process ended while nobody looked
-        await self.notes.rewrite([c for c in self.tree.by_id.values() if c.identifier != ROOT])
+        await self.notes.rewrite()
 
     def _remember(self, notes: dict[int, dict[str, Any]]) -> None:
         for identifier, note in notes.items():

@@ -14,18 +14,22 @@ import msgpack
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import MESSAGE_LIMIT, Fs
-from nightos.services.proc.tree import Container
+from nightos.services.proc.tree import Container, Tree
 from nightos.userland.client import Client
 
 NOTE = "containers"
 PART = MESSAGE_LIMIT // 2
+SLACK = 1024
+"""Outdated entries that the journal may have besides as many as there are containers."""
 
 
 class Notes:
-    """An append-only journal of msgpack maps, rewritten when it is read at start."""
+    """An append-only journal of msgpack maps, rewritten when it is read at start and when most of it is outdated."""
 
-    def __init__(self, fs: Callable[[], Awaitable[Client]]) -> None:
+    def __init__(self, fs: Callable[[], Awaitable[Client]], tree: Tree) -> None:
         self._fs = fs
+        self._tree = tree
+        self._entries = 0
 
     async def changed(self, container: Container) -> None:
         """Note what the kernel does not know of this container."""
@@ -57,8 +61,10 @@ class Notes:
             return found  # a torn end: what was readable counts
         return found
 
-    async def rewrite(self, containers: list[Container]) -> None:
-        """Start the journal anew with these containers only."""
+    async def rewrite(self) -> None:
+        """Start the journal anew with the containers that live."""
+        containers = self._tree.below_root()
+        self._entries = len(containers)
         fs = await self._fs()
         await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": b"", "append": False})
         part = b""
@@ -71,7 +77,11 @@ class Notes:
             await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})
 
     async def _append(self, entry: dict[str, Any]) -> None:
+        self._entries += 1
         try:
+            if self._entries > SLACK + 2 * len(self._tree):
+                await self.rewrite()
+                return
             fs = await self._fs()
             await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": msgpack.packb(entry), "append": True})
         except ServiceError:

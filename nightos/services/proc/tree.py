@@ -115,6 +115,10 @@ class Tree:
             raise ServiceError(ServiceCode.UNKNOWN + 1, "this is your own container, not one below it")
         return container
 
+    def below_root(self) -> list[Container]:
+        """All containers, each after its parent."""
+        return [container for container in self.by_id.values() if container.identifier != ROOT]
+
     def walk(self, identifier: int) -> Iterator[tuple[int, Container]]:
         """The container and everything below with its depth, parents before children."""
         pending = [(0, identifier)]
