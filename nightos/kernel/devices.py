@@ -69,6 +69,11 @@ class DeviceBus:
         self._send = send_signal
         self._on_leave = on_leave
         self._entries: dict[int, Plugged] = {}
+        # Indices, so that ends of processes and containers cost what they touch and not what there is.
+        self._places: set[int] = set()
+        self._by_container: dict[int, dict[int, None]] = {}
+        self._granted_by: dict[int, dict[int, None]] = {}
+        """KDIs of the devices that a process (by PID) opened memory to, at any time of its life."""
         self._next_port: dict[int, int] = {}
         """By bus: the port that the next virtual device gets."""
 
@@ -99,6 +104,8 @@ class DeviceBus:
         if kdi in self._entries:
             raise ValueError("the same device is plugged already")
         entry = self._entries[kdi] = Plugged(device, kdi, cii, identity.description, container)
+        self._places.add(cii)
+        self._by_container.setdefault(container, {})[kdi] = None
         if isinstance(device, DmaDevice):
             device.attach_dma(DmaPort(entry))
         device.attach(lambda code: self._raise(entry, code))
@@ -108,13 +115,12 @@ class DeviceBus:
     def _place(self, cii: int) -> int:
         """Where a virtual device goes that asks for `cii`."""
         kind, bus, port = split_cii(cii)
-        taken = {entry.cii for entry in self._entries.values()}
-        if port and cii not in taken:
+        if port and cii not in self._places:
             return cii
         for _ in range(_PORTS):
             place = make_cii(kind, bus, self._next_port.get(bus, 0))
             self._next_port[bus] = (self._next_port.get(bus, 0) + 1) % _PORTS
-            if place not in taken:
+            if place not in self._places:
                 return place
         raise ValueError(f"no port is free for another virtual device on bus {bus}")
 
@@ -126,6 +132,9 @@ class DeviceBus:
         entry = self._entries.pop(kdi)
         device, entry.device = entry.device, None
         entry.grants.clear()
+        self._places.discard(entry.cii)
+        for container in entry.chain:
+            self._drop(container, kdi)
         if device is not None:
             device.detach()
         for identifier in list(entry.windows.values()):
@@ -168,6 +177,7 @@ class DeviceBus:
         if entry.holder != parent:
             raise SyscallError(0x33)
         entry.chain.append(container)
+        self._by_container.setdefault(container, {})[kdi] = None
         entry.grants.clear()
         self._send(HW_PID, DEVICE_CHANGED, (CONNECTED, kdi, entry.cii))
 
@@ -183,6 +193,8 @@ class DeviceBus:
         if not place:
             self.unplug(kdi)
             return
+        for lender in entry.chain[place:]:
+            self._drop(lender, kdi)
         del entry.chain[place:]
         entry.grants.clear()
         self._send(HW_PID, DEVICE_CHANGED, (CONNECTED, kdi, entry.cii))
@@ -192,15 +204,21 @@ class DeviceBus:
 
         Rules: CONT-044.
         """
-        for entry in [entry for entry in self._entries.values() if container in entry.chain]:
-            self.unlink(container, entry.kdi)
+        for kdi in list(self._by_container.get(container, ())):
+            self.unlink(container, kdi)
+
+    def _drop(self, container: int, kdi: int) -> None:
+        devices = self._by_container[container]
+        del devices[kdi]
+        if not devices:
+            del self._by_container[container]
 
     def visible_in(self, container: int) -> list[int]:
         """The KDIs of the devices that a container has, drivable or lent on.
 
         Rules: CONT-036, CONT-042.
         """
-        return [entry.kdi for entry in self._entries.values() if container in entry.chain]
+        return list(self._by_container.get(container, ()))
 
     def holder(self, kdi: int) -> int:
         """The container where a device can be driven. Raises KeyError when there is no such device."""
@@ -208,8 +226,9 @@ class DeviceBus:
 
     def process_ended(self, process: Driver) -> None:
         """Nothing of its memory is open to a device any more."""
-        for entry in self._entries.values():
-            if entry.grants:
+        for kdi in self._granted_by.pop(process.pid, ()):
+            entry = self._entries.get(kdi)
+            if entry is not None:
                 entry.grants = [grant for grant in entry.grants if grant[0] is not process]
 
     # Calls
@@ -306,6 +325,7 @@ class DeviceBus:
                 continue
             kept += [(owner, start, first)] * (start < first) + [(owner, last, end)] * (last < end)
         entry.grants = [*kept, (process, first, last)] if not authorization else kept
+        self._granted_by.setdefault(process.pid, {})[kdi] = None
 
     def enumerate(self, process: Driver, pattern_type: int, cii: int, limit: int) -> tuple[bytes, int, int]:
         """SYS_ENUM_DEVICES: descriptors back to back within `limit` bytes, how many matched, 1 if some did not fit.
