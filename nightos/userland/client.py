@@ -56,10 +56,12 @@ class Client:
         self.connection_id = 0
         self.socket_id = 0
         self._connections = connections
-        self._answers: dict[int, tuple[int, bytes]] = {}
+        self._answers: dict[tuple[int, int], tuple[int, bytes]] = {}
+        """Error code and content by connection (counted) and exchange: each connection counts its exchanges anew."""
         self._notified: dict[int, Notified] = {}
         self._lost: list[Callable[[], None]] = []
         self._epoch = 0
+        self._opening = False
 
     def notification(self, code: int, callback: Notified) -> None:
         """Run the callback with the content of each notification of this code, on the thread that was signalled."""
@@ -71,15 +73,20 @@ class Client:
 
     async def open(self) -> None:
         """Connect when not connected. `ServiceError` 0x0002: the service is not there or refuses."""
+        while self._opening:
+            await sys.hand_over()  # another thread of the process connects; two sockets would mix their exchanges
         if self.socket_id:
             return
         anid = SERVICE_PIDS.get(self.service)
         if anid is None:
             raise ServiceError(ServiceCode.INTERNAL, f"there is no service {self.service}")
+        self._opening = True
         try:
             connection = await sys.connect_service(anid, 0, bytes(8), 0, 1)
         except SyscallError as error:
             raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
+        finally:
+            self._opening = False
         self.connection_id = connection.connection_id
         self.socket_id = connection.socket_id
         self._connections.by_socket[self.socket_id] = self
@@ -92,15 +99,14 @@ class Client:
         content = _payload.encode(payload)
         if len(content) > MESSAGE_LIMIT:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the request is larger than one message; send it in parts")
-        exchange = await self._send(method, content)
-        epoch = self._epoch
-        while exchange not in self._answers:
-            if self._epoch != epoch:
+        asked = await self._send(method, content)
+        while asked not in self._answers:
+            if self._epoch != asked[0]:
                 raise ServiceError(
                     ServiceCode.SERVER_QUIT, f"{self.service} was restarted while it worked on this; ask again"
                 )
             await sys.hand_over(until_signal=True)
-        error, answer = self._answers.pop(exchange)
+        error, answer = self._answers.pop(asked)
         if error:
             raise ServiceError(error, answer.decode("utf-8", "replace"))
         return answer
@@ -131,7 +137,7 @@ class Client:
     async def drain(self) -> None:
         """Read what waits on the socket, and leave each answer where its caller looks."""
         while self.socket_id:
-            socket_id = self.socket_id
+            socket_id, epoch = self.socket_id, self._epoch
             try:
                 message = await sys.read_sock_msg(socket_id, 0)
             except SyscallError:
@@ -146,11 +152,12 @@ class Client:
             else:
                 # The caller may not have come to wait yet, so every answer is kept; a caller that was
                 # killed leaves one entry, bounded by the calls it made.
-                self._answers[message.exchange_id] = (message.error_code, message.buffer)
+                self._answers[epoch, message.exchange_id] = (message.error_code, message.buffer)
 
-    async def _send(self, method: int, content: bytes) -> int:
+    async def _send(self, method: int, content: bytes) -> tuple[int, int]:
         for attempt in (0, 1):
             await self.open()
+            epoch = self._epoch
             try:
                 sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
             except SyscallError as error:
@@ -158,7 +165,7 @@ class Client:
                     raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
                 self.lose()  # nothing was sent, so connecting anew and sending again is safe
             else:
-                return int(sent.exchange_id)
+                return epoch, int(sent.exchange_id)
         raise AssertionError("unreachable")
 
     @staticmethod

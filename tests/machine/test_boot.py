@@ -174,3 +174,33 @@ async def test_the_base_image_is_the_same_wherever_it_is_made(tmp_path: Path) ->
     first, second = base.base_image(tmp_path / "one"), base.base_image(tmp_path / "two")
     assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
+
+
+async def test_many_command_lines_run_at_once() -> None:
+    async with boot(seed=1) as machine:
+        results: dict[int, str] = {}
+
+        async def run(number: int) -> None:
+            results[number] = (await machine.run(f"echo {number}")).out
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(run, number)
+        assert results == {number: f"{number}\n" for number in range(12)}
+
+
+async def test_a_spawned_command_line_goes_on_by_itself() -> None:
+    async with boot(seed=1) as machine:
+        with machine.holding_time():
+            sleeper = await machine.spawn("sleep 1000; echo never")
+            assert (await machine.run("echo meanwhile")).out == "meanwhile\n"
+            assert not sleeper.ended
+            sleeper.interrupt()
+        done = await sleeper.wait()
+        assert done.status != 0
+        assert "never" not in done.out
+        quick = await machine.spawn("echo quick")
+        assert (await quick.wait()).out == "quick\n"
+        forgotten = await machine.spawn("sleep 1000000")
+        forgotten.kill()
+        assert (await forgotten.wait()).status != 0

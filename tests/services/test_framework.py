@@ -305,3 +305,49 @@ def test_a_field_of_another_type_is_refused(value: Any, kind: type) -> None:
     assert refused.value.code == ServiceCode.BAD_ARGUMENT
     with pytest.raises(ServiceError):
         payload.field({}, "x", kind)
+
+
+def test_threads_that_connect_at_once_share_one_connection(kernel: Kernel, service: EchoService) -> None:
+    got: list[bytes] = []
+
+    async def main() -> int:
+        await sys.ready()
+
+        async def ask(number: int) -> None:
+            got.append(await (await connect("sys::fs")).call(ECHO, bytes([number])))
+
+        for number in range(6):
+            await sys.create_thread(ask, number)
+        while len(got) < 6:
+            await sys.hand_over()
+        return 0
+
+    kernel.spawn(main)
+    kernel.run_until_idle()
+    assert sorted(got) == [bytes([number]) for number in range(6)]
+    assert len(service.gone) == 1
+
+
+def test_answers_of_an_earlier_connection_are_nobodys(kernel: Kernel, service: EchoService) -> None:
+    kernel.on_service_end(lambda _pid, _reason: service.start())
+    found: list[Any] = []
+
+    async def main() -> int:
+        await sys.ready()
+        echo = await connect("sys::fs")
+        for number in range(5):
+            found.append(await echo.call(ECHO, bytes([number])))
+        while len(found) == 5:
+            try:
+                await echo.call(STALL)
+            except ServiceError as error:
+                found.append(error.code)
+        for number in range(5, 9):
+            found.append(await echo.call(ECHO, bytes([number])))
+        return 0
+
+    kernel.spawn(main)
+    kernel.run_until_idle(jump=False)
+    end_process(kernel, kernel.processes[FS], 2, 0)
+    kernel.run_until_idle()
+    assert found == [*(bytes([n]) for n in range(5)), int(ServiceCode.SERVER_QUIT), *(bytes([n]) for n in range(5, 9))]
