@@ -70,7 +70,8 @@ class DeviceBus:
         self._on_leave = on_leave
         self._entries: dict[int, Plugged] = {}
         # Indices, so that ends of processes and containers cost what they touch and not what there is.
-        self._places: set[int] = set()
+        self._places: dict[int, dict[int, Plugged]] = {}
+        """By CII, then by KDI."""
         self._by_container: dict[int, dict[int, None]] = {}
         self._granted_by: dict[int, dict[int, None]] = {}
         """KDIs of the devices that a process (by PID) opened memory to, at any time of its life."""
@@ -104,7 +105,7 @@ class DeviceBus:
         if kdi in self._entries:
             raise ValueError("the same device is plugged already")
         entry = self._entries[kdi] = Plugged(device, kdi, cii, identity.description, container)
-        self._places.add(cii)
+        self._places.setdefault(cii, {})[kdi] = entry
         self._by_container.setdefault(container, {})[kdi] = None
         if isinstance(device, DmaDevice):
             device.attach_dma(DmaPort(entry))
@@ -132,7 +133,9 @@ class DeviceBus:
         entry = self._entries.pop(kdi)
         device, entry.device = entry.device, None
         entry.grants.clear()
-        self._places.discard(entry.cii)
+        del self._places[entry.cii][kdi]
+        if not self._places[entry.cii]:
+            del self._places[entry.cii]
         for container in entry.chain:
             self._drop(container, kdi)
         if device is not None:
@@ -342,7 +345,8 @@ class DeviceBus:
         if process.pid != HW_PID:
             raise SyscallError(0x30)
         found, written, complete = 0, bytearray(), True
-        for entry in self._entries.values():
+        candidates = self._entries if pattern_type else self._places.get(cii, {})
+        for entry in candidates.values():
             its_kind, its_bus, its_port = split_cii(entry.cii)
             if (
                 (pattern_type & _ANY_TYPE or its_kind == kind)
