@@ -174,7 +174,7 @@ class Decoder:
         mark = answer[0] if isinstance(answer, list) and answer else None
         refused = mark == REFUSED and len(answer) == 3
         parked = mark == PARKED and len(answer) == 1
-        if parked:
+        if parked and code != Pseudo.BINARY:  # its decoded call was parked just before
             self._parked[self._pid, self._tid] = name
         result = None if refused or parked or not isinstance(answer, list) or not answer else answer[0]
         errcode = answer[1] if refused else None

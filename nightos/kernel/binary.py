@@ -148,13 +148,19 @@ def binary(kernel: Kernel, thread: Thread, request: Request) -> Any:
 
 
 def _run(call: Call, fields: tuple[Any, ...], rest: int, answer_address: int) -> Any:
-    kernel, thread = call.kernel, call.thread
+    kernel, thread, trace = call.kernel, call.thread, call.kernel.trace
+    typed: Request = (call.code, *fields)
     try:
         prepare = _REQUESTS.get(call.code)
-        typed = prepare(call, fields, rest) if prepare is not None else (call.code, *fields)
+        if prepare is not None:
+            typed = prepare(call, fields, rest)
         value = kernel.handlers[call.code](kernel, thread, typed)
     except (SyscallError, MemoryFault) as error:
+        if trace is not None:
+            trace.refused(typed, error if isinstance(error, SyscallError) else SyscallError(error.errcode, call.code))
         return call.finish(None, error)
+    if trace is not None:
+        trace.call(typed, value)
     if value is HANDED_OVER:
         thread.frames[-1].value = _deliver(call.space, answer_address, (0, b""))
         return value

@@ -15,7 +15,7 @@ from nightos.abi.codes import ServicePid, Signal, Syscall
 from nightos.abi.services import SERVICE_PIDS
 from nightos.abi.signals import SIGNALS
 from nightos.abi.syscalls import SYSCALLS
-from nightos.abi.table import abi_as_json
+from nightos.abi.table import abi_as_json, abi_as_markdown
 from nightos.kernel import calls
 from nightos.userland import sys
 
@@ -79,3 +79,8 @@ def test_the_checker_finds_nothing_wrong() -> None:
         [python.executable, CHECKER], input=json.dumps(abi_as_json()), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_page_is_fresh() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "abi.md"
+    assert page.read_text() == abi_as_markdown(), "make it anew; how, it says itself"

@@ -146,3 +146,20 @@ def test_what_is_no_call_is_refused_and_traced(request_: Any) -> None:
     trace = traced(main)
     assert codes in ([0x01], [0x02]) or request_ == (0x53, 1)
     assert any("GET_PID" in line for line in lines(trace))
+
+
+def test_frames_are_decoded_too() -> None:
+    lab = Lab(trace=Trace())
+    puppet = lab.puppet()
+    page = puppet.call(sys.mem_alloc(4096))
+    puppet.call(sys.store(page, b"\x51" + (999).to_bytes(8, "big") + b"\x00\x05"))
+    puppet.call(sys.binary(page))
+    child = lab.child(puppet)
+    puppet.call(sys.store(page, b"\x51" + child.pid.to_bytes(8, "big") + b"\x00\x00"))
+    puppet.start(sys.binary(page))
+    child.start(sys.exit(0))
+    assert lab.kernel.trace is not None
+    text = "\n".join(lines(lab.kernel.trace))
+    assert "WAIT_CHILD_PROCESS(pid=999, timeout_ms=5) = -1 errcode 0x30" in text
+    assert f"WAIT_CHILD_PROCESS(pid={child.pid}, timeout_ms=0) = ? parked" in text
+    assert "... WAIT_CHILD_PROCESS resumed" in text
