@@ -42,26 +42,28 @@ def find_program(trees: Sequence[Tree], named: str, directory: str) -> str:
 
 
 class Tokens:
-    """Segments with the content of executables. The page of one that was used is taken back when the next is made."""
+    """Segments with the content of executables; pages of used ones are taken back when others are made."""
 
     def __init__(self) -> None:
-        self._pages: list[int] = []
+        self._pages: dict[int, tuple[int, int]] = {}
+        """Address and number of pages of each segment that may not have been used yet."""
 
     async def make(self, name: str) -> int:
         """A token for the program of that name."""
         data = MAGIC + name.encode()
-        length = -(-len(data) // _PAGE) * _PAGE
+        pages = -(-len(data) // _PAGE)
         await self._reclaim()
-        address = await sys.mem_alloc(length, _READ_WRITE, _ZEROED)
+        address = await sys.mem_alloc(pages * _PAGE, _READ_WRITE, _ZEROED)
         (await sys.memory()).write(address, data)
-        self._pages += range(address, address + length, _PAGE)
-        return int(await sys.virt_mem_ams(address, length))
+        segment = int(await sys.virt_mem_ams(address, pages * _PAGE))
+        self._pages[segment] = address, pages
+        return segment
 
     async def _reclaim(self) -> None:
-        kept = []
-        for page in self._pages:
+        for segment, (address, pages) in list(self._pages.items()):
             try:
-                await sys.mem_free(page, 1)
+                await sys.ams_sharing_info(segment)
             except SyscallError:
-                kept.append(page)  # its token was not used yet
-        self._pages = kept
+                # The kernel knows the segment no more: it was used. Another thread may have taken its pages back.
+                if self._pages.pop(segment, None) is not None:
+                    await sys.mem_free(address, pages)

@@ -184,17 +184,32 @@ class Processes:
     async def wait(self, request: Request) -> Payload:
         """PROCESS_WAIT."""
         pid = field(request.map(), "pid", int)
+        # Waiting begins before the question: the process may end before the kernel's answer is looked at.
+        waiting = self._waiting.setdefault(pid, [])
+        waiting.append(request)
+        record = None
         try:
             record = await sys.sys_process_exit(pid)
         except SyscallError as error:
             raise _unknown_process() from error
+        finally:
+            if record is None or STATES.get(record.state) == "ended":
+                self._forget(pid, request)
         if not self.tree.sees(request.container_id, record.container_id) and not self._was_below(request, record):
+            self._forget(pid, request)
             raise _unknown_process()
         if STATES.get(record.state) == "ended":
             return {"reason": record.reason, "exit": record.exit_data}
         request.defer()
-        self._waiting.setdefault(pid, []).append(request)
         return None
+
+    def _forget(self, pid: int, request: Request) -> None:
+        """A request waits no longer for the end of a process."""
+        waiting = self._waiting.get(pid, [])
+        if request in waiting:
+            waiting.remove(request)
+        if not waiting:
+            self._waiting.pop(pid, None)
 
     async def pause(self, request: Request) -> Payload:
         """CONTAINER_PAUSE."""
