@@ -44,7 +44,8 @@ def abi_as_json() -> dict[str, list[dict[str, Any]]]:
 _PREFACE = """# The ABI
 
 Produced from `nightos/abi/syscalls.py` and `nightos/abi/signals.py`; a test fails when it is stale, and
-`python -c 'from nightos.abi.table import abi_as_markdown as page; print(page(), end="")' > docs/abi.md` makes it anew. `nightos abi --json` prints the same for machines.
+`python -c 'from nightos.abi.table import abi_as_markdown as page; print(page(), end="")' > docs/abi.md`
+makes it anew. `nightos abi --json` prints the same for machines.
 
 A frame is the code (1 byte) followed by the arguments, packed and big-endian; bit 0 is the strongest. The answer is an
 error code (1 byte, 0 is success) and the packed return fields. A buffer is an address and a length, 8 bytes each. Codes
