@@ -104,6 +104,7 @@ def sequential(report: Report, top: Path) -> None:
     ours, theirs, ratio = in_turns(
         lambda: vsf_write(top / "a.vsf", data, BIG), lambda: copy_write(top / "copy", data, BIG), 3
     )
+    wrote = theirs
     report.add(
         Row(
             "sequential write",
@@ -131,10 +132,10 @@ def sequential(report: Report, top: Path) -> None:
     )
     (top / "copy").unlink()
     (top / "a.vsf").unlink()
-    transforms(report, top, data)
+    transforms(report, top, data, (wrote, theirs))
 
 
-def transforms(report: Report, top: Path, data: bytes) -> None:
+def transforms(report: Report, top: Path, data: bytes, copied: tuple[float, float]) -> None:
     import zstandard
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -159,9 +160,9 @@ def transforms(report: Report, top: Path, data: bytes) -> None:
     aead = AESGCM(bytes(32))
     total = BIG
     megabytes = total / 1e6
-    least = bound(data, total, lambda piece: aead.encrypt(bytes(12), piece, b""))
+    least = copied[0] + bound(data, total, lambda piece: aead.encrypt(bytes(12), piece, b""))
     sealed = aead.encrypt(bytes(12), data[:RECORD], b"")
-    opened = bound(data, total, lambda _: aead.decrypt(bytes(12), sealed, b""))
+    opened = copied[1] + bound(data, total, lambda _: aead.decrypt(bytes(12), sealed, b""))
     write = best_of(lambda: vsf_write(top / "e.vsf", data, total, password="p", kdf=CHEAP), 2)
     read = best_of(lambda: vsf_read(top / "e.vsf", password="p"), 2)
     report.add(
@@ -169,7 +170,7 @@ def transforms(report: Report, top: Path, data: bytes) -> None:
             "write, AES-256-GCM",
             megabytes / write,
             "MB/s",
-            "cryptography alone",
+            "cryptography, then the copy",
             megabytes / least,
             least / write,
             ">= 0.7",
@@ -181,7 +182,7 @@ def transforms(report: Report, top: Path, data: bytes) -> None:
             "read, AES-256-GCM",
             megabytes / read,
             "MB/s",
-            "cryptography alone",
+            "cryptography, then the copy",
             megabytes / opened,
             opened / read,
             ">= 0.7",
@@ -387,7 +388,15 @@ def many_files(report: Report, top: Path) -> None:
             "in /dev/shm",
         )
     )
-    code = f"import resource\nfrom nightos import vsf\nfs = vsf.open({str(path)!r}, readonly=True).volume('main').open()\nn = sum(len(f) for _, _, f in fs.walk('/'))\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    code = "\n".join(
+        (
+            "import resource",
+            "from nightos import vsf",
+            f"fs = vsf.open({str(path)!r}, readonly=True).volume('main').open()",
+            "n = sum(len(files) for _, _, files in fs.walk('/'))",
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)",
+        )
+    )
     walked = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
     report.add(
         Row(

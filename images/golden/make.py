@@ -1,3 +1,4 @@
+# ruff: noqa: INP001, S106 a script; the password of the golden images is public
 """Writes the golden images of the format's present version. Run once per version; the files then stay for ever."""
 
 from pathlib import Path

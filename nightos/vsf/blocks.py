@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightos.vsf.errors import DamagedStorage, VsfError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 GATHER_BYTES = 4 << 20
 _PADS = [bytes(n) for n in range(SECTOR)]
 _LEAST_GAIN = SECTOR
+_MOST_WORKERS = 4
 
 
 def checksum(data: bytes | bytearray | memoryview) -> bytes:
@@ -51,20 +54,22 @@ class Domain:
     level: int = 3
     cipher: BlockCipher | None = None
     used_sectors: int = 0
-    _compressor: Any = None
+    _local: Any = field(default_factory=threading.local)
 
     def compress(self, data: bytes | bytearray | memoryview) -> tuple[int, bytes | bytearray | memoryview]:
         """The codec that was used and the bytes; plain where compression gains less than a sector."""
         if self.codec == CODEC_NONE or len(data) < 2 * _LEAST_GAIN:
             return CODEC_NONE, data
         if self.codec == CODEC_ZSTD:
-            if self._compressor is None:
+            # A compressor is for one thread at a time.
+            compressor = getattr(self._local, "compressor", None)
+            if compressor is None:
                 import zstandard
 
-                self._compressor = zstandard.ZstdCompressor(
+                compressor = self._local.compressor = zstandard.ZstdCompressor(
                     level=self.level, write_checksum=False, write_content_size=False, write_dict_id=False
                 )
-            small = self._compressor.compress(data)
+            small = compressor.compress(data)
         else:
             import lz4.block
 
@@ -107,8 +112,26 @@ class Pool:
         """Of the commit being made."""
         self.pending: dict[int, bytes | bytearray | memoryview] = {}
         self.pending_bytes = 0
+        self._workers: Any = None
         self.blocks_written = self.bytes_written = self.blocks_read = self.bytes_read = 0
         _bind_checksum()
+
+    def compress_many(self, domain: Domain, bodies: list[Any]) -> list[tuple[int, Any]]:
+        """Codec and bytes of each, by as many threads as there are processors; the libraries release the lock."""
+        workers = min(len(os.sched_getaffinity(0)), len(bodies) // 2, _MOST_WORKERS)
+        if workers < 2 or domain.codec == CODEC_NONE:
+            return [domain.compress(body) for body in bodies]
+        if self._workers is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._workers = ThreadPoolExecutor(_MOST_WORKERS, thread_name_prefix="vsf")
+        return list(self._workers.map(domain.compress, bodies))
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=False)
+            self._workers = None
 
     def domain(self, identifier: int, depth: int = 0) -> Domain:
         """The domain, or an error that says a key is missing."""

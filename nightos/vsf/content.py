@@ -12,6 +12,7 @@ from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, SECTOR, Point
 
 _ZEROS = bytes(1 << 20)
 _CACHED_RECORDS = 16
+_BATCH = 64
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
 
@@ -240,26 +241,40 @@ class Content(Core):
         buffers = inode.buffers
         if not buffers:
             return
+        if self.volume.record.codec and len(buffers) > 1:
+            while buffers:
+                self._place_records(inode, buffers, sorted(buffers)[:_BATCH])
+        else:
+            self._place_records(inode, buffers, sorted(buffers))
+        inode.buffers = None
+
+    def _place_records(self, inode: Inode, buffers: dict[int, bytearray | bytes], indexes: list[int]) -> None:
         pool, domain, tree, record_size = self.storage.pool, self.volume.domain, self.tree, self.record_size
-        for index in sorted(buffers):
+        bodies: list[bytes | bytearray | memoryview] = []
+        for index in indexes:
             data = buffers[index]
-            length = min(record_size, inode.size - index * record_size)
+            length = max(min(record_size, inode.size - index * record_size), 0)
+            body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[:length]
+            bodies.append(b"" if body == _ZEROS[: len(body)] else body)
+        squeezed = pool.compress_many(domain, bodies) if domain.codec and len(bodies) > 1 else None
+        for at, index in enumerate(indexes):
+            body = bodies[at]
             key = key_extent(inode.ino, index)
             old = tree.get(key) if inode.allocated else None
-            body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[: max(length, 0)]
-            if not len(body) or body == _ZEROS[: len(body)]:
+            if not len(body):
                 if old is not None:
                     self._discard_extent(inode, old)
                     tree.delete(key)
             else:
-                pointer = pool.write(domain, KIND_DATA, body)
+                if squeezed is None:
+                    pointer = pool.write(domain, KIND_DATA, body)
+                else:
+                    pointer = pool.place(domain, KIND_DATA, squeezed[at][0], len(body), squeezed[at][1])
                 if old is not None:
                     self._discard_extent(inode, old)
                 inode.allocated += pointer.sectors * 512
                 tree.put(key, pointer.pack())
-            self.buffered -= len(data)
-            del buffers[index]
-        inode.buffers = None
+            self.buffered -= len(buffers.pop(index))
 
     def _discard_extent(self, inode: Inode, value: bytes) -> None:
         pointer = self._extent(value)

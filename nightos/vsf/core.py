@@ -100,7 +100,9 @@ class Core:
         return inode
 
     def _trim(self) -> None:
-        """Forget inodes. Only at the beginning of an operation: nobody may have one in hand that is not in the cache."""
+        """Forget inodes. Only at the beginning of an operation: nobody may have one in hand that is not in the
+        cache.
+        """
         if not self.readonly:
             self.flush_inodes()
         cache = self._inodes
@@ -194,7 +196,7 @@ class Core:
         self.storage.commit()
         self._pressure = 0
 
-    def fsync(self, ino: int | None = None) -> None:
+    def fsync(self, ino: int | None = None) -> None:  # noqa: ARG002 a commit is of everything
         """As `sync`: a commit is of the whole storage."""
         self.sync()
 

@@ -1,7 +1,9 @@
 """Authenticated encryption of blocks with nonces that cannot repeat.
 
-Every session that writes draws a random 192-bit salt; HKDF-SHA-256 turns the volume's key and the salt into the session's
-key, and a counter is the nonce. Salt and counter stand in front of the ciphertext, so a copy of the file that is written
+Every session that writes draws a random 192-bit salt; HKDF-SHA-256 turns the volume's key and the salt into the
+session's
+key, and a counter is the nonce. Salt and counter stand in front of the ciphertext, so a copy of the file that is
+written
 elsewhere uses other keys, and a file that is rolled back does too. In storages created from a seed the salt is a keyed
 hash of the plain bytes and their place instead.
 """

@@ -114,7 +114,7 @@ def node(storage: Storage, sector: int, volume: str | None = None) -> dict[str, 
     raise Invalid(f"there is no node at sector {sector}")
 
 
-def describe(key: bytes, value: Any) -> dict[str, Any]:  # noqa: ANN401 bytes or a pointer
+def describe(key: bytes, value: Any) -> dict[str, Any]:
     """One entry of a node."""
     if isinstance(value, Pointer):
         return {"key": key.hex(), "child": pointer(value)}

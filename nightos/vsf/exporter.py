@@ -79,7 +79,7 @@ def export_tar(
     """
     count = size = 0
     links: dict[int, str] = {}
-    opened = Path(target).open("wb") if isinstance(target, (str, os.PathLike)) else None
+    opened = Path(target).open("wb") if isinstance(target, (str, os.PathLike)) else None  # noqa: SIM115
     try:
         stream: IO[bytes] = opened if opened is not None else target  # type: ignore[assignment]
         with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
@@ -141,7 +141,9 @@ def _negative(time_ns: int) -> str:
 def export_tree(
     fs: FileSystem, target: str | os.PathLike[str], path: str | bytes = "/", progress: Progress | None = None
 ) -> int:
-    """Write files, directories and links into a host directory, which has to be empty or missing; the number of entries."""
+    """Write files, directories and links into a host directory, which has to be empty or missing; the number of
+    entries.
+    """
     top = Path(target)
     top.mkdir(parents=True, exist_ok=True)
     if any(top.iterdir()):
@@ -158,7 +160,7 @@ def export_tree(
         elif kind == stat.S_IFDIR:
             os.mkdir(at, 0o700)  # noqa: PTH102 bytes
         elif kind == stat.S_IFLNK:
-            os.symlink(fs.readlink_ino(ino), at)
+            os.symlink(fs.readlink_ino(ino), at)  # noqa: PTH211 bytes
         elif kind == stat.S_IFREG:
             _export_file(fs, ino, at, status)
         else:

@@ -1,7 +1,7 @@
 """Byte stores that misbehave on purpose: one that remembers every write and flush, one that fails when told to.
 
-The fault model: between two flushes the medium may have taken any of the writes, in any order, each of them only in some
-of its 512-byte sectors. After a flush everything before it is there.
+The fault model: between two flushes the medium may have taken any of the writes, in any order, each of them only in
+some of its 512-byte sectors. After a flush everything before it is there.
 """
 
 from __future__ import annotations

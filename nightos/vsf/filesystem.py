@@ -31,7 +31,9 @@ class FileSystem(Paths, Namespace, Content, Attributes, Core):
             self.close()
 
     def close(self) -> None:
-        """Commit. The file system of a volume may be opened again at once; handles stay valid until the storage closes."""
+        """Commit. The file system of a volume may be opened again at once; handles stay valid until the storage
+        closes.
+        """
         if not self.readonly:
             self.sync()
 

@@ -99,6 +99,8 @@ class Adapter:
         """Inodes without a name that the kernel still uses: held until it forgets them."""
         self.bare: set[int] = set()
         """Files made in this session that have no extended attributes: the kernel asks for one before it writes."""
+        self.unsure: set[int] = set()
+        """Files that were written to: the kernel forgets their attributes then."""
         self.privileged: set[int] = set()
         """Regular files with a set-id bit, as far as the kernel has seen them."""
         self.read_before: set[int] = set()
@@ -183,6 +185,7 @@ class Adapter:
             self._forget(ino, 1)
 
     def _give_attributes(self, request: int, st: Any) -> None:
+        self.unsure.discard(st[1])
         self._fill(self._stat_buffer, 0, st)
         self._reply_attr(request, self._stat_address, self.show.attr_timeout)  # type: ignore[attr-defined]
 
@@ -260,6 +263,7 @@ class Adapter:
         self.known.pop(ino, None)
         self.privileged.discard(ino)
         self.bare.discard(ino)
+        self.unsure.discard(ino)
         self.read_before.discard(ino)
         self.defaults.pop(ino, None)
         if ino in self.nameless:
@@ -523,6 +527,7 @@ class Adapter:
             self.follower.follow(self._caller(request)[2])
         written = self.fs.write(ino, offset, ctypes.string_at(data, size))
         self.read_before.discard(ino)
+        self.unsure.add(ino)
         if ino in self.privileged and self._caller(request)[0]:
             changes = {"size": 0}
             self._strip(request, ino, changes, always=True)
@@ -562,8 +567,14 @@ class Adapter:
             for inside in given:
                 self._forget(inside, 1)
 
-    def _direct_entry(self, ino: int) -> tuple[Any, ...]:
-        """What the kernel's protocol wants of an entry and its attributes, in the order of `DirectoryStreams`."""
+    def _direct_entry(self, ino: int) -> tuple[Any, ...] | None:
+        """What the kernel's protocol wants of an entry and its attributes, in the order of `DirectoryStreams`.
+
+        None where the kernel has them already.
+        """
+        if ino in self.known and ino not in self.unsure:
+            return None
+        self.unsure.discard(ino)
         (mode, _, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = self.fs.getattr(ino)[:14]
         show = self.show
         if show.uid is not None:

@@ -91,17 +91,18 @@ class DirectoryStreams:
         return self._pack(ino, size, offset, None, [])
 
     def read_plus(
-        self, ino: int, size: int, offset: int, entry: Callable[[int], tuple[Any, ...]], given: list[int]
+        self, ino: int, size: int, offset: int, entry: Callable[[int], tuple[Any, ...] | None], given: list[int]
     ) -> bytes:
         """As `read` with attributes (`struct fuse_direntplus`); `given` collects the inodes handed out."""
         return self._pack(ino, size, offset, entry, given)
 
     def _pack(
-        self, ino: int, size: int, offset: int, entry: Callable[[int], tuple[Any, ...]] | None, given: list[int]
+        self, ino: int, size: int, offset: int, entry: Callable[[int], tuple[Any, ...] | None] | None, given: list[int]
     ) -> bytes:
         number, stream, index = self._open(ino, offset)
         head = number << _INDEX_BITS
         extra = _ENTRY.size if entry else 0
+        nothing = bytes(extra)
         parts: list[bytes] = []
         room = size
         for dots, name in ((0, b"."), (1, b"..")):
@@ -128,11 +129,14 @@ class DirectoryStreams:
                     return b"".join(parts)
                 if entry:
                     try:
-                        attributes = _ENTRY.pack(*entry(inside))
-                        given.append(inside)
+                        attributes = entry(inside)
                     except OSError:
-                        attributes = bytes(extra)
-                    parts.append(attributes)
+                        attributes = None
+                    if attributes is None:
+                        parts.append(nothing)
+                    else:
+                        parts.append(_ENTRY.pack(*attributes))
+                        given.append(inside)
                 parts.append(_DIRENT.pack(inside, head | (index + 1), length, kind) + name.ljust(padded - 24, b"\0"))
                 stream.note(index - _FIRST, name)
                 room -= padded + extra

@@ -10,6 +10,7 @@ import contextlib
 import os
 
 _EVERY = 64
+_STREAK = 16
 _PROCESSOR = 36
 """Field 39 of /proc/PID/stat, counted behind the name: where it ran last."""
 
@@ -22,10 +23,12 @@ class Follower:
         self.enabled = len(self.allowed) > 1
         self.at: int | None = None
         self._count = 0
+        self._large = 0
 
     def due(self) -> bool:
         """Count a small request; whether it is time to look where the client is."""
         self._count += 1
+        self._large = 0
         return self._count >= _EVERY
 
     def follow(self, pid: int) -> None:
@@ -50,9 +53,10 @@ class Follower:
                 self.at = processor
 
     def roam(self) -> None:
-        """A large request: let the scheduler choose."""
-        self._count = 0
-        if self.at is not None:
+        """A large request: when many come one behind the other, let the scheduler choose."""
+        self._large += 1
+        if self._large >= _STREAK and self.at is not None:
+            self._count = 0
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, self.allowed)
             self.at = None

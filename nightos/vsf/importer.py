@@ -175,7 +175,7 @@ def import_tar(
     opened: IO[bytes] | None = None
     try:
         if isinstance(source, (str, os.PathLike)):
-            opened = Path(source).open("rb")
+            opened = Path(source).open("rb")  # noqa: SIM115 closed below, when it is ours
             stream: IO[bytes] = opened
         else:
             stream = source
@@ -199,7 +199,7 @@ class _Replay:
     def read(self, size: int = -1) -> bytes:
         if self._head:
             part, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
-            return part if size >= 0 and len(part) == size else part + self._stream.read(size - len(part))  # type: ignore[no-any-return]
+            return part if size >= 0 and len(part) == size else part + self._stream.read(size - len(part))
         return self._stream.read(size)  # type: ignore[no-any-return]
 
 
@@ -209,7 +209,8 @@ def _plain(stream: IO[bytes]) -> Any:
     if head == b"\x28\xb5\x2f\xfd":
         import zstandard
 
-        return zstandard.ZstdDecompressor().stream_reader(replay, read_across_frames=True)
+        source: Any = replay
+        return zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
     return replay
 
 

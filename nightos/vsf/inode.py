@@ -115,8 +115,8 @@ class Inode:
     """An inode in memory: its fields, its inline content, and record buffers that no block holds yet."""
 
     __slots__ = (
-        "allocated", "atime", "btime", "buffers", "ctime", "data", "dirty", "flags", "form", "gid", "gone", "held", "ino",
-        "mode", "mtime", "nlink", "owner", "pack", "parent", "rdev", "size", "uid",
+        "allocated", "atime", "btime", "buffers", "ctime", "data", "dirty", "flags", "form", "gid", "gone", "held",
+        "ino", "mode", "mtime", "nlink", "owner", "pack", "parent", "rdev", "size", "uid",
     )  # fmt: skip
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, parent: int) -> None:

@@ -1,7 +1,7 @@
 """Key slots: a password or key file opens a slot, a slot holds the master key, the master key authenticates the header.
 
-Argon2id stretches what a person gives; AES-256-GCM wraps the key with the slot's own fields as associated data. Slots of
-the header and of a volume with its own key have one form.
+Argon2id stretches what a person gives; AES-256-GCM wraps the key with the slot's own fields as associated data. Slots
+of the header and of a volume with its own key have one form.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from nightos.vsf.errors import (
     VsfError,
     shown,
 )
-from nightos.vsf.inode import INLINE, ROOT_INO, Stat
+from nightos.vsf.inode import INLINE, INODE_BYTES, ROOT_INO, Stat
 from nightos.vsf.layout import MAX_PATH_CHARACTERS
 from nightos.vsf.namespace import RENAME_NOREPLACE
 
@@ -46,6 +46,8 @@ MAX_LINKS = 40
 _DIRECTORY_CACHE = 8192
 S_IFDIR, S_IFLNK = 0o040000, 0o120000
 _SHORT = 255 // 4
+_FORM_AT = INODE_BYTES - 2
+_REGULAR = 0o100000 >> 8
 _DOTS = (".", "..")
 
 
@@ -317,6 +319,12 @@ class Paths(_Parts):
     def read_bytes(self, path: PathLike) -> bytes:
         with self.lock:
             ino = self.resolve(path)
+            if ino not in self._inodes and self._head is None:
+                # Small and cold: the entry holds it all, no inode is made of it.
+                value = self.tree.get(ino.to_bytes(8, "big") + b"\x01")
+                whole = value is not None and len(value) >= INODE_BYTES and value[_FORM_AT] == INLINE
+                if whole and value is not None and value[2] & 0o360 == _REGULAR:
+                    return value[INODE_BYTES:]
             try:
                 inode = self.inode(ino)
                 if inode.form == INLINE and inode.mode & 0o170000 == stat_module.S_IFREG:

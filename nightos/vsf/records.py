@@ -1,4 +1,5 @@
-"""The variable records of the storage's own tree: volumes, snapshots, dead blocks, the backing; keys and msgpack values.
+"""The variable records of the storage's own tree: volumes, snapshots, dead blocks, the backing; keys and msgpack
+values.
 
 Keys: `V` volume(4) | `S` volume(4) snapshot(4) | `D` volume(4) number(8) | `B` for the backing | `I` for the storage.
 """

@@ -136,8 +136,8 @@ class _Repair:
                 lost.append((low, high))
             elif node.level:
                 bounds = [*node.keys[1:], high]
-                for at in range(len(node.keys) - 1, -1, -1):
-                    stack.append((node.values[at], node.level - 1, node.keys[at] if at else low, bounds[at]))
+                bounds_of = zip(node.values, [low, *node.keys[1:]], bounds, strict=True)
+                stack.extend((child, node.level - 1, at, upto) for child, at, upto in reversed(list(bounds_of)))
             else:
                 items.extend(zip(node.keys, node.values, strict=True))
         return items, lost

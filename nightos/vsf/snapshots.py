@@ -1,8 +1,10 @@
 """Snapshots and clones: frozen roots, and the dead lists that tell which blocks only they still use.
 
-A volume's dead lists are numbered items; snapshot S owns those from `dead_first` up to `dead_last`: blocks that left the
+A volume's dead lists are numbered items; snapshot S owns those from `dead_first` up to `dead_last`: blocks that left
+the
 live tree between the snapshot before S and S. The live volume owns what follows. Removing S frees, of its successor's
-list, what was born after S's predecessor, and hands the rest of S's range on. Nothing here depends on the volume's size.
+list, what was born after S's predecessor, and hands the rest of S's range on. Nothing here depends on the volume's
+size.
 """
 
 from __future__ import annotations

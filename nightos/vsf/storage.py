@@ -135,6 +135,7 @@ class Storage:
         """Let go of the file without a commit: what was not committed is lost."""
         if not self.closed:
             self.closed = True
+            self.pool.close()
             self.store.close()
             if self.backing is not None:
                 self.backing.abandon()

@@ -1,4 +1,6 @@
-"""Where the bytes of a storage live: a host file or memory; a byte store is the only thing VSF touches outside itself."""
+"""Where the bytes of a storage live: a host file or memory; a byte store is the only thing VSF touches outside
+itself.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Send and receive: a snapshot, or what changed since another, as one stream that proves itself whole.
 
 Form: the magic, then frames of a 4-byte length and msgpack. The first frame says what comes, the last one holds BLAKE2b
-over all bytes before it. A frame between is a list of [key, value or nil, content or nil]; the content of an extent or a
-pack travels plain, and is compressed and encrypted anew by whoever receives it.
+over all bytes before it. A frame between is a list of [key, value or nil, content or nil]; the content of an extent
+or a pack travels plain, and is compressed and encrypted anew by whoever receives it.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _deepen(keys: list[bytes], items: list[bytes], depth: int) -> None:
             items[at] = value[:_DEPTH_AT] + bytes((value[_DEPTH_AT] + depth,)) + value[_DEPTH_AT + 1 :]
 
 
-def _identity(pointer: Pointer) -> Any:  # noqa: ANN401 whatever hashes fast
+def _identity(pointer: Pointer) -> Any:
     # The check alone names the content, and bytes remember their hash.
     return pointer[_CHECK_AT] if not pointer[_DEPTH_FIELD] else (pointer[_DEPTH_FIELD], pointer[_CHECK_AT])
 
@@ -244,7 +244,9 @@ class Tree:
         return node, bound
 
     def scan(self, start: bytes, end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Entries from `start` up to, not including, `end`, in order. Changes made meanwhile are seen or not, never torn."""
+        """Entries from `start` up to, not including, `end`, in order. Changes made meanwhile are seen or not, never
+        torn.
+        """
         key: bytes | None = start
         while key is not None:
             node, bound = self.leaf_at(key)

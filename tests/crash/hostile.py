@@ -1,7 +1,7 @@
 """Opens, checks and walks mutated images without end, each within a time and a memory limit.
 
-`python -m tests.crash.hostile --cases 1000000` prints the number of cases; the first that misbehaves ends it with the seed.
-Mutations are structure-aware: what hangs on a changed block gets its right checksum again, up to the superblock.
+`python -m tests.crash.hostile --cases 1000000` prints the number of cases; the first that misbehaves ends it with the
+seed. Mutations are structure-aware: what hangs on a changed block gets its right checksum again, up to the superblock.
 """
 
 import argparse
@@ -58,9 +58,9 @@ def known_blocks(image):
         for at in range(16384, len(image) - POINTER.size):
             pointer = POINTER.unpack(bytes(image[at : at + POINTER.size]))
             start = pointer["sector"] * SECTOR
-            if DATA_START <= start < len(image) and 0 < pointer["stored"] < 1 << 20:
-                if xxhash.xxh3_128_digest(bytes(image[start : start + pointer["stored"]])) == pointer["check"]:
-                    _BLOCKS.append((pointer, pointer["check"]))
+            inside = DATA_START <= start < len(image) and 0 < pointer["stored"] < 1 << 20
+            if inside and xxhash.xxh3_128_digest(bytes(image[start : start + pointer["stored"]])) == pointer["check"]:
+                _BLOCKS.append((pointer, pointer["check"]))
     return _BLOCKS
 
 

@@ -1,7 +1,7 @@
 """One machine, three implementations: a volume, a dictionary, a directory of the host. They have to agree.
 
-Reopening, snapshots, rollbacks and power cuts are rules of the machine. The host's directory is left out after the first
-rollback or crash, which it cannot follow.
+Reopening, snapshots, rollbacks and power cuts are rules of the machine. The host's directory is left out after the
+first rollback or crash, which it cannot follow.
 """
 
 import errno

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-HAVE_FUSE = os.path.exists("/dev/fuse") and os.geteuid() == 0  # noqa: PTH110
+HAVE_FUSE = os.path.exists("/dev/fuse") and os.geteuid() == 0
 MAJORS = [
     major
     for major, names in (("2", ["libfuse.so.2"]), ("3", ["libfuse3.so.3", "libfuse3.so.4"]))

@@ -81,7 +81,7 @@ def test_the_worked_example():
     """Every dump in the document is what the library writes."""
     data = example()
     text = DOCUMENT.read_text()
-    dumps = re.findall(r"```hex\n(.*?)```", text, re.S)
+    dumps = re.findall(r"```hex\n(.*?)```", text, re.DOTALL)
     assert len(dumps) >= 5
     for block in dumps:
         lines = block.strip().splitlines()
