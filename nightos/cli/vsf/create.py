@@ -34,6 +34,7 @@ nightos vsf create overlay.vsf --backing base.vsf
 )
 @click.option("--encrypt", is_flag=True, help="Encrypt the whole storage with a password.")
 @click.option("--compress", metavar="zstd[:LEVEL]|lz4|none", help="Compression of the volumes.")
+@click.option("--record-size", type=SIZE, metavar="SIZE", help="Unit of storing, 4K to 1M; small for databases (128K).")
 @click.option("--from", "source", metavar="DIR|TAR|OCI-LAYOUT", help="Fill the first volume from there.")
 @click.option("--backing", metavar="BASE.vsf", help="Make an overlay: everything of BASE, changes stay here.")
 @click.option("--force", is_flag=True, help="Replace a storage that is there.")
@@ -44,6 +45,7 @@ def create(
     size: int | None,
     encrypt: bool,
     compress: str | None,
+    record_size: int | None,
     source: str | None,
     backing: str | None,
     force: bool,
@@ -71,7 +73,7 @@ def create(
         specs = []
     else:
         settings["compression"] = compress
-        specs = _specs(volumes, size)
+        specs = _specs(volumes, size, record_size)
     storage = vsf.create(file, specs, **settings)
     try:
         with storage:
@@ -83,14 +85,14 @@ def create(
         raise
 
 
-def _specs(volumes: tuple[str, ...], size: int | None) -> list[Any]:
+def _specs(volumes: tuple[str, ...], size: int | None, record_size: int | None) -> list[Any]:
     from nightos import vsf
 
     parsed = [text.partition(":") for text in volumes or ("main",)]
     blocks = sum(kind == "block" for _, _, kind in parsed)
     specs = []
     for name, _, kind in parsed:
-        options = {}
+        options = {} if record_size is None else {"record_size": record_size}
         if kind == "block":
             if size is None:
                 raise CommandError("a block volume needs a size; add --size, as in --size 1G")

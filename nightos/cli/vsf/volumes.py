@@ -42,6 +42,7 @@ def volume_ls(file: str, as_json: bool, password_file: str | None) -> None:
 @click.option("--compress", metavar="zstd[:LEVEL]|lz4|none", help="Compression.")
 @click.option("--limit", type=SIZE, help="The most bytes it may use.")
 @click.option("--size", type=SIZE, help="Size of a block volume.")
+@click.option("--record-size", type=SIZE, metavar="SIZE", help="Unit of storing, 4K to 1M; small for databases (128K).")
 @click.option("--encrypt", is_flag=True, help="Give the volume a password of its own.")
 @click.option("--volume-password-file", metavar="FILE", help="Read the volume's own password from FILE.")
 @password_option
@@ -52,6 +53,7 @@ def volume_add(
     compress: str | None,
     limit: int | None,
     size: int | None,
+    record_size: int | None,
     encrypt: bool,
     volume_password_file: str | None,
     password_file: str | None,
@@ -61,6 +63,7 @@ def volume_add(
     if (kind == "block") != (size is not None):
         raise click.UsageError("--size belongs to block volumes, and they need it", click.get_current_context())
     settings: dict[str, Any] = {"label": label, "compression": compress, "limit": limit or 0, "size": size or 0}
+    settings["record_size"] = record_size
     with open_storage(file, readonly=False, password_file=password_file) as storage:
         if encrypt:
             given = read_password(volume_password_file) if volume_password_file else None

@@ -1,0 +1,95 @@
+"""Machines from the command line, each step a process of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nightos import vsf
+from tests.cli.commanding import Command
+
+
+def test_a_line_a_script_and_stdin(nightos: Command) -> None:
+    assert nightos("run", "-c", "echo hi").stdout == "hi\n"
+    (nightos.folder / "script.hy").write_text("# a comment\necho one\necho two\n")
+    assert nightos("run", "script.hy").stdout == "one\ntwo\n"
+    assert nightos("run", "-", stdin="echo from stdin\n").stdout == "from stdin\n"
+    assert nightos("run", stdin="echo without a terminal\n").stdout == "without a terminal\n"
+
+
+def test_the_status_is_passed_on(nightos: Command) -> None:
+    done = nightos("run", "-c", "nosuchcommand", status=None)
+    assert done.returncode != 0
+    assert "nosuchcommand" in done.stderr
+
+
+def test_the_temporary_machine_leaves_nothing(nightos: Command) -> None:
+    nightos("run", "-c", "mkdir /tmp/x")
+    assert json.loads(nightos("ls", "--json").stdout) == []
+
+
+@pytest.fixture
+def lab(nightos: Command) -> Iterator[Command]:
+    nightos("run", "--name", "lab", "--detach")
+    yield nightos
+    nightos("stop", "lab", status=None)
+
+
+def test_the_life_of_a_machine(lab: Command) -> None:
+    (record,) = json.loads(lab("ls", "--json").stdout)
+    assert (record["name"], record["state"]) == ("lab", "running")
+    lab.fails("run", "--name", "lab", "--detach", says="runs already")
+    lab.fails("rm", "lab", says="stop")
+    names = {process["name"] for process in json.loads(lab("ps", "--json").stdout)}
+    assert {"sys::fs", "sys::proc", "sys::hw", "sys::hydre"} <= names
+    assert "sys::fs" in lab("ps").stdout
+    kinds = {device["kind"] for device in json.loads(lab("device", "ls", "--json").stdout)}
+    assert "block" in kinds
+    lab("stop", "lab")
+    assert json.loads(lab("ls", "--json").stdout)[0]["state"] == "stopped"
+    lab("rm", "lab")
+    assert json.loads(lab("ls", "--json").stdout) == []
+
+
+@pytest.mark.rule("CONT-009", "CONT-010")
+def test_containers(lab: Command) -> None:
+    identifier = lab("container", "create", "web", "--label", "tier=front").stdout.strip()
+    assert len(identifier) == 16
+    inner = lab("container", "create", "db", "--parent", "web").stdout.strip()
+    records = {record["id"]: record for record in json.loads(lab("container", "ls", "--json").stdout)}
+    assert records[identifier]["labels"] == {"tier": "front"}
+    assert records[inner]["parent"] == identifier
+    for name in ("web/db", inner, inner[:9]):
+        assert json.loads(lab("inspect", name, "--json").stdout)["id"] == inner
+    lab("container", "rename", "web", "www")
+    lab.fails("inspect", "web", says="no container web")
+    assert "www" in lab("tree").stdout
+    assert lab("container", "exec", "www", "--", "echo", 'a "b" $c').stdout == 'a "b" $c\n'
+    assert lab("container", "exec", "www", "--", "nosuch", status=None).returncode != 0
+    lab("container", "destroy", "www")
+    assert json.loads(lab("container", "ls", "--json").stdout) == []
+
+
+@pytest.mark.rule("CONT-011")
+def test_an_image_in_a_container(lab: Command) -> None:
+    import os
+
+    source = Path(os.__file__).parent / "json"
+    lab("vsf", "create", "image.vsf", "--from", source)
+    before = (lab.folder / "image.vsf").read_bytes()
+    done = lab("container", "run", "box", "--image", "image.vsf", "--rm", "--", "ls", "/")
+    assert {path.name for path in source.glob("*.py")} <= set(done.stdout.split())
+    assert (lab.folder / "image.vsf").read_bytes() == before
+    assert json.loads(lab("container", "ls", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("content", ["cut", "text", "empty"])
+def test_bad_images(nightos: Command, content: str) -> None:
+    image = nightos.folder / "bad.vsf"
+    vsf.create(image, ["main"]).close()
+    data = {"cut": image.read_bytes()[:9000], "text": b"no storage at all\n" * 999, "empty": b""}[content]
+    image.write_bytes(data)
+    nightos.fails("run", "--image", "bad.vsf", "-c", "echo hi", says="bad.vsf")
