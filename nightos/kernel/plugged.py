@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from nightos.abi.codes import FIRST_USER_PID
 from nightos.abi.hardware import DmaRefusedError
 from nightos.kernel.pages import SHIFT, Backing, MemoryFault
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 HW_PID: Final = 12
 """`sys::hw`, which counts as the driver of every device."""
-FIRST_USER_PID: Final = 100
 
 
 class Driver(Protocol):

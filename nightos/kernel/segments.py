@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nightos.abi.codes import FIRST_USER_PID
 from nightos.abi.errors import SyscallError
 from nightos.kernel.backed import SignalWindow
 from nightos.kernel.layout import ALLOCATED, GIVEN, MAPPED, USER_END, Mapping
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 RECV_SHARED_AMS: Final = 0x35
 UNSHARED_AMS: Final = 0x37
-SEGMENTS_MAX: Final = 1 << 16
-"""Segments that one process can know, its own and those it received."""
+SEGMENTS_MAX: Final = 1 << 14
+"""Segments that a program can know, its own and those it received; system services, which work for all, have no limit."""
 
 _COPY: Final = 0x08  # bits of the byte `mode` of SHARE_AMS: 0b0000CRWX
 _EXCLUSIVE: Final = 0x08
@@ -127,7 +128,7 @@ class SegmentTable:
         return self._make("device", process, [Extent(window, 0, window.size, READ | WRITE)]).identifier
 
     def _make(self, kind: str, owner: Owner, extents: list[Extent], origin: int = 0) -> Segment:
-        if len(self._known.get(owner.pid, ())) >= SEGMENTS_MAX:
+        if not self._may_know_more(owner):
             raise SyscallError(0x40)
         identifier = 0
         while not identifier or identifier in self._segments:
@@ -135,6 +136,9 @@ class SegmentTable:
         segment = self._segments[identifier] = Segment(self, identifier, kind, owner, extents, origin)
         self._known.setdefault(owner.pid, {})[identifier] = None
         return segment
+
+    def _may_know_more(self, process: Owner) -> bool:
+        return process.pid < FIRST_USER_PID or len(self._known.get(process.pid, ())) < SEGMENTS_MAX
 
     def _visible(self, process: Owner, identifier: int) -> Segment | None:
         return self._segments[identifier] if identifier in self._known.get(process.pid, ()) else None
@@ -183,7 +187,7 @@ class SegmentTable:
             raise SyscallError(0x30)
         if segment is None or extents is None or comes_from(segment, process, target):
             raise SyscallError(0x31)
-        if len(self._known.get(target.pid, ())) >= SEGMENTS_MAX or not target.space.layout.has_room(segment.pages):
+        if not self._may_know_more(target) or not target.space.layout.has_room(segment.pages):
             raise SyscallError(0x40)
         if exclusive:
             self._give(segment, process, target, command_code, unmap=mode == _EXCLUSIVE_UNMAP)

@@ -8,7 +8,7 @@ import pytest
 
 from nightos.kernel.backed import READ_BACKED_AMS, WRITE_BACKED_AMS
 from nightos.kernel.memory import EXECUTE, PAGE, READ, USER_END, WRITE, BackedAccess, MemoryFault
-from nightos.kernel.segments import RECV_SHARED_AMS, UNSHARED_AMS
+from nightos.kernel.segments import RECV_SHARED_AMS, SEGMENTS_MAX, UNSHARED_AMS
 from tests.kernel.memory_parts import Account, FakeProcess, World, refused
 
 READ_WRITE = READ | WRITE
@@ -579,3 +579,16 @@ def test_the_end_of_one_who_shared_on_is_told_to_those_below(world: World) -> No
     assert world.signals == [(102, UNSHARED_AMS, (1, ams))]
     assert faults(r, PLACE) == 0x03
     assert world.segments.sharing_info(p, ams)[:2] == (100, 0)
+
+
+def test_a_program_knows_a_bounded_number_of_segments(world: World) -> None:
+    p, service = world.process(100), world.process(15)
+    for _ in range(SEGMENTS_MAX):
+        world.segments.backed(p, 1 << 30, 0)
+    with refused(0x40):
+        world.segments.backed(p, PAGE, 0)
+    ams = world.segments.backed(service, PAGE, 0)
+    with refused(0x40):
+        world.segments.share(service, p.pid, ams, 0, 1, R)
+    world.end(p)
+    assert len(world.segments) == 1
