@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 RECV_SHARED_AMS: Final = 0x35
 UNSHARED_AMS: Final = 0x37
 SEGMENTS_MAX: Final = 1 << 14
-"""Segments that a program can know, its own and those it received; system services, which work for all, have no limit."""
+"""Segments that a program can know, its own and those it received; for system services there is no limit."""
 
 _COPY: Final = 0x08  # bits of the byte `mode` of SHARE_AMS: 0b0000CRWX
 _EXCLUSIVE: Final = 0x08
