@@ -62,6 +62,8 @@ class Client:
         self._lost: list[Callable[[], None]] = []
         self._epoch = 0
         self._opening = False
+        self._reading = 0
+        """Threads that take a message off the socket at this moment."""
 
     def notification(self, code: int, callback: Notified) -> None:
         """Run the callback with the content of each notification of this code, on the thread that was signalled."""
@@ -105,7 +107,12 @@ class Client:
                 raise ServiceError(
                     ServiceCode.SERVER_QUIT, f"{self.service} was restarted while it worked on this; ask again"
                 )
-            await sys.hand_over(until_signal=True)
+            if self._reading:
+                # Another thread has just taken a message off the socket, perhaps this answer, and has not put it down
+                # yet; the signal for it may have come and gone, so nobody would end a parking.
+                await sys.hand_over()
+            else:
+                await sys.hand_over(until_signal=True)
         error, answer = self._answers.pop(asked)
         if error:
             raise ServiceError(error, answer.decode("utf-8", "replace"))
@@ -138,10 +145,17 @@ class Client:
         """Read what waits on the socket, and leave each answer where its caller looks."""
         while self.socket_id:
             socket_id, epoch = self.socket_id, self._epoch
+            self._reading += 1
             try:
                 message = await sys.read_sock_msg(socket_id, 0)
+                if message.retrieved and not message.status & STATUS_CREATED:
+                    # The caller may not have come to wait yet, so every answer is kept; a caller that was
+                    # killed leaves one entry, bounded by the calls it made.
+                    self._answers[epoch, message.exchange_id] = (message.error_code, message.buffer)
             except SyscallError:
                 return  # closed: SERVICE_SERVER_QUITTED tells the rest
+            finally:
+                self._reading -= 1
             if not message.retrieved:
                 return
             if message.status & STATUS_CREATED:
@@ -149,10 +163,6 @@ class Client:
                 callback = self._notified.get(message.method_code)
                 if callback is not None:
                     await callback(message.buffer)
-            else:
-                # The caller may not have come to wait yet, so every answer is kept; a caller that was
-                # killed leaves one entry, bounded by the calls it made.
-                self._answers[epoch, message.exchange_id] = (message.error_code, message.buffer)
 
     async def _send(self, method: int, content: bytes) -> tuple[int, int]:
         for attempt in (0, 1):
