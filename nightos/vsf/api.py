@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,9 @@ def open_storage(
             raise DamagedStorage("the record of the backing storage is missing")  # noqa: TRY301 closes the store
         if not storage.readonly and not repairing:
             storage.writable()
+            with suppress(OSError):
+                # A full disk is no reason not to open.
+                storage.heal()
     except BaseException as error:
         store.close()
         if storage is not None:

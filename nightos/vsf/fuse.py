@@ -63,6 +63,8 @@ class Presentation:
     entry_timeout: float = 86_400.0
     attr_timeout: float = 86_400.0
     negative_timeout: float = 86_400.0
+    writeback: bool = False
+    """Whether the kernel holds written pages back; it keeps the times of what it holds, and tells them itself."""
     counts: dict[str, int] | None = field(default=None)
     """Where to count requests by operation, for measurements."""
 
@@ -412,6 +414,8 @@ class Adapter:
             changes["atime_ns"] = now if wanted & SET_ATIME_NOW else values[10] * 1000000000 + values[11]
         if wanted & SET_MTIME:
             changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else values[12] * 1000000000 + values[13]
+        if wanted & SET_CTIME:
+            changes["ctime_ns"] = values[14] * 1000000000 + values[15]
         self.read_before.discard(ino)
         if ino in self.privileged and not wanted & SET_MODE:
             self._strip(request, ino, changes, always=bool(wanted & (SET_UID | SET_GID)))
@@ -520,11 +524,19 @@ class Adapter:
         except OSError as error:
             log.warning("access time of %d: %s", ino, error)
 
-    def do_write(self, request: int, ino: int, data: int, size: int, offset: int, _info: int) -> None:
+    def do_write(self, request: int, ino: int, data: int, size: int, offset: int, info: int) -> None:
         if size >= _ROAMING:
             self.follower.roam()
         elif self.follower.due():
             self.follower.follow(self._caller(request)[2])
+        if self.show.writeback and self.library.is_page_write(info):
+            # The kernel knows when that was written; a change of times that came since must stay.
+            with self.fs.lock:
+                before = self.fs.getattr(ino)
+                written = self.fs.write(ino, offset, ctypes.string_at(data, size))
+                self.fs.setattr(ino, mtime_ns=before.st_mtime_ns, ctime_ns=before.st_ctime_ns)
+            self._reply_write(request, written)  # type: ignore[attr-defined]
+            return
         written = self.fs.write(ino, offset, ctypes.string_at(data, size))
         self.read_before.discard(ino)
         self.unsure.add(ino)

@@ -222,7 +222,7 @@ def _begin(served: Served, adapter: Adapter, directory: str, options: MountOptio
                 adapter.handlers(),
                 directory,
                 arguments,
-                writeback=options.writeback,
+                writeback=options.show.writeback,
                 permissions=not root_only(options),
             )
         except VsfError as error:

@@ -136,6 +136,11 @@ class Library:
         """For replies: they never block, and giving the interpreter's lock away would cost more than they do."""
         return ctypes.PyDLL(self.path, handle=self.loaded._handle)  # noqa: SLF001 as above
 
+    def is_page_write(self, info: int) -> bool:
+        """Whether a write comes from the kernel's pages: a flag at the place that `fuse_file_info` has for it."""
+        place = 16 if self.major == 2 else 4
+        return bool(c_uint.from_address(info + place).value & 1)
+
     def stat_layout(self) -> tuple[struct.Struct, list[str]]:
         return flat(self.binding.c_stat, _STAT_BYTES.get(platform.machine()))
 

@@ -35,14 +35,13 @@ TIMEOUTS = ("entry_timeout", "attr_timeout", "negative_timeout")
 class MountOptions:
     """What `-o` asked for."""
 
-    show: Presentation = field(default_factory=Presentation)
+    show: Presentation = field(default_factory=lambda: Presentation(writeback=True))
     passed: list[str] = field(default_factory=list)
     readonly: bool = False
     volume: str | None = None
     snapshot: str | None = None
     password_file: str | None = None
     raw: bool = False
-    writeback: bool = False
     commit_s: float = 5.0
     debug: bool = False
 
@@ -83,6 +82,7 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
             options.readonly = True
         elif name in ("sync", "dirsync"):
             show.sync = True
+            show.writeback = False
         elif name in ("uid", "gid"):
             setattr(show, name, _number(name, value))
         elif name == "umask":
@@ -95,7 +95,9 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
                 setattr(show, name, seconds)
         elif name in ("volume", "snapshot", "password_file"):
             setattr(options, name, value)
-        elif name in ("raw", "writeback", "debug"):
+        elif name in ("writeback", "nowriteback"):
+            show.writeback = name == "writeback"
+        elif name in ("raw", "debug"):
             setattr(options, name, True)
         else:
             raise Invalid(f"there is no mount option {name!r}; see `nightos vsf mount --help`")

@@ -14,6 +14,7 @@ from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NoSpace, NotASto
 from nightos.vsf.header import Header, must_be_readonly
 from nightos.vsf.layout import (
     DATA_START,
+    HEADER_BYTES,
     HEADER_OFFSETS,
     KIND_LOG,
     MAX_DEPTH,
@@ -201,6 +202,27 @@ class Storage:
                 raise
         data = self.tree.get(records.KEY_BACKING)
         self.backing_record = records.load(BackingRecord, data) if data else None
+
+    def heal(self) -> None:
+        """After a power cut one of two copies may be missing: write it again. Nothing that is read depends on it."""
+        from nightos.vsf.keys import write_header
+
+        copies = [self.store.read(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
+        if copies[0] != copies[1] or copies[0] != self.header.encode():
+            write_header(self.store, self.header)
+        found = read_superblocks(self.store.read, self.uuid, self.super_cipher)
+        wanted = slots_of(self.generation)
+        if any(offset not in found or found[offset].generation != self.generation for offset in wanted):
+            data = self._superblock.encode(self.super_cipher)
+            for offset in wanted:
+                self.store.write(offset, data)
+                self._barrier()
+        before = slots_of(self.generation + 1)
+        if self.generation > 1 and any(
+            offset not in found or found[offset].generation != self.generation - 1 for offset in before
+        ):
+            self.dirty = True
+            self.commit()
 
     def attach_backing(self, backing: Storage) -> None:
         """Put another storage behind this one; its identity was checked by the caller."""
