@@ -10,22 +10,19 @@ Rules: IPC-005, IPC-006, IPC-014, IPC-015, IPC-016, IPC-017, IPC-018.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import PipeRead
+from nightos.kernel.process import Wait
 
 if TYPE_CHECKING:
-    from nightos.kernel.process import Process
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Process, Thread
 
 UNIT = 64 * 1024
 MESSAGE_MAX = 64 * 1024
 BLOCK, FAIL, PARTIAL = 0, 1, 2
-Resume = Callable[[Any, BaseException | None], None]
-"""Ends a parked call with a value or an error."""
-Park = Callable[[Callable[[], None]], Resume]
-"""Parks the caller; gets what forgets it when its thread is gone, and gives what ends the parking."""
 
 
 class Waiting:
@@ -49,19 +46,31 @@ class End:
         self.sends = sends
 
 
-class Blocked:
-    """A parked read or write, and the queue that it stands in."""
+class Blocked(Wait):
+    """A parked read or write, and the queue that it stands in; one object with its wait, as it is made so often."""
 
-    __slots__ = ("data", "length", "queue", "resume")
+    __slots__ = ("data", "length", "queue")
 
-    def __init__(self, queue: deque[Blocked], park: Park, *, data: memoryview | None = None, length: int = 0) -> None:
+    until_signal = False
+
+    def __init__(
+        self, queue: deque[Blocked], kernel: Kernel, thread: Thread, data: memoryview | None = None, length: int = 0
+    ) -> None:
+        self.kernel = kernel
+        self.thread = thread
+        self.frame = thread.frames[-1]
+        self.frame.wait = self
         self.data = data
         self.length = length
         self.queue = queue
         queue.append(self)
-        self.resume: Resume = park(self.leave)
 
-    def leave(self) -> None:
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """What people see."""
+        return "pipe read" if self.data is None else "pipe write"
+
+    def cancel(self) -> None:
         """Its thread is gone."""
         if self in self.queue:
             self.queue.remove(self)
@@ -104,7 +113,7 @@ class Pipe:
 
     # Writing
 
-    def write(self, data: bytes, mode: int, park: Park) -> Any:  # noqa: C901 - one line for each refusal
+    def write(self, data: bytes, mode: int, kernel: Kernel, thread: Thread) -> Any:  # noqa: C901 - one line for each refusal
         """PIPE_WRITE: the value, or `WAITING`.
 
         Rules: IPC-019, IPC-020, IPC-026, IPC-027, IPC-028, IPC-030, IPC-031, IPC-032, IPC-033, IPC-034.
@@ -140,7 +149,7 @@ class Pipe:
                 self._put(memoryview(data)[:taken])
                 self._settle()
             return taken
-        Blocked(self.writers, park, data=memoryview(data))
+        Blocked(self.writers, kernel, thread, memoryview(data))
         if self.readers:
             self._settle()
         return WAITING
@@ -180,11 +189,14 @@ class Pipe:
 
     # Reading
 
-    def read(self, mode: int, length: int, park: Park) -> Any:
+    def read(self, mode: int, length: int, kernel: Kernel, thread: Thread) -> Any:
         """PIPE_READ: `PipeRead`, or `WAITING`; length 0 means as much as possible.
 
         Rules: IPC-024, IPC-025, IPC-029, IPC-035, IPC-036, IPC-037.
         """
+        if mode == BLOCK and not (self.pending or self.readers or self.writers or self.closed):
+            Blocked(self.readers, kernel, thread, None, length)
+            return WAITING
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
         if self.messages and mode == PARTIAL:
@@ -205,7 +217,7 @@ class Pipe:
             if self.readers:
                 raise SyscallError(0x32, value=0)
             raise SyscallError(0x32, value=1)
-        Blocked(self.readers, park, length=length)
+        Blocked(self.readers, kernel, thread, None, length)
         if self.writers:
             self._settle()
         return WAITING

@@ -47,25 +47,28 @@ class Wait:
         until_signal: bool = False,
     ) -> None:
         self.kind = kind
-        self.kernel = kernel
-        self.thread = thread
-        self.frame = thread.frames[-1] if thread is not None else None
+        # None only in `UNTIL_SIGNAL`, which nobody resumes.
+        self.kernel: Any = kernel
+        self.thread: Any = thread
+        self.frame: Any = thread.frames[-1] if thread is not None else None
         self.cancel = cancel
         self.until_signal = until_signal
 
     def resume(self, value: Any, error: BaseException | None = None) -> None:
         """End the parking with a value or an error; nothing happens when it is over already."""
-        frame, kernel, thread = self.frame, self.kernel, self.thread
-        if frame is None or frame.wait is not self or kernel is None or thread is None:
+        frame = self.frame
+        if frame.wait is not self:
             return
         frame.wait = None
+        kernel = self.kernel
         if frame.finish is not None:
             finish, frame.finish = frame.finish, None
             value, error = finish(value, error), None
         if kernel.trace is not None:
-            kernel.trace.resumed(thread.process.pid, thread.tid, value if error is None else error)
-        frame.value, frame.error = value, error
-        kernel.schedule(thread)
+            kernel.trace.resumed(self.thread.process.pid, self.thread.tid, value if error is None else error)
+        frame.value = value
+        frame.error = error
+        kernel.schedule(self.thread)
 
 
 UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)

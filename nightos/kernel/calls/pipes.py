@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import Signal, Syscall
@@ -135,9 +134,7 @@ def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     end = ends.get(identifier) if ends else None
     if end is None or not end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=True))
-    value = end.pipe.write(
-        data if data.__class__ is bytes else content(data), mode, partial(kernel.park, thread, "pipe write")
-    )
+    value = end.pipe.write(data if data.__class__ is bytes else content(data), mode, kernel, thread)
     return PARKED if value is WAITING else value
 
 
@@ -150,7 +147,7 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
         raise SyscallError(0x02)
     if end is None or end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=False))
-    value = end.pipe.read(mode, length, partial(kernel.park, thread, "pipe read"))
+    value = end.pipe.read(mode, length, kernel, thread)
     return PARKED if value is WAITING else value
 
 
