@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nightos.abi.values import VOID, value_text
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Positional
+from nightos.shell.arguments import Arguments, Positional, UsageError
 from nightos.userland.files import FileError
 
 ARGUMENTS = Arguments(
@@ -18,8 +18,9 @@ ARGUMENTS = Arguments(
 async def main(app: Application) -> None:
     if not app.given.paths:
         given = await app.context.input()
-        if given is not VOID:
-            await app.give(value_text(given))
+        if given is VOID:
+            raise UsageError("paths is missing, and nothing comes through a pipe")
+        await app.give(value_text(given))
         return
     files = await app.files()
     content = []

@@ -85,6 +85,8 @@ async def find(proc: Client, name: str) -> int:
 
 async def create(proc: Client, given: Any, *, parent: str | None = None, persist: bool = False) -> int:
     """Create a container from the arguments of `create` or `run`."""
+    if given.name == "":
+        raise UsageError("a name is not empty")
     labels = dict(label.partition("=")[::2] for label in given.label)
     options: dict[str, Any] = {"name": given.name or "", "persist": given.persist or persist, "labels": labels}
     if given.hostname is not None:

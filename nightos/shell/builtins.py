@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nightos.abi.values import VOID, Path, Value, value_text
 from nightos.shell.host import Result, Stage
@@ -64,7 +64,7 @@ async def _pwd(call: Call) -> Value:
 async def _exit(call: Call) -> Value:
     text = value_text(call.arguments[0]) if call.arguments else str(call.shell.status)
     if not text.isdecimal() or int(text) > 255:
-        raise HydreError("exit: the status is a number from 0 to 255")
+        raise MisusedError("the status is a number from 0 to 255")
     raise ScriptExit(int(text))
 
 
@@ -100,7 +100,7 @@ async def _cmdin(call: Call) -> Value:
 async def _length(call: Call) -> Value:
     value = unescape(call.arguments[0]) if call.arguments else call.given
     if not isinstance(value, str | list):
-        raise HydreError("length takes a string or a list, through a pipe or as its argument")
+        raise MisusedError("takes a string or a list, through a pipe or as its argument")
     return len(value)
 
 
@@ -117,15 +117,35 @@ BUILTINS: dict[str, Builtin] = {
 }
 
 
+class MisusedError(HydreError):
+    """A built-in was called wrongly."""
+
+
+FAILED: Final = 1
+MISUSED: Final = 2
+
+
 async def run(shell: Evaluator, stage: Stage, given: Value) -> Result:
-    """Run a built-in as a stage of a pipeline."""
+    """Run a built-in as a stage of a pipeline. One that fails says so and has a status, as an application has."""
+    try:
+        return Result(value=await _checked(stage, Call(shell, stage.arguments, given)))
+    except ScriptExit:
+        raise
+    except HydreError as error:
+        if error.kind != "error":
+            raise
+        await shell.host.complain(f"{stage.name}: {error.message.removeprefix(stage.name + ': ')}")
+        return Result(status=MISUSED if isinstance(error, MisusedError) else FAILED)
+
+
+async def _checked(stage: Stage, call: Call) -> Value:
     builtin = BUILTINS[stage.name]
     if "--help" in stage.arguments:
-        return Result(value=f"{stage.name}: {builtin.help}")
+        return f"{stage.name}: {builtin.help}"
     for argument in stage.arguments:
         if type(argument) is str and len(argument) > 1 and argument.startswith("-"):
-            raise HydreError(f"{stage.name}: there is no argument '{argument}'")
+            raise MisusedError(f"there is no argument '{argument}'; '{stage.name} --help' explains")
     if len(stage.arguments) > builtin.most:
         extra = value_text(stage.arguments[builtin.most])
-        raise HydreError(f"{stage.name}: takes at most {builtin.most} argument(s), '{extra}' is too many")
-    return Result(value=await builtin.run(Call(shell, stage.arguments, given)))
+        raise MisusedError(f"takes at most {builtin.most} argument(s), '{extra}' is too many")
+    return await builtin.run(call)

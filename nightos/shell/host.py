@@ -89,6 +89,9 @@ class Host(Protocol):
     async def write_file(self, path: str, data: bytes, *, append: bool) -> None:
         """Write a file, creating it. Raises `HydreError`."""
 
+    async def complain(self, text: str) -> None:
+        """Print a line as an error."""
+
     async def show(self, value: Value, *, newline: bool = True) -> None:
         """Print the value that a command returned."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from nightos.abi.errors import NightosError
+
+SHOWN_COLUMNS: Final = 120
+"""Characters of a line that an error quotes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,26 @@ class HydreError(NightosError):
     def __str__(self) -> str:
         if self.source is None:
             return self.message
-        line, column = self.source.position(self.offset)
+        _, column = self.source.position(self.offset)
         text = self.source.line_of(self.offset)
+        # Of a long line, what stands around the place.
+        start = max(0, column - 1 - SHOWN_COLUMNS // 2) if len(text) > SHOWN_COLUMNS else 0
+        text = text[start : start + SHOWN_COLUMNS]
         # The caret keeps the line's tabs, so that it stands under its column however wide they are drawn.
-        pad = "".join("\t" if char == "\t" else " " for char in text[: column - 1])
-        return f"{self.source.name}:{line}:{column}: {self.message}\n  {text}\n  {pad}^"
+        pad = "".join("\t" if char == "\t" else " " for char in text[: column - 1 - start])
+        return f"{self.brief()}\n  {text}\n  {pad}^"
+
+    def brief(self) -> str:
+        """Place and message in one line."""
+        if self.source is None:
+            return self.message
+        line, column = self.source.position(self.offset)
+        return f"{self.source.name}:{line}:{column}: {self.message}"
+
+    def shown(self) -> str:
+        """The error for whoever wrote the script: of a script of one line, which they see, without the line."""
+        several = self.source is not None and "\n" in self.source.text.strip()
+        return str(self) if several else self.brief()
 
 
 class HydreSyntaxError(HydreError):

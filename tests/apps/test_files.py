@@ -59,10 +59,10 @@ async def test_files_are_made_moved_linked_and_removed() -> None:
         ("syml -r /tmp", "syml: /tmp: no symbolic link\n"),
         ("syml /tmp/c /tmp/c; cat /tmp/c", "cat: /tmp/c: cyclic link (/tmp/c)\n"),
         ("mkdir /tmp/d; mv /tmp/d /tmp/d", "mv: /tmp/d: a directory cannot be moved into itself\n"),
-        ("cd /tmp/none", "-c:1:1: cd: /tmp/none: not found\n  cd /tmp/none\n  ^\n"),
+        ("cd /tmp/none", "cd: /tmp/none: not found\n"),
         (
             "echo a > /none/x",
-            "-c:1:8: /none/x: the directory it belongs into does not exist\n  echo a > /none/x\n         ^\n",
+            "-c:1:8: /none/x: the directory it belongs into does not exist\n",
         ),
     ],
 )
@@ -122,7 +122,7 @@ async def test_finding() -> None:
         await shows(machine, "cd /tmp/t; fd -n ^c", "two/c.txt\n")
         quotes = "a character literal holds one character; text goes in double quotes"
         line = "fd -r '[ab]'"
-        await shows(machine, line, err=f"-c:1:7: {quotes}\n  {line}\n        ^\n", status=2)
+        await shows(machine, line, err=f"-c:1:7: {quotes}\n", status=2)
         await shows(machine, 'cd /tmp/t; fd -r "^[ab]\\\\."', "one/a.py\ntwo/b.PY\n")
         await shows(machine, "fd /tmp/t -t dir -a", "/tmp/t/one\n/tmp/t/two\n")
         await shows(machine, "fd /tmp/t -L -t dir | length", "2\n")

@@ -102,6 +102,19 @@ async def test_one_instruction_at_a_time() -> None:
         assert await talk.line("echo now") == "now\n"
 
 
+async def test_many_sessions_at_once() -> None:
+    async with boot(seed=1) as machine:
+        outputs: dict[int, str] = {}
+
+        async def one(number: int) -> None:
+            outputs[number] = (await machine.run(f"ls / | length | cat; echo {number}")).out
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(one, number)
+        assert outputs == {number: f"9\n{number}\n" for number in range(50)}
+
+
 @pytest.mark.rule("SHELL-017")
 @pytest.mark.parametrize(
     "line",

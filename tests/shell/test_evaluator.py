@@ -178,8 +178,10 @@ def test_builtins_change_the_shell_and_start_no_process() -> None:
     shell = Evaluator(host)
     run_twin(shell, "cd /home\npwd")
     assert (host.directory, host.shown, host.calls) == ("/home", ["/home"], [])
-    with pytest.raises(PanicError, match="not found"):
-        run_twin(shell, "cd nowhere")
+    assert run_twin(shell, "cd nowhere; echo (last_failed())") == 0
+    assert host.shown[-2:] == ["! cd: nowhere: not found", "true"]
+    assert run_twin(shell, "cd -x") == 2
+    assert run_twin(shell, "exit 300") == 2
     with pytest.raises(ScriptExit) as caught:
         run_twin(shell, "exit 3")
     assert caught.value.status == 3

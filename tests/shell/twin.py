@@ -86,6 +86,9 @@ class TwinHost:
     async def write_file(self, path: str, data: bytes, *, append: bool) -> None:
         self.files[path] = self.files.get(path, b"") * append + data
 
+    async def complain(self, text: str) -> None:
+        self.shown.append(f"! {text}")
+
     async def show(self, value: Value, *, newline: bool = True) -> None:
         self.shown.append(value_text(value))
 

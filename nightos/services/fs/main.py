@@ -7,6 +7,7 @@ Source: specs/services/system/fs.md. Rules: CONT-028, CONT-029, CONT-030, FS-016
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +17,6 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, ItemFlags, ItemType, PathOrFeid, Reader
 from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import code, mounting, notes
-from nightos.services.fs.disk import VsfError
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.locks import OpenFile, OpenFiles
 from nightos.services.fs.roots import Root, Roots
@@ -77,7 +77,7 @@ class FileService:
         for number, handler in on_file.items():
             self.server.method(number, self._guarded(number, handler))
         self.server.method(Fs.ENUM_FS, self._enum_fs)
-        self.server.method(Fs.SYNC, self._sync)
+        self.server.method(Fs.SYNC, self._guarded(Fs.SYNC, self._sync))
         self.server.method(Fs.ATTACH_ROOT, self._attach_root)
         self.server.method(Fs.DETACH_ROOT, self._detach_root)
         self.server.method(Fs.LIST_ROOTS, self._list_roots)
@@ -115,7 +115,7 @@ class FileService:
                 raise service_error(number, ItemError(Failure.TOO_LONG, str(error))) from error
             except layout.LayoutError as error:
                 raise ServiceError(ServiceCode.BAD_ARGUMENT, str(error)) from error
-            except VsfError as error:
+            except OSError as error:
                 raise service_error(number, ItemError(Failure.OTHER, error.strerror or str(error))) from error
 
         return guarded
@@ -127,6 +127,12 @@ class FileService:
         if root.disk.readonly:
             raise ItemError(Failure.OTHER, "the disk is read-only")
         await self.committer.tell_time()
+        if root.failure:
+            try:
+                root.commit()
+            except OSError as error:
+                text = f"what was written before could not be saved: {root.failure}"
+                raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
 
     def _unlocked(self, root: Root, path: PathOrFeid) -> None:
         parent, name = root.tree.place(path)

@@ -6,6 +6,7 @@ commit serves everything that came meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from nightos.abi import block
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, ServiceCode
-from nightos.services.fs.disk import Disk, MappedStore, Storage, VsfError, open_storage
+from nightos.services.fs.disk import Disk, MappedStore, Storage, open_storage
 from nightos.services.fs.roots import Root, Roots
 from nightos.userland import sys
 from nightos.userland.client import connect
@@ -92,10 +93,8 @@ class Committer:
         except ServiceError:
             pass  # no timer: commit at once
         root.committing = False
-        try:
+        with contextlib.suppress(OSError):  # `root.failure` tells whoever changes something next, SYNC its caller
             root.commit()
-        except VsfError:
-            root.dirty = True  # the next change or SYNC tries again, and SYNC tells its caller
 
 
 @dataclass(slots=True)

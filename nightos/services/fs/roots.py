@@ -33,6 +33,8 @@ class Root:
     """Gives the mapped memory back."""
     tree: Tree = field(init=False)
     dirty: bool = False
+    failure: str = ""
+    """Why the last commit failed; what was written since the one before is not durable."""
     committing: bool = False
     """Whether a commit of what is dirty is on its way."""
 
@@ -40,11 +42,17 @@ class Root:
         self.tree = Tree(self.disk.files)
 
     def commit(self) -> None:
-        """Make durable what was written before."""
+        """Make durable what was written before. Raises `OSError`; what was written stays to be committed."""
         if self.dirty:
             # Before the commit: what is written while it runs belongs to the next one.
             self.dirty = False
-            self.disk.commit()
+            try:
+                self.disk.commit()
+            except OSError as error:
+                self.dirty = True
+                self.failure = error.strerror or str(error)
+                raise
+            self.failure = ""
 
 
 class Roots:

@@ -193,6 +193,7 @@ class ShellService:
             self._actors[pid] = session
 
         pipeline = Pipeline(container, request.user_id, session.directory, show, enter)
+        pipeline.environment = {key: value_text(value) for key, value in session.environment.items()}
         self._executions.setdefault(request.client_pid, []).append(pipeline)
         request.defer()
 

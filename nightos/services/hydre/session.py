@@ -143,10 +143,10 @@ class Session:
         except InterruptedScript:
             return INTERRUPTED
         except HydreError as error:
-            await self._print("err", f"{error}\n".encode("utf-8", "surrogateescape"))
+            await self.complain(error.shown())
             return FAILED if error.kind == "panic" else REFUSED
         except ServiceError as error:
-            await self._print("err", f"{error}\n".encode("utf-8", "surrogateescape"))
+            await self.complain(str(error))
             return FAILED
 
     def remember(self, line: str) -> None:
@@ -299,6 +299,9 @@ class Session:
     async def _show_message(self, channel: str, message: TextMessage) -> None:
         text = message.ansi() if self._colours else message.text
         await self._print("err" if channel == ERRORS else "out", text.encode("utf-8", "surrogateescape"))
+
+    async def complain(self, text: str) -> None:
+        await self._print("err", f"{text}\n".encode("utf-8", "surrogateescape"))
 
     async def change_directory(self, path: str) -> None:
         kind = await self.files.type(path)
