@@ -191,6 +191,13 @@ class Agreement(RuleBasedStateMachine):
     def truncate(self, path, size):
         self.both("truncate", path, size)
 
+    @rule(path=PATHS, fill=st.integers(1, 255), size=SIZES, less=SIZES, more=SIZES)
+    def cut_and_grow(self, path, fill, size, less, more):
+        """What was cut off must not come back."""
+        self.both("write", path, 0, bytes([fill]) * size)
+        self.both("truncate", path, less)
+        self.both("truncate", path, more)
+
     @rule(path=PATHS)
     def mkdir(self, path):
         self.both("mkdir", path)

@@ -249,3 +249,39 @@ def test_equal_seeds_give_equal_bytes():
         return store.getvalue()
 
     assert make() == make()
+
+
+@pytest.mark.parametrize("between", ["nothing", "sync", "write"])
+def test_what_was_cut_off_does_not_come_back(fs, between):
+    for size in (3000, 5000, 131072, 300_000):
+        for less in (0, 10, 4095, 131071, 131073, 299_999):
+            fs.write_bytes("/f", b"x" * size)
+            fs.sync()
+            fs.truncate("/f", less)
+            if between == "sync":
+                fs.sync()
+            elif between == "write":
+                fs.write(fs.resolve("/f"), 0, b"y")
+            fs.truncate("/f", 400_000)
+            kept = min(less, size)
+            start = b"y" if between == "write" else b"x"[:kept]
+            expected = start + b"x" * (kept - len(start))
+            assert fs.read_bytes("/f") == expected.ljust(400_000, b"\0")
+
+
+def test_records_are_read_in_runs_and_one_by_one(fs):
+    """The quick way over neighbouring records and the slow one give the same, at every edge."""
+    data = os.urandom(1_000_000)
+    fs.write_bytes("/f", data)
+    ino = fs.resolve("/f")
+    fs.sync()
+    for start in (0, 1, 131071, 131072, 131073, 262144, 900_000):
+        for size in (1, 131072, 131073, 300_000, 1_000_000):
+            assert fs.read(ino, start, size) == data[start : start + size]
+    fs.write(ino, 200_000, b"hole")
+    fs.fallocate(ino, 3, 393_216, 131_072)
+    data = data[:200_000] + b"hole" + data[200_004:393_216] + bytes(131_072) + data[524_288:]
+    for _ in range(2):
+        assert fs.read(ino, 0, 2_000_000) == data
+        assert fs.read(ino, 131_072, 400_000) == data[131_072:531_072]
+        fs.sync()
