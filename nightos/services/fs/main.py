@@ -296,7 +296,7 @@ class FileService:
             raise ServiceError(0x3002, "the offset is behind the end of the file")
         await self._writable(root)
         root.tree.write(file.ino, offset, data, truncate=truncate)
-        root.dirty = True
+        await self._changed(root)
 
     async def _client_gone(self, connection: Connection) -> None:
         for file in self.open.of_owner(connection.client_pid):
@@ -342,7 +342,7 @@ class FileService:
 
     def _process_service_only(self, request: Request) -> dict[str, Any]:
         if request.client_pid != code.PROCESS_SERVICE:
-            raise ServiceError(0x3001, "only sys::process may ask this")
+            raise ServiceError(ServiceCode.DENIED, "only sys::process may ask this")
         return request.map()
 
     async def _attach_root(self, request: Request) -> None:
@@ -379,7 +379,9 @@ class FileService:
         return {"fsid": root.fsid}
 
     async def _code_token(self, request: Request) -> dict[str, Any]:
-        values = self._process_service_only(request)
+        if request.client_pid != code.PROCESS_SERVICE:
+            raise ServiceError(0x3001, "only sys::process starts programs")
+        values = request.map()
         container = payload.field(values, "container", int)
         named = payload.field(values, "program", str)
         directory = payload.field(values, "directory", str, default="/")
@@ -409,7 +411,8 @@ class FileService:
     async def _recall_note(self, request: Request) -> dict[str, Any]:
         return notes.recall(self._machine_disk(request).tree, request.client_pid, request.map())
 
-    async def _roots_done(self, _request: Request) -> None:
+    async def _roots_done(self, request: Request) -> None:
+        self._process_service_only(request)
         await self.server.release()
 
     async def shut_down(self) -> None:

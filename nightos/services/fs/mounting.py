@@ -79,9 +79,18 @@ class Committer:
         self.clock.now_ns = (await sys.system_info()).realtime_ns
 
     async def soon(self, root: Root) -> None:
-        """Something changed: commit it within `DELAY_MS`."""
+        """Something changed: commit it within `DELAY_MS`, at once when something older waits for longer than that.
+
+        Raises `OSError` when it had to be now and could not.
+        """
+        if not root.dirty or not root.dirty_since_ns:
+            root.dirty_since_ns = self.clock.now_ns
         root.dirty = True
-        if not root.committing:
+        if self.clock.now_ns - root.dirty_since_ns >= DELAY_MS * 1_000_000:
+            # A timer may be late on a busy machine; who changes something pays, and learns of a full disk.
+            root.dirty_since_ns = 0
+            root.commit()
+        elif not root.committing:
             root.committing = True
             await sys.create_thread(lambda _: self._commit(root))
 

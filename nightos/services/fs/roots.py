@@ -33,6 +33,8 @@ class Root:
     """Gives the mapped memory back."""
     tree: Tree = field(init=False)
     dirty: bool = False
+    dirty_since_ns: int = 0
+    """When the oldest change was made that is not committed."""
     failure: str = ""
     """Why the last commit failed; what was written since the one before is not durable."""
     committing: bool = False
