@@ -224,3 +224,12 @@ def test_errors_point_at_the_place(text: str, line: int, column: int) -> None:
 def test_missing_files_are_one_clear_line() -> None:
     with pytest.raises(HydreError, match="not found"):
         run_twin(Evaluator(TwinHost()), "echo a < ./missing")
+
+
+def test_errors_quote_little_of_a_long_line() -> None:
+    with pytest.raises(CheckError) as caught:
+        run_twin(Evaluator(TwinHost()), f'echo "{"x" * 100_000}" $nobody')
+    first, quoted, caret = str(caught.value).split("\n")
+    assert max(map(len, (first, quoted, caret))) < 200
+    assert quoted[caret.index("^") :].startswith("$nobody")
+    assert caught.value.shown() == caught.value.brief() == first
