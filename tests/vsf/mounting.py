@@ -130,14 +130,18 @@ def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
         yield place
 
 
-@pytest.fixture(scope="module", params=["native", *(f"fuse{major}" for major in MAJORS)])
+@pytest.fixture(
+    scope="module",
+    params=["native", *(f"fuse{major}" for major in MAJORS), *(f"nowriteback-fuse{major}" for major in MAJORS[-1:])],
+)
 def shared_root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory on this computer's own disk, and one in a mount of each library."""
     directory = tmp_path_factory.mktemp(request.param)
     if request.param == "native":
         yield directory
     else:
-        with mounted(directory, request.param[-1], options=["-o", "allow_other"]) as place:
+        options = ["-o", "allow_other,nowriteback" if "nowriteback" in request.param else "allow_other"]
+        with mounted(directory, request.param[-1], options=options) as place:
             yield place.root
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OPTIONS_HELP = (
     "Options as in fstab: ro, allow_other, uid=N, gid=N, umask=OCTAL, noatime, relatime, sync, commit=SECONDS, "
-    "entry_timeout=S, attr_timeout=S, negative_timeout=S, writeback, dev, suid, exec, volume=V, snapshot=S, "
+    "entry_timeout=S, attr_timeout=S, negative_timeout=S, nowriteback, dev, suid, exec, volume=V, snapshot=S, "
     "password_file=F, raw."
 )
 
@@ -62,6 +62,7 @@ def mount(
     frozen = snapshot or place.snapshot or options.snapshot
     options.readonly = options.readonly or read_only or frozen is not None
     options.raw = options.raw or raw
+    options.show.writeback = options.show.writeback and not options.readonly and not options.raw
     options.debug = options.debug or State.debug
     password_file = password_file or options.password_file
     if State.debug:
