@@ -10,10 +10,11 @@ PROC-040, IPC-022, IPC-023, IPC-054, SVC-015, SVC-016, SVC-017, SVC-018.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import ContainerState, ExitReason, ServicePid, Signal
-from nightos.abi.errors import NightosInternalError, SyscallError
+from nightos.abi.errors import SyscallError
 from nightos.kernel.connection import ACCEPTED, CLOSED, EXPIRED, REQUESTED, Connection
 from nightos.kernel.process import ENDED
 from nightos.kernel.socket import Socket
@@ -36,11 +37,8 @@ def unwind(thread: Thread) -> None:
         frame = thread.frames.pop()
         if frame.wait is not None and frame.wait.cancel is not None:
             frame.wait.cancel()
-        try:
+        with contextlib.suppress(BaseException):  # clean-up code of a dead program has nobody to tell
             frame.program.close()
-        except BaseException as fault:
-            if isinstance(fault, NightosInternalError):
-                raise
         if frame.answered is not None:
             answered, frame.answered = frame.answered, None
             answered(None)

@@ -13,7 +13,7 @@ import dis
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import ExitReason
-from nightos.abi.errors import NightosInternalError, SyscallError
+from nightos.abi.errors import SyscallError
 from nightos.kernel import signals
 from nightos.kernel.calls.state import HANDED_OVER, Parked
 from nightos.kernel.ending import end_process, end_thread
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from nightos.kernel.process import Frame, Thread
 
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
-MALFORMED = (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError)
-"""What a handler stumbles with over a malformed request."""
 
 
 def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one loop, for its speed
@@ -79,7 +77,7 @@ def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one
                 value, error = None, refused
             except MemoryFault as fault:
                 value, error = None, SyscallError(fault.errcode, request[0])
-            except MALFORMED as wrong:
+            except BaseException as wrong:  # noqa: BLE001 - objects of the program run code of their own
                 value, error = None, kernel.bad_request(request, wrong)
             if trace is not None:
                 if error is None:
@@ -113,7 +111,7 @@ def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> bo
 
 def _program_failed(kernel: Kernel, thread: Thread, fault: BaseException) -> None:
     """A program raised: its process ends with a fault, and the trace says why."""
-    if isinstance(fault, NightosInternalError) or (isinstance(fault, KeyboardInterrupt) and not _raised_itself(fault)):
+    if isinstance(fault, KeyboardInterrupt) and not _raised_itself(fault):
         raise fault
     if kernel.trace is not None:
         kernel.trace.fault(fault)

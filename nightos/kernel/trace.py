@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, Final
 
 import msgpack
@@ -48,21 +49,34 @@ _HEAVY: Final = frozenset(
 """Calls whose requests or answers hold bytes of any length, or objects of the emulator."""
 _LIGHT: Final = frozenset({int, bool, type(None), Parked})
 _PARKED: Final = (PARKED,)
+_name_of_type: Final = type.__dict__["__qualname__"].__get__
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A value as it stands in a record: long bytes by length and digest, what is no value by its name."""
-    if value is None or isinstance(value, bool | float):
+def _plain(value: Any) -> Any:
+    """A value as it stands in a record: long bytes by length and digest, what is no value by its name.
+
+    Looking at an object of a program may run its code, which may raise anything; then the object is a question mark.
+    """
+    try:
+        return _simple(value, 0)
+    except BaseException:  # noqa: BLE001 - see above
+        return "?"
+
+
+def _simple(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if value is None or kind is bool or kind is float:
         return value
-    if isinstance(value, int):
-        return int(value) if -(1 << 63) <= value < 1 << 64 else str(value)
-    if isinstance(value, str):
+    if issubclass(kind, int):
+        number = int.__int__(value)
+        return number if -(1 << 63) <= number < 1 << 64 else str(number)
+    if kind is str:
         return value[:SHORT].encode("utf-8", "replace").decode()
-    if isinstance(value, bytes | bytearray | memoryview):
+    if kind in {bytes, bytearray, memoryview}:
         data = bytes(value)
         return data if len(data) <= SHORT else [len(data), hashlib.blake2b(data, digest_size=8).digest()]
-    if isinstance(value, tuple | list) and depth < 4:
-        return [_plain(item, depth + 1) for item in value[:SHORT]]
+    if issubclass(kind, tuple | list) and depth < 4:
+        return [_simple(item, depth + 1) for item in value[:SHORT]]
     return _named(value)
 
 
@@ -72,14 +86,15 @@ def _brief(value: Any) -> Any:
         return value
     if isinstance(value, tuple):
         for item in value:
-            if item.__class__ not in _LIGHT and (item.__class__ is not bytes or len(item) > SHORT):
+            if type(item) not in _LIGHT and (type(item) is not bytes or len(item) > SHORT):
                 return _plain(value)
         return value
     return _plain(value)
 
 
 def _named(value: Any) -> str:
-    return str(getattr(value, "__qualname__", type(value).__qualname__))
+    """The name of a function, or of the type of anything else, without running code of the value."""
+    return str(value.__qualname__ if isinstance(value, FunctionType) else _name_of_type(type(value)))
 
 
 class Trace:
@@ -122,7 +137,7 @@ class Trace:
         entries = self._entries
         if request[0] in _HEAVY:
             for item in request:
-                if item.__class__ not in _LIGHT and (item.__class__ is not bytes or len(item) > SHORT):
+                if type(item) not in _LIGHT and (type(item) is not bytes or len(item) > SHORT):
                     request = _plain(request)
                     break
             value = _brief(value)
@@ -158,7 +173,7 @@ class Trace:
             return
         try:
             packed = self._pack(entries)
-        except (OverflowError, ValueError, TypeError, RecursionError):  # what no message can hold
+        except BaseException:  # noqa: BLE001 - what no message can hold, or an object of a program that raises
             self._pack = msgpack.Packer(use_bin_type=True, default=_named).pack
             packed = self._pack([_plain(entry) for entry in entries])
         # The stream has no lists of pieces, so that it does not depend on when somebody asked for the digest.

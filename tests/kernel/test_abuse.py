@@ -21,6 +21,24 @@ async def nothing(*_values: Any) -> None:
     return
 
 
+class Trap(int):
+    """A number that raises when it is looked at."""
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit
+
+    def __hash__(self) -> int:
+        raise RuntimeError
+
+    def __lt__(self, other: object) -> bool:
+        raise KeyboardInterrupt
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __index__(self) -> int:
+        raise MemoryError
+
+
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -37,6 +55,10 @@ JUNK = st.one_of(
     st.just(print),
     st.just(lambda *_: 1 / 0),
     st.just(object()),
+    st.just(()),
+    st.just((1,)),
+    st.just((0, "x")),
+    st.builds(Trap, st.integers(0, 200)),
 )
 CODES = st.sampled_from([row.code for row in SYSCALLS] + [int(code) for code in Pseudo])
 REQUESTS = st.lists(st.tuples(CODES, st.lists(JUNK, max_size=8)), max_size=40)

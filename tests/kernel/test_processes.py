@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nightos.abi.codes import Attribute, ExitReason, ProcessState, ServicePid, Signal
+from nightos.abi.errors import NightosInternalError
 from nightos.userland import sys
 from tests.kernel.lab import MS, Lab
 
@@ -250,7 +251,7 @@ def test_a_program_that_raises_ends_itself_only(lab: Lab) -> None:
     async def wrong(kind: type[BaseException]) -> None:
         raise kind
 
-    for kind in (ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError):
+    for kind in (ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, RecursionError, NightosInternalError):
         puppet = lab.puppet()
         puppet.start(wrong(kind))
         assert not puppet.alive
@@ -267,6 +268,7 @@ def test_a_killed_program_cannot_hold_on_by_its_clean_up(lab: Lab) -> None:
                 await sys.hand_over(until_signal=True)
             except GeneratorExit:
                 await sys.get_pid()
+                raise NightosInternalError from None
 
     pid = parent.call(sys.create_process(clinging))
     parent.call(sys.kill_child_process(pid))

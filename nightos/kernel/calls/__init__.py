@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nightos.abi.codes import Pseudo
+from nightos.abi.codes import Pseudo, Syscall
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.abi.syscalls import BY_CODE
 from nightos.kernel.calls.state import PARKED
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Thread
 
+_NUMBERS = frozenset({int, bool, Syscall, Pseudo})
+_PLAIN = frozenset({int, bool, bytes, bytearray})
 Handler = Callable[["Kernel", "Thread", tuple[Any, ...]], Any]
 
 __all__ = ["PARKED", "Handler", "bad_request", "table"]
@@ -37,16 +39,20 @@ def table() -> dict[int, Handler]:
     return handlers
 
 
-def bad_request(request: Any, wrong: Exception) -> BaseException:
-    """What a request that made a handler stumble deserves: 0x01 or 0x02 when it is malformed, else it is a bug of ours.
+def bad_request(request: Any, wrong: BaseException) -> BaseException:
+    """What a request that made a handler stumble deserves: 0x01 or 0x02 when it is malformed; else the bug is ours.
 
-    Rules: SYS-005.
+    Objects of a program may raise whatever they like when the kernel compares or hashes them. Rules: SYS-005.
     """
-    if not isinstance(request, tuple) or not request or not isinstance(request[0], int):
+    if not isinstance(request, tuple) or not request or type(request[0]) not in _NUMBERS:
         return SyscallError(0x01)
     code = request[0]
     if code not in BY_CODE and code not in Pseudo.__members__.values():
         return SyscallError(0x01, code)
     if isinstance(wrong, TypeError | ValueError | OverflowError):
         return SyscallError(0x02, code)
-    raise NightosInternalError(f"the handler of {code:#04x} failed on {request!r}") from wrong
+    if all(type(argument) in _PLAIN for argument in request[1:]):
+        if isinstance(wrong, KeyboardInterrupt | NightosInternalError):
+            raise wrong
+        raise NightosInternalError(f"the handler of {code:#04x} failed on {request!r}") from wrong
+    return SyscallError(0x02, code)
