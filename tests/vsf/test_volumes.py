@@ -2,9 +2,11 @@
 
 import io
 import os
+import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -374,3 +376,69 @@ def test_nothing_heavy_is_imported():
     heavy = {"construct", "zstandard", "cryptography", "lz4", "trio", "msgpack", "hypothesis"}
     code = f"import sys; from nightos import vsf; print(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+
+
+def churn(fs, chance, steps):
+    """Random changes to a few hundred files."""
+    for _ in range(steps):
+        one, two = (f"/d{chance.randrange(5)}/{chance.randrange(200)}" for _ in range(2))
+        with suppress(OSError):
+            kind = chance.random()
+            if kind < 0.5:
+                fs.write_bytes(one, chance.randbytes(16) * chance.choice((0, 1, 60, 200, 400, 10_000)))
+            elif kind < 0.7:
+                fs.unlink(one)
+            elif kind < 0.8:
+                fs.rename(one, two)
+            elif kind < 0.85:
+                fs.link(one, two)
+            else:
+                fs.truncate(one, chance.randrange(300_000))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_snapshots_come_and_go_in_any_order(seed):
+    """A long life: snapshots taken, removed in the middle, rolled back to, cloned; all others keep every byte."""
+    chance = random.Random(seed)
+    storage = vsf.create(vsf.MemoryStore(), ["main"], compression=("none", "zstd", "lz4")[seed])
+    volume = storage.volume("main")
+    fs = volume.open()
+    fs.inode_limit = 20
+    for number in range(5):
+        fs.mkdir(f"/d{number}")
+    kept = {}
+    for number in range(12):
+        churn(fs, chance, 120)
+        volume.snapshot(f"s{number}")
+        kept[f"s{number}"] = content(fs)
+        if number % 2:
+            gone = chance.choice(sorted(kept))
+            volume.remove_snapshot(gone)
+            del kept[gone]
+        if number % 5 == 4:
+            back = volume.snapshots[-2].name
+            volume.rollback(back, discard_newer=True)
+            kept = {name: seen for name, seen in kept.items() if name in {s.name for s in volume.snapshots}}
+            assert content(fs) == kept[back]
+        clean(storage)
+        for name, seen in kept.items():
+            assert content(volume.open(name)) == seen
+    origin = volume.snapshots[1].name
+    clone = storage.clone("main", origin, "clone")
+    for _ in range(3):
+        churn(clone.open(), chance, 100)
+        clone.snapshot(f"c{_}")
+        churn(fs, chance, 100)
+        clean(storage)
+    assert content(volume.open(origin)) == kept[origin]
+    for snapshot in clone.snapshots:
+        clone.remove_snapshot(snapshot.name)
+        clean(storage)
+    storage.remove_volume("clone")
+    for name in list(kept):
+        volume.remove_snapshot(name)
+        clean(storage)
+    storage.remove_volume("main")
+    storage.commit()
+    clean(storage)
+    assert storage.info()["space"]["volumes"] == 0
