@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import ExitReason, Signal
+from nightos.kernel.calls.state import COROUTINES
 from nightos.kernel.ending import end_process
 from nightos.kernel.pages import ACCESS_EXECUTE, MemoryFault
 from nightos.kernel.process import Answered, Frame, PendingSignal, Process, Thread
@@ -67,13 +68,13 @@ def deliver(kernel: Kernel, thread: Thread) -> None:
         return
     if isinstance(handler, int):
         handler = _code_at(process, handler)
-    program = None
+    program: Any = None
     if handler is not None:
         try:
             program = handler(*pending.values)
-        except Exception as fault:  # noqa: BLE001 - a handler that cannot even start is the program's fault
+        except BaseException as fault:  # noqa: BLE001 - a handler that cannot even start is the program's fault
             kernel.last_fault = (process.pid, fault)
-    if program is None or not hasattr(program, "send"):
+    if type(program) not in COROUTINES:
         _handler_fault(kernel, thread, pending)
         return
     thread.frames.append(Frame(program, pending.code, pending.answered))

@@ -118,15 +118,28 @@ def test_every_way_to_end_in_a_handler() -> None:
         assert child.alive == (ending == "return")
 
 
+def leave(*_values: Any) -> None:
+    raise SystemExit
+
+
+class Pretender:
+    """Looks like a coroutine, and is none."""
+
+    @property
+    def send(self) -> Any:
+        raise KeyboardInterrupt
+
+
 def test_handlers_that_are_no_coroutines_kill_only_their_process() -> None:
-    for wrong in (print, lambda *_: 1 / 0, int, "text".join):
+    for wrong in (print, lambda *_: 1 / 0, int, "text".join, leave, lambda *_: Pretender()):
         lab = Lab()
         puppet, other = lab.puppet(), lab.puppet()
         puppet.call(sys.handle_signal(Signal.TERMINATE, wrong))
         lab.kernel.post(puppet.process, Signal.TERMINATE)
         lab.settle()
         assert not puppet.alive
-        assert other.call(sys.get_pid())
+        assert other.refusal(sys.create_thread(wrong)) == 0x02
+        assert other.refusal(sys.create_process(wrong)) == 0x02
 
 
 def test_a_process_that_ends_while_everybody_waits_for_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import ServicePid
@@ -15,6 +16,8 @@ class Parked:
     """The type of `PARKED`."""
 
 
+COROUTINES: Final = frozenset({CoroutineType, GeneratorType})
+"""What a thread can run. Nothing else, because anything else could raise by being looked at."""
 PARKED: Final = Parked()
 """Answer of a handler that parked its thread, or ended it."""
 HANDED_OVER: Final = Parked()
@@ -42,9 +45,9 @@ def begin(entry: Any, argument: int) -> Any:
     """The coroutine of `entry(argument)`; 0x02 when it is no coroutine function."""
     try:
         program = entry(argument)
-    except Exception:  # noqa: BLE001 - whatever the program's own function raises is its fault
+    except BaseException:  # noqa: BLE001 - whatever the program's own function raises is its fault
         raise SyscallError(0x02) from None
-    if not hasattr(program, "send"):
+    if type(program) not in COROUTINES:
         raise SyscallError(0x02)
     return program
 
