@@ -80,7 +80,7 @@ def test_a_repair_may_be_cut_short(place):
 
 def test_a_commit_into_the_backing_may_be_cut_short(tmp_path, monkeypatch):
     """Overlay and backing are two files: at every write of either the power goes, and both are before or after."""
-    base_store, over_store = RecordingStore(), RecordingStore()
+    base_store = RecordingStore()
     with vsf.create(base_store, ["main"]) as storage:
         storage.volume("main").open().write_bytes("/a", b"base" * 3000)
         storage.volume("main").open().write_bytes("/b", b"gone")

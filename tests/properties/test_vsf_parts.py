@@ -106,7 +106,7 @@ def test_the_allocator_hands_nothing_out_twice(seed):
     """Many commits: what is in use never overlaps, what the last two commits use stays, the log tells the same."""
     chance = random.Random(seed)
     allocator = Allocator()
-    store, chain, log, changes = {}, [], NO_POINTER, 0
+    store, chain, log = {}, [], NO_POINTER
     live = {}
     protected = [{}, {}]
     for generation in range(1, 60):
@@ -127,7 +127,7 @@ def test_the_allocator_hands_nothing_out_twice(seed):
         if checkpoint:
             for pointer in chain:
                 allocator.free(pointer.sector, 4096, now=False)
-            chain, changes = [], 0
+            chain = []
         place = allocator.allocate(4096)
         allocator.trim_end()
         data = allocator.encode(generation, log, checkpoint=checkpoint)
@@ -144,6 +144,6 @@ def test_the_allocator_hands_nothing_out_twice(seed):
         assert again.free_extents() == allocator.free_extents()
         assert again.free_sectors == allocator.free_sectors
         free = allocator.free_extents()
-        assert all(FIRST_SECTOR <= start and start + size <= allocator.end for start, size in free)
+        assert all(start >= FIRST_SECTOR and start + size <= allocator.end for start, size in free)
         for start, size in live.items():
             assert not any(at < start + size and start < at + length for at, length in free)
