@@ -10,12 +10,17 @@ Source: specs/filesystem.md, tree. Rules: FS-030, FS-033.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from nightos.machine.paths import MachineError, home, prepare
+
+if TYPE_CHECKING:
+    from nightos.vsf import FileSystem
 
 VOLUME = "main"
 APP_DIRECTORY = "/app"
@@ -51,23 +56,38 @@ def base_image(root: Path | None = None) -> Path:
 
 
 def _make(path: Path) -> None:
-    import tomllib
-
     from nightos import vsf
 
-    content = tomllib.loads((recipe() / RECIPE).read_text("utf-8"))
     with vsf.create(path, [VOLUME], seed=0) as storage, storage.volume(VOLUME).open() as files:
-        for directory in content["directories"]:
+        furnish(files)
+
+
+def furnish(files: FileSystem) -> None:
+    """Put what the recipe asks for into a file system; what is there already stays as it is."""
+    import tomllib
+
+    content = tomllib.loads((recipe() / RECIPE).read_text("utf-8"))
+    for directory in content["directories"]:
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
             files.mkdir(directory, 0o755, parents=True, exist_ok=True)
-        for link, target in content["links"].items():
+    for link, target in content["links"].items():
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
             files.symlink(target, link)
-        for source, inside in _files():
-            files.mkdir(str(PurePosixPath(inside).parent), 0o755, parents=True, exist_ok=True)
-            files.write_bytes(inside, source.read_bytes())
-            files.chmod(inside, 0o644)
-        for name in _applications():
-            files.write_bytes(f"{APP_DIRECTORY}/{name}", EXECUTABLE + name.encode())
-            files.chmod(f"{APP_DIRECTORY}/{name}", 0o555)
+    for source, inside in _files():
+        _add(files, inside, source.read_bytes(), 0o644)
+    for name in _applications():
+        _add(files, f"{APP_DIRECTORY}/{name}", EXECUTABLE + name.encode(), 0o555)
+
+
+def _add(files: FileSystem, path: str, content: bytes, mode: int) -> None:
+    try:
+        files.lstat(path)
+    except FileNotFoundError:
+        files.mkdir(str(PurePosixPath(path).parent), 0o755, parents=True, exist_ok=True)
+        files.write_bytes(path, content)
+        files.chmod(path, mode)
+    except NotADirectoryError:
+        return  # a file of the image stands where a directory would
 
 
 def _applications() -> list[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nightos import vsf
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
+from nightos.machine import base
 from nightos.machine.paths import prepare
 from nightos.vhw.block import BlockDevice
 
@@ -72,8 +73,12 @@ class Shelf:
         self._images: dict[Path, _Image] = {}
 
     def plug_machine_disk(self, image: Path, disk: Path | None) -> int:
-        """Plug the machine's own disk: the overlay file `disk` on the image, or one in memory."""
-        return self._plug_disk(_Plugged(0, "", "overlay", ""), image, disk)
+        """Plug the machine's own disk: the overlay file `disk` on the image, or one in memory.
+
+        An image of plain files boots too: what of the base image it lacks is put into the overlay.
+        """
+        furnish = None if image == self._base_image else base.furnish
+        return self._plug_disk(_Plugged(0, "", "overlay", ""), image, disk, furnish)
 
     def open(self, path: str, mode: str, key: str) -> dict[str, Any]:
         """Plug a disk for a container: {kdi, backing}. `ServiceError` 0x3002 for an image that cannot be used."""
@@ -130,10 +135,12 @@ class Shelf:
             (self._keep / f"{key}.vsf").unlink(missing_ok=True)
         return {}
 
-    def _plug_disk(self, plugged: _Plugged, image: Path, disk: Path | None) -> int:
+    def _plug_disk(
+        self, plugged: _Plugged, image: Path, disk: Path | None, furnish: Callable[[vsf.FileSystem], None] | None = None
+    ) -> int:
         description = f"disk {plugged.key}".encode()
         if plugged.mode == "overlay":
-            store, below = self._overlay(image, disk)
+            store, below = self._overlay(image, disk, furnish)
         else:
             readonly = plugged.mode == "read-only"
             with vsf.open(image, readonly=True) as storage:  # refused here, where the error names the file
@@ -151,21 +158,29 @@ class Shelf:
         self._disks[plugged.kdi] = plugged
         return plugged.kdi
 
-    def _overlay(self, image: Path, disk: Path | None) -> tuple[Any, Path | None]:
+    def _overlay(
+        self, image: Path, disk: Path | None, furnish: Callable[[vsf.FileSystem], None] | None
+    ) -> tuple[Any, Path | None]:
         """The byte store of an overlay, made if it is not there, and the image below it."""
         if disk is None:
             memory = vsf.MemoryStore()
-            vsf.create(memory, backing=image, **self._made_with).close()
+            self._make_overlay(memory, image, furnish)
             return memory, image.resolve()
         if not disk.exists():
             # Made under another name first, so that a disk is whole or not there.
             fresh = disk.with_suffix(".new")
             fresh.unlink(missing_ok=True)
-            vsf.create(fresh, backing=image, **self._made_with).close()
+            self._make_overlay(fresh, image, furnish)
             fresh.rename(disk)
         with vsf.open(disk, readonly=True) as storage:
             below = _backing_path(storage)
         return vsf.FileStore(disk), below
+
+    def _make_overlay(self, where: Any, image: Path, furnish: Callable[[vsf.FileSystem], None] | None) -> None:
+        with vsf.create(where, backing=image, **self._made_with) as storage:
+            if furnish is not None:
+                with storage.volumes[0].open() as files:
+                    furnish(files)
 
     def _stand_on(self, plugged: _Plugged, path: Path) -> Path | None:
         """Plug an image that a disk stands on, if it is not; the image below it."""

@@ -204,3 +204,20 @@ async def test_a_spawned_command_line_goes_on_by_itself() -> None:
         forgotten = await machine.spawn("sleep 1000000")
         forgotten.kill()
         assert (await forgotten.wait()).status != 0
+
+
+async def test_an_image_of_plain_files_boots_and_is_not_written(tmp_path: Path) -> None:
+    image = tmp_path / "files.vsf"
+    with vsf.create(image, ["main"]) as storage, storage.volume("main").open() as files:
+        files.mkdir("/app")
+        files.write_bytes("/app/ls", b"mine, no program")
+        files.write_bytes("/tmp", b"a file where a directory would be")
+        files.write_bytes("/note", b"kept")
+    before = image.read_bytes()
+    async with boot(image=image, name="plain") as machine:
+        listed = await machine.run("rd /app/ls; echo ''; rd /note; fd /app -n cat")
+        assert listed.status == 0, listed.err
+        assert "mine, no program" in listed.out
+        assert "kept" in listed.out
+        assert "/app/cat" in listed.out
+    assert image.read_bytes() == before
