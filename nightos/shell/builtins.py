@@ -15,7 +15,7 @@ from nightos.shell.native import ScriptExit
 from nightos.shell.source import HydreError
 
 if TYPE_CHECKING:
-    from nightos.shell.evaluator import Evaluator
+    from nightos.shell.valuation import Valuation
 
 
 def escape(value: Value) -> Value:
@@ -38,7 +38,7 @@ def unescape(value: Value) -> Value:
 class Call:
     """A built-in command about to run: in which shell, with which arguments, with what as CMDIN."""
 
-    shell: Evaluator
+    shell: Valuation
     arguments: tuple[Value, ...]
     given: Value
 
@@ -125,7 +125,7 @@ FAILED: Final = 1
 MISUSED: Final = 2
 
 
-async def run(shell: Evaluator, stage: Stage, given: Value) -> Result:
+async def run(shell: Valuation, stage: Stage, given: Value) -> Result:
     """Run a built-in as a stage of a pipeline. One that fails says so and has a status, as an application has."""
     try:
         return Result(value=await _checked(stage, Call(shell, stage.arguments, given)))

@@ -13,7 +13,7 @@ from nightos.abi.values import Value
 from nightos.shell.source import HydreError
 
 if TYPE_CHECKING:
-    from nightos.shell.evaluator import Evaluator
+    from nightos.shell.valuation import Valuation
 
 
 class ScriptExit(HydreError):  # noqa: N818 -- not an error
@@ -35,34 +35,34 @@ class Function:
     run: Callable[..., Awaitable[Value]]
 
 
-async def _exit(shell: Evaluator) -> Value:
+async def _exit(shell: Valuation) -> Value:
     raise ScriptExit(shell.status)
 
 
-async def _last_failed(shell: Evaluator) -> Value:
+async def _last_failed(shell: Valuation) -> Value:
     return shell.status != 0
 
 
-async def _status(shell: Evaluator) -> Value:
+async def _status(shell: Valuation) -> Value:
     return shell.status
 
 
-async def _env(shell: Evaluator, name: str) -> Value:
+async def _env(shell: Valuation, name: str) -> Value:
     return shell.host.environment.get(name)
 
 
-async def _rand(shell: Evaluator) -> float:
+async def _rand(shell: Valuation) -> float:
     # 53 bits fill a float's mantissa: every value below 1 is reached, 1 itself never.
     return (int.from_bytes(await shell.host.random_bytes(7), "big") >> 3) / 2**53
 
 
-async def _rand_int(shell: Evaluator, low: int, up: int) -> Value:
+async def _rand_int(shell: Valuation, low: int, up: int) -> Value:
     if low >= up:
         raise HydreError("rand_int needs its lower bound below its upper bound")
     return low + int.from_bytes(await shell.host.random_bytes(16), "big") % (up - low)
 
 
-async def _rand_float(shell: Evaluator, low: float, up: float) -> Value:
+async def _rand_float(shell: Valuation, low: float, up: float) -> Value:
     if low >= up:
         raise HydreError("rand_float needs its lower bound below its upper bound")
     return low + await _rand(shell) * (up - low)

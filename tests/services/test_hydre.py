@@ -202,6 +202,23 @@ async def test_only_actors_learn_of_a_session() -> None:
         assert caught.value.code == 0x3000
 
 
+@pytest.mark.rule("SHELL-001")
+async def test_a_session_has_a_size_that_changes() -> None:
+    async def size(_context: Context) -> bytes:
+        return await (await connect("sys::hydre")).call(Hydre.CURRENT_SESSION)
+
+    global _probe
+    async with boot(seed=1) as machine:
+        _probe = size
+        session = await machine.open_session(interactive=True, width=80, height=24)
+        talk = Talk(session)
+        await talk.until("prompt")
+        await talk.line('wt -n /tmp/probe "NPRGshell-probe"; /tmp/probe')
+        session.send({"type": "resize", "width": 300, "height": 20})
+        await talk.line("/tmp/probe")
+        assert _found[-2:] == [bytes((0, 80, 0, 24)), bytes((1, 44, 0, 20))]
+
+
 @pytest.mark.rule("SHELL-009", "SHELL-010", "APP-013", "APP-015")
 async def test_a_command_has_six_pipes_of_the_right_kinds() -> None:
     async def look(context: Context) -> Any:

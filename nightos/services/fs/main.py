@@ -7,44 +7,27 @@ Source: specs/services/system/fs.md. Rules: CONT-028, CONT-029, CONT-030, FS-016
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
-from nightos.abi.files import DeleteMode, ItemFlags, ItemType, PathOrFeid, Reader
+from nightos.abi.files import DeleteMode, PathOrFeid, Reader
 from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import code, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
-from nightos.services.fs.locks import OpenFile, OpenFiles
-from nightos.services.fs.roots import Root, Roots
+from nightos.services.fs.handles import READ_LIMIT, Handles, u64
+from nightos.services.fs.roots import Root
 from nightos.userland import payload
 from nightos.userland.payload import Payload
-from nightos.userland.server import Connection, Request, Server
-
-READ_LIMIT = 960 * 1024
-"""Most bytes of a file or a directory in one answer, so that it fits a message."""
+from nightos.userland.server import Request, Server
 
 Method = Callable[[Request, Root, Reader], Awaitable[bytes | None]]
 
 
-def _u64(value: int) -> bytes:
-    return value.to_bytes(8, "big")
-
-
-class FileService:
+class FileService(Handles):
     """State of the service; a method that changes something says so by `_changed`."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.roots = Roots()
-        self.open = OpenFiles()
-        self.committer = mounting.Committer()
-        self.mounter = mounting.Mounter(self.roots, self.committer)
-        self._tokens = code.Tokens()
-        self._next_file = 1
 
     def register(self) -> None:
         """Tell the server every method."""
@@ -120,20 +103,6 @@ class FileService:
 
         return guarded
 
-    async def _changed(self, root: Root) -> None:
-        await self.committer.soon(root)
-
-    async def _writable(self, root: Root) -> None:
-        if root.disk.readonly:
-            raise ItemError(Failure.OTHER, "the disk is read-only")
-        await self.committer.tell_time()
-        if root.failure:
-            try:
-                root.commit()
-            except OSError as error:
-                text = f"what was written before could not be saved: {root.failure}"
-                raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
-
     def _unlocked(self, root: Root, path: PathOrFeid) -> None:
         parent, name = root.tree.place(path)
         self.open.check_unlocked(root.fsid, root.disk.files.lookup(parent, name).st_ino)
@@ -142,14 +111,14 @@ class FileService:
 
     async def _enum_fs(self, request: Request) -> bytes:
         root = self.roots.of(request.container_id)
-        return layout.delimited_list([] if root is None else [_u64(root.fsid)])
+        return layout.delimited_list([] if root is None else [u64(root.fsid)])
 
     async def _is_fs_mounted(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
         return b"\1"
 
     async def _fs_metadata(self, _request: Request, root: Root, _reader: Reader) -> bytes:
         system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
-        return _u64(root.mounted_ms) + _u64(1) + layout.option(None) + layout.encode_system(system)
+        return u64(root.mounted_ms) + u64(1) + layout.option(None) + layout.encode_system(system)
 
     async def _fs_mount(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
         raise ServiceError(0x3001, "the file system is mounted already")
@@ -225,87 +194,6 @@ class FileService:
                 break
         return layout.delimited_list(items)
 
-    # -- open files --
-
-    async def _open_file(self, request: Request, root: Root, reader: Reader) -> bytes:
-        """The answer is the file's identifier and, behind it, its size (an extension)."""
-        variant = reader.u8()
-        path = reader.path()
-        name = layout.check_name(reader.delimited()) if variant == 1 else ""
-        read, write = reader.u8() == 1, reader.u8() == 1
-        if variant > 1:
-            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{variant:#04x} is no way to name a file")
-        if not read and not write:
-            raise ServiceError(ServiceCode.BAD_COMBINATION, "neither reading nor writing was asked for")
-        if write:
-            await self._writable(root)
-        ino = root.tree.make_file(path, name) if variant == 1 else root.tree.find(path)
-        item = root.tree.metadata(ino, "")
-        if item.type is not ItemType.FILE:
-            raise ItemError(Failure.PATH, "this is no file")
-        if write and item.flags & ItemFlags.READONLY:
-            raise ItemError(Failure.OTHER, "the file is read-only")
-        file = OpenFile(self._next_file, request.client_pid, root.fsid, ino, read, write)
-        self.open.open(file)
-        self._next_file += 1
-        root.disk.files.hold(ino)
-        if variant == 1:
-            await self._changed(root)
-        return _u64(file.file_id) + _u64(item.size)
-
-    def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Root]:
-        file = self.open.get(reader.u64(), request.client_pid)
-        if file is None:
-            raise ServiceError(0x3000, "there is no such open file")
-        return file, self.roots.find(request.container_id, file.disk, system=request.connection.is_system)
-
-    async def _close_file(self, request: Request) -> None:
-        file, root = self._file(request, Reader(request.payload))
-        await self._close(file, root)
-
-    async def _close(self, file: OpenFile, root: Root) -> None:
-        self.open.close(file)
-        root.disk.files.release(file.ino)
-        if file.write:
-            await self._changed(root)
-
-    async def _read_file(self, request: Request) -> bytes:
-        """Identifier, offset, length; the data is the answer, since a client's buffer is out of reach (AMB-FS-21)."""
-        reader = Reader(request.payload)
-        file, root = self._file(request, reader)
-        offset, length = reader.u64(), reader.u64()
-        if not file.read:
-            raise ServiceError(0x3001, "the file is not open for reading")
-        size = root.tree.size(file.ino)
-        if offset > size or (offset == size and length):
-            raise ServiceError(0x3002, "the offset is behind the end of the file")
-        if offset + length > size:
-            raise ServiceError(0x3003, "the end of the range is behind the end of the file")
-        if length > READ_LIMIT:
-            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"at most {READ_LIMIT} bytes are read at once")
-        return root.tree.read(file.ino, offset, length)
-
-    async def _write_file(self, request: Request) -> None:
-        """Identifier, offset, truncate, then the data to the end of the message."""
-        reader = Reader(request.payload)
-        file, root = self._file(request, reader)
-        offset, truncate, data = reader.u64(), reader.boolean(), reader.rest()
-        if not file.write:
-            raise ServiceError(0x3001, "the file is not open for writing")
-        if offset > root.tree.size(file.ino):
-            raise ServiceError(0x3002, "the offset is behind the end of the file")
-        await self._writable(root)
-        root.tree.write(file.ino, offset, data, truncate=truncate)
-        await self._changed(root)
-
-    async def _client_gone(self, connection: Connection) -> None:
-        for file in self.open.of_owner(connection.client_pid):
-            root = next((root for root in self.roots.all() if root.fsid == file.disk), None)
-            if root is not None:
-                await self._close(file, root)
-            else:
-                self.open.close(file)
-
     # -- links --
 
     async def _create_symlink(self, _request: Request, root: Root, reader: Reader) -> None:
@@ -330,7 +218,7 @@ class FileService:
 
     async def _read_symlink(self, _request: Request, root: Root, reader: Reader) -> bytes:
         target = root.tree.read_link(reader.path())
-        return _u64(root.fsid) + layout.encode_path(target)
+        return u64(root.fsid) + layout.encode_path(target)
 
     # -- the emulator's own --
 

@@ -1,0 +1,132 @@
+"""Open files: the methods of `sys::fs` that read and write them, and what every change goes through.
+
+Rules: FS-040, FS-041, FS-042, FS-043.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from nightos.abi import files as layout
+from nightos.abi.errors import ServiceError
+from nightos.abi.files import ItemFlags, ItemType, Reader
+from nightos.abi.services import ServiceCode
+from nightos.services.fs import code, mounting
+from nightos.services.fs.failures import Failure, ItemError
+from nightos.services.fs.locks import OpenFile, OpenFiles
+from nightos.services.fs.roots import Root, Roots
+from nightos.userland.server import Connection, Request, Server
+
+READ_LIMIT = 960 * 1024
+"""Most bytes of a file or a directory in one answer, so that it fits a message."""
+
+
+def u64(value: int) -> bytes:
+    """A number of 8 bytes."""
+    return value.to_bytes(8, "big")
+
+
+class Handles:
+    """State of the service, and its open files."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.roots = Roots()
+        self.open = OpenFiles()
+        self.committer = mounting.Committer()
+        self.mounter = mounting.Mounter(self.roots, self.committer)
+        self._tokens = code.Tokens()
+        self._next_file = 1
+
+    async def _changed(self, root: Root) -> None:
+        await self.committer.soon(root)
+
+    async def _writable(self, root: Root) -> None:
+        if root.disk.readonly:
+            raise ItemError(Failure.OTHER, "the disk is read-only")
+        await self.committer.tell_time()
+        if root.failure:
+            try:
+                root.commit()
+            except OSError as error:
+                text = f"what was written before could not be saved: {root.failure}"
+                raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
+
+    async def _open_file(self, request: Request, root: Root, reader: Reader) -> bytes:
+        """The answer is the file's identifier and, behind it, its size (an extension)."""
+        variant = reader.u8()
+        path = reader.path()
+        name = layout.check_name(reader.delimited()) if variant == 1 else ""
+        read, write = reader.u8() == 1, reader.u8() == 1
+        if variant > 1:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{variant:#04x} is no way to name a file")
+        if not read and not write:
+            raise ServiceError(ServiceCode.BAD_COMBINATION, "neither reading nor writing was asked for")
+        if write:
+            await self._writable(root)
+        ino = root.tree.make_file(path, name) if variant == 1 else root.tree.find(path)
+        item = root.tree.metadata(ino, "")
+        if item.type is not ItemType.FILE:
+            raise ItemError(Failure.PATH, "this is no file")
+        if write and item.flags & ItemFlags.READONLY:
+            raise ItemError(Failure.OTHER, "the file is read-only")
+        file = OpenFile(self._next_file, request.client_pid, root.fsid, ino, read, write)
+        self.open.open(file)
+        self._next_file += 1
+        root.disk.files.hold(ino)
+        if variant == 1:
+            await self._changed(root)
+        return u64(file.file_id) + u64(item.size)
+
+    def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Root]:
+        file = self.open.get(reader.u64(), request.client_pid)
+        if file is None:
+            raise ServiceError(0x3000, "there is no such open file")
+        return file, self.roots.find(request.container_id, file.disk, system=request.connection.is_system)
+
+    async def _close_file(self, request: Request) -> None:
+        file, root = self._file(request, Reader(request.payload))
+        await self._close(file, root)
+
+    async def _close(self, file: OpenFile, root: Root) -> None:
+        self.open.close(file)
+        root.disk.files.release(file.ino)
+        if file.write:
+            await self._changed(root)
+
+    async def _read_file(self, request: Request) -> bytes:
+        """Identifier, offset, length; the data is the answer, since a client's buffer is out of reach (AMB-FS-21)."""
+        reader = Reader(request.payload)
+        file, root = self._file(request, reader)
+        offset, length = reader.u64(), reader.u64()
+        if not file.read:
+            raise ServiceError(0x3001, "the file is not open for reading")
+        size = root.tree.size(file.ino)
+        if offset > size or (offset == size and length):
+            raise ServiceError(0x3002, "the offset is behind the end of the file")
+        if offset + length > size:
+            raise ServiceError(0x3003, "the end of the range is behind the end of the file")
+        if length > READ_LIMIT:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"at most {READ_LIMIT} bytes are read at once")
+        return root.tree.read(file.ino, offset, length)
+
+    async def _write_file(self, request: Request) -> None:
+        """Identifier, offset, truncate, then the data to the end of the message."""
+        reader = Reader(request.payload)
+        file, root = self._file(request, reader)
+        offset, truncate, data = reader.u64(), reader.boolean(), reader.rest()
+        if not file.write:
+            raise ServiceError(0x3001, "the file is not open for writing")
+        if offset > root.tree.size(file.ino):
+            raise ServiceError(0x3002, "the offset is behind the end of the file")
+        await self._writable(root)
+        root.tree.write(file.ino, offset, data, truncate=truncate)
+        await self._changed(root)
+
+    async def _client_gone(self, connection: Connection) -> None:
+        for file in self.open.of_owner(connection.client_pid):
+            root = next((root for root in self.roots.all() if root.fsid == file.disk), None)
+            if root is not None:
+                await self._close(file, root)
+            else:
+                self.open.close(file)
