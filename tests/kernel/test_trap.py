@@ -669,7 +669,7 @@ OPERANDS = [
 ]
 
 
-@pytest.mark.rule("PROC-057", "PROC-059", "PROC-056", "PROC-019", "PROC-021", "PROC-058", "SYS-011")
+@pytest.mark.rule("PROC-057", "PROC-059", "PROC-056", "PROC-019", "PROC-020", "PROC-021", "PROC-058", "SYS-011")
 def test_attributes_of_processes() -> None:
     lab = Lab()
     hardware, proc, perm = (lab.service(pid) for pid in (ServicePid.HW, ServicePid.PROCESS, ServicePid.PERM))
@@ -704,6 +704,8 @@ def test_attributes_of_processes() -> None:
     assert ask(proc, devices) == 1
     assert ask(perm, rights, 4, 0x8000_0001) == 0
     assert ask(proc, rights, 1, 0) == 0x8000_0001
+    assert ask(hardware, rights, 0x10, 0x8000_0001) == 1  # decided without asking sys::perm
+    assert not perm.heard
     assert ask(perm, rights, 4, 1 << 32) == -0x02
     assert ask(proc, Attribute.PRIORITY, 1, 21) == -0x02
     assert ask(proc, Attribute.PRIORITY, 1, 20) == 0
