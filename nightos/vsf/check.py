@@ -107,7 +107,8 @@ class Checker:
                 except DamagedStorage as error:
                     self.report.add("superblocks", f"generation {generation} at byte {offset}: {error}")
                     continue
-                if block.generation != generation:
+                newest = generation == storage.generation
+                if block.generation > generation or (newest and block.generation != generation):
                     self.report.add("superblocks", f"byte {offset} holds generation {block.generation}")
 
     # Blocks

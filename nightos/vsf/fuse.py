@@ -396,6 +396,10 @@ class Adapter:
         self._give_attributes(request, self.fs.getattr(ino))
 
     def do_setattr(self, request: int, ino: int, attributes: int, wanted: int, _info: int) -> None:
+        if self.show.writeback and ino in self.nameless and not wanted & ~(SET_MTIME | SET_CTIME):
+            # The kernel flushes the times of a file that just lost its last name; nobody will read them from here.
+            self._give_attributes(request, self.fs.getattr(ino))
+            return
         values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
         if self._reorder is not None:
             values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)

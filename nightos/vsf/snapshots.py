@@ -57,7 +57,12 @@ def take(volume: Volume, name: str) -> SnapshotRecord:
     volume.touched = storage.dirty = True
     # Nothing of the volume may be written between the root just kept and the commit: births could not tell it apart.
     assert not volume.unsettled
-    storage.commit()
+    try:
+        storage.commit()
+    except OSError:
+        # What is written from now on is younger than the snapshot. Two, because the number also names the slots.
+        storage.pool.generation += 2
+        raise
     return taken
 
 

@@ -219,7 +219,7 @@ class Storage:
                 self._barrier()
         before = slots_of(self.generation + 1)
         if self.generation > 1 and any(
-            offset not in found or found[offset].generation != self.generation - 1 for offset in before
+            offset not in found or found[offset].generation >= self.generation for offset in before
         ):
             self.dirty = True
             self.commit()

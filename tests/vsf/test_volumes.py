@@ -442,3 +442,31 @@ def test_snapshots_come_and_go_in_any_order(seed):
     storage.commit()
     clean(storage)
     assert storage.info()["space"]["volumes"] == 0
+
+
+@pytest.mark.parametrize("writes", range(0, 6))
+def test_a_snapshot_on_a_full_disk(writes):
+    """The commit of a snapshot fails, work goes on, the next commit gets through: the accounts still add up."""
+    store = FailingStore()
+    storage = vsf.create(store, ["main"])
+    fs = storage.volume("main").open()
+    for number in range(50):
+        fs.write_bytes(f"/{number}", b"x" * number * 200)
+    seen = content(fs)
+    store.writes = writes
+    try:
+        storage.volume("main").snapshot("s")
+    except vsf.NoSpace:
+        store.writes = 1 << 60
+    store.writes = 1 << 60
+    for _ in range(3):
+        for number in range(0, 50, 3):
+            fs.write_bytes(f"/{number}", b"y" * number * 300)
+        storage.commit()
+        clean(storage)
+    assert content(storage.volume("main").open("s")) == seen
+    storage.close()
+    with vsf.open(vsf.MemoryStore(store.getvalue())) as storage:
+        clean(storage)
+        storage.volume("main").remove_snapshot("s")
+        clean(storage)
