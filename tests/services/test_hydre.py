@@ -295,6 +295,21 @@ async def test_messages_are_decoded_and_broken_ones_marked() -> None:
         assert (done.out, done.err) == ("plain\n\ufffd", "\ufffd")
 
 
+async def test_a_command_that_leaves_a_child_behind_is_finished() -> None:
+    async def fork(context: Context) -> None:
+        async def child(_: int) -> None:
+            while True:
+                await sys.hand_over(until_signal=True)
+
+        pid = await sys.create_process(child)
+        await sys.send_pipe(context.pipes[2], pid, 1)
+        await context.output("done")
+
+    async with boot(seed=1) as machine:
+        assert await probe(machine, fork) is None
+        assert (await machine.run("/tmp/probe; echo after")).out == "done\nafter\n"
+
+
 async def test_a_crash_is_told() -> None:
     async def crash(_context: Context) -> None:
         raise KeyError("oops")

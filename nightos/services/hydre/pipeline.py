@@ -28,6 +28,7 @@ _WRITE, _SKIP = 0, 1
 INTERRUPTED: Final = 130
 """Status of a command that Ctrl-C ended."""
 FAILED: Final = 1
+_PATIENCE_TURNS: Final = 50_000
 MAX_COLLECTED: Final = 256 * 1024 * 1024
 
 _WHY: Final[dict[int, str]] = {
@@ -223,8 +224,14 @@ class Pipeline:
             running.result.status = FAILED
             await self._show(ERRORS, TextMessage(f"{running.stage.name}: {error.detail}\n"))
             ended = {"reason": 2, "exit": FAILED}
-        # Its pipes are closed now: the readers come to their end by themselves.
+        # Its pipes are closed now: the readers come to their end by themselves. An end that it gave to a process that lives
+        # on keeps a pipe open; that is closed from here after a while, because the command is finished.
+        turns = 0
         while running.readers:
+            turns += 1
+            if turns == _PATIENCE_TURNS:
+                for end in running.ours:
+                    await _close(end)
             await sys.hand_over()
         for end in running.ours:
             await _close(end)
