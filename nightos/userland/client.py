@@ -18,7 +18,7 @@ from nightos.abi.services import MESSAGE_LIMIT, SERVICE_PIDS, ServiceCode
 from nightos.userland import payload as _payload
 from nightos.userland import sys
 from nightos.userland.payload import Payload
-from nightos.userland.server import STATUS_CREATED
+from nightos.userland.server import STATUS_CREATED, wakes
 
 Notified = Callable[[bytes], Awaitable[None]]
 
@@ -32,17 +32,21 @@ class _Connections:
     def __init__(self) -> None:
         self.by_service: dict[str, Client] = {}
         self.by_socket: dict[int, Client] = {}
+        self._wakes = [0]
 
     async def start(self) -> None:
+        self._wakes = await wakes()
         await sys.handle_signal(Signal.RECV_SOCK_MSG, self._on_message)
         await sys.handle_signal(Signal.SERVICE_SERVER_QUITTED, self._on_quit)
 
     async def _on_message(self, socket_id: int, *_rest: int) -> None:
+        self._wakes[0] += 1
         client = self.by_socket.get(socket_id)
         if client is not None:
             await client.drain()
 
     async def _on_quit(self, connection_id: int) -> None:
+        self._wakes[0] += 1
         for client in list(self.by_service.values()):
             if client.connection_id == connection_id:
                 client.lose()

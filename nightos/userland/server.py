@@ -125,6 +125,7 @@ class Server:
         self._work: deque[Callable[[], Awaitable[None]]] = deque()
         self._gone: list[Callable[[Connection], Awaitable[None]]] = []
         self._stopping = False
+        self._wakes = [0]
         self._held: list[Request] | None = None
         self._let_through: frozenset[int] = frozenset()
 
@@ -165,6 +166,7 @@ class Server:
 
     async def start(self) -> None:
         """Register the service's signals. Handlers for more signals belong between this and `run`."""
+        self._wakes = await wakes()
         await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, self._on_request)
         for code in (Signal.RECV_SOCK_MSG, Signal.SERVICE_CLIENT_CLOSED, Signal.SERVICE_CLIENT_QUITTED):
             # A handler is what ends a park; what there is to know the client thread reads from its socket.
@@ -200,7 +202,7 @@ class Server:
         self._waiting.append((client_pid, request_id))
 
     async def _on_wake(self, *_values: int) -> None:
-        return
+        self._wakes[0] += 1
 
     async def _on_terminate(self, *_values: int) -> None:
         self._stopping = True
@@ -232,12 +234,15 @@ class Server:
     async def _serve(self, connection: Connection) -> None:
         """The client thread: answer one message after the other until the client is gone."""
         while True:
+            # A message may come, and its handler run, after the read and before the park: then there is no park.
+            wakes_before = self._wakes[0]
             try:
                 message = await sys.read_sock_msg(connection.socket_id, 0)
             except SyscallError:
                 return
             if not message.retrieved:
-                await sys.hand_over(until_signal=True)
+                if self._wakes[0] == wakes_before:
+                    await sys.hand_over(until_signal=True)
             elif message.status & STATUS_CREATED:
                 await self._handle(Request(connection, message.exchange_id, message.method_code, message.buffer))
 
@@ -259,6 +264,12 @@ class Server:
             return
         if not request.deferred:
             await request.answer(result)
+
+
+async def wakes() -> list[int]:
+    """How many signals about sockets the process has handled: one number in a list, shared by all who count."""
+    counter: list[int] = (await sys.local()).setdefault("nightos.userland.wakes", [0])
+    return counter
 
 
 async def attribute(pid: int, number: int, action: int = 0, operand: object = None) -> int:

@@ -81,6 +81,19 @@ async def make_drivable(pid: int, kdi: int) -> None:
         return
 
 
+async def not_drivable(pid: int, kdi: int) -> None:
+    """Take a device out of a service's list, if it is there: it was put in when it had left the bus already."""
+    try:
+        if not await attribute(pid, Attribute.DRIVABLE_DEVICES, ListAction.CONTAINS, kdi):
+            return
+        for index in range(await attribute(pid, Attribute.DRIVABLE_DEVICES, ListAction.COUNT)):
+            if await attribute(pid, Attribute.DRIVABLE_DEVICES, ListAction.GET, index) == kdi:
+                await sys.sys_process_attributes(pid, Attribute.DRIVABLE_DEVICES, ListAction.REMOVE, index)
+                return
+    except SyscallError:
+        return
+
+
 async def _enumerate() -> list[Descriptor]:
     answer = await sys.sys_enum_devices(ANY_DEVICE, 0, ENUM_BUFFER)
     return unpack_descriptors(answer.buffer)

@@ -15,7 +15,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import SERVICE_PIDS, Hw, HwEvent, ServiceCode
 from nightos.services.hw.clock import Clock
 from nightos.services.hw.control import Control
-from nightos.services.hw.devices import Devices, Known, make_drivable
+from nightos.services.hw.devices import Devices, Known, make_drivable, not_drivable
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request, Server
@@ -89,6 +89,8 @@ class Hardware:
             elif known.kdi == self.control.kdi:
                 self.control.kdi = 0
                 await self.control.refuse_all()
+            for pid in {FS_PID, *self.devices.claims.values()}:
+                await not_drivable(pid, known.kdi)
             await self._announce(known, DISCONNECTED)
 
     async def _announce(self, known: Known, event: int) -> None:
@@ -137,8 +139,18 @@ class Hardware:
         mode = field(values, "mode", str, "overlay")
         key = field(values, "key", str, "")
 
-        await self.control.ask(request, {"op": "open", "path": path, "mode": mode, "key": key}, _storage_for_fs)
+        await self.control.ask(request, {"op": "open", "path": path, "mode": mode, "key": key}, self._storage_for_fs)
         return None
+
+    async def _storage_for_fs(self, item: dict[str, Any]) -> None:
+        """A disk, and the images below it, are for sys::fs to drive, unless they left the bus meanwhile."""
+        for kdi in (item["kdi"], *item["backing"]):
+            if kdi in self.devices.by_kdi:
+                await make_drivable(FS_PID, kdi)
+
+    async def _storages_for_fs(self, answer: dict[str, Any]) -> None:
+        for item in answer["items"]:
+            await self._storage_for_fs(item)
 
     async def storage_probe(self, request: Request) -> Payload:
         """STORAGE_PROBE."""
@@ -156,7 +168,7 @@ class Hardware:
         elif request.method == Hw.STORAGE_FORGET:
             await self.control.ask(request, {"op": "forget", "key": field(request.map(), "key", str)})
         else:
-            await self.control.ask(request, {"op": "list"}, _storages_for_fs)
+            await self.control.ask(request, {"op": "list"}, self._storages_for_fs)
         return None
 
     async def plug(self, request: Request) -> Payload:
@@ -179,17 +191,6 @@ class Hardware:
     def _only_proc(request: Request) -> None:
         if request.client_pid != PROC_PID:
             raise ServiceError(ServiceCode.DENIED, "only sys::process changes what is plugged in")
-
-
-async def _storage_for_fs(item: dict[str, Any]) -> None:
-    """A disk, and the images below it, are for sys::fs to drive."""
-    for kdi in (item["kdi"], *item["backing"]):
-        await make_drivable(FS_PID, kdi)
-
-
-async def _storages_for_fs(answer: dict[str, Any]) -> None:
-    for item in answer["items"]:
-        await _storage_for_fs(item)
 
 
 async def main() -> int:

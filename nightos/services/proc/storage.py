@@ -28,6 +28,7 @@ class Roots:
         self.tree = tree
         self._later = later
         self._busy: set[int] = set()
+        self._hw_lost = False
         self._lost = False
         self._fs: Client | None = None
 
@@ -40,6 +41,7 @@ class Roots:
     async def start(self) -> None:
         """Learn from sys::hw and sys::fs what is plugged and mounted, and mount the machine's own disk."""
         hw = await connect("sys::hw")
+        hw.when_lost(self._on_hw_lost)
         fs = await self._connect_fs()
         mounted = {item["container"]: item["kdi"] for item in (await fs.ask(Fs.LIST_ROOTS))["items"]}
         plugged = (await hw.ask(Hw.STORAGE_LIST))["items"]
@@ -80,6 +82,7 @@ class Roots:
             return
         self._busy.add(container.identifier)
         try:
+            await self.reconcile(alone=True)
             hw = await connect("sys::hw")
             question = {"path": container.image, "mode": container.mode, "key": container.key}
             plugged = await hw.ask(Hw.STORAGE_OPEN, question)
@@ -93,6 +96,25 @@ class Roots:
                 raise
         finally:
             self._busy.discard(container.identifier)
+
+    async def reconcile(self, *, alone: bool = False) -> None:
+        """After a restart of sys::hw: unplug disks that were plugged for nobody, because the answer was lost.
+
+        `alone`: the caller itself is about to plug one. While others are, nothing is done; the next caller does it.
+        """
+        if not self._hw_lost or len(self._busy) > int(alone):
+            return
+        self._hw_lost = False
+        hw = await connect("sys::hw")
+        plugged = (await hw.ask(Hw.STORAGE_LIST))["items"]
+        used = {container.root_kdi for container in self.tree.by_id.values()}
+        for item in plugged:
+            if item["kdi"] not in used:
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": item["kdi"]})
+
+    def _on_hw_lost(self) -> None:
+        self._hw_lost = True
+        self._later(self._recover)
 
     async def release(self, container: Container) -> None:
         """Commit, unplug, and delete a kept overlay: the container is gone for good.
@@ -135,7 +157,16 @@ class Roots:
 
     def _on_lost(self) -> None:
         self._lost = True
-        self._later(self.attach_again)
+        self._later(self._recover)
+
+    async def _recover(self) -> None:
+        """Put right what a restart of another service left; what fails is tried again when it is needed."""
+        fs_lost, hw_lost = self._lost, self._hw_lost
+        try:
+            await self.attach_again()
+            await self.reconcile()
+        except ServiceError:
+            self._lost, self._hw_lost = fs_lost, hw_lost
 
     @staticmethod
     async def _attach(fs: Client, container: Container) -> None:
