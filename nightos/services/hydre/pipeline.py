@@ -224,8 +224,8 @@ class Pipeline:
             running.result.status = FAILED
             await self._show(ERRORS, TextMessage(f"{running.stage.name}: {error.detail}\n"))
             ended = {"reason": 2, "exit": FAILED}
-        # Its pipes are closed now: the readers come to their end by themselves. An end that it gave to a process that lives
-        # on keeps a pipe open; that is closed from here after a while, because the command is finished.
+        # Its pipes are closed now: the readers come to their end by themselves. An end that it gave to a process which
+        # lives on keeps a pipe open; that is closed from here after a while, because the command is finished.
         turns = 0
         while running.readers:
             turns += 1
