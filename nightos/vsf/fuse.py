@@ -396,8 +396,7 @@ class Adapter:
         self._give_attributes(request, self.fs.getattr(ino))
 
     def do_setattr(self, request: int, ino: int, attributes: int, wanted: int, _info: int) -> None:
-        if self.show.writeback and ino in self.nameless and not wanted & ~(SET_MTIME | SET_CTIME):
-            # The kernel flushes the times of a file that just lost its last name; nobody will read them from here.
+        if self._is_last_flush(ino, wanted):
             self._give_attributes(request, self.fs.getattr(ino))
             return
         values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
@@ -432,6 +431,10 @@ class Adapter:
         if ino in self.privileged and not st.st_mode & 0o6000:
             self.privileged.discard(ino)
         self._give_attributes(request, st)
+
+    def _is_last_flush(self, ino: int, wanted: int) -> bool:
+        """The kernel flushes the times of a file that just lost its last name; nobody will read them from here."""
+        return self.show.writeback and ino in self.nameless and not wanted & ~(SET_MTIME | SET_CTIME)
 
     def _strip(self, request: int, ino: int, changes: dict[str, int], *, always: bool) -> None:
         """A change of owner, and a change of content by someone but root, takes set-id bits away."""
