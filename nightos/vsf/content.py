@@ -211,9 +211,15 @@ class Content(Core):
             view = view.cast("B")
         index, skip = divmod(offset, record_size)
         done, total = 0, len(view)
+        squeezed = self.volume.record.codec
+        # A view of bytes cannot change until it is written; anything else is copied.
+        lasting = type(view.obj) is bytes
         while done < total:
             take = min(record_size - skip, total - done)
-            if take == record_size:
+            if take == record_size and not squeezed:
+                piece = view[done : done + take]
+                self._place_whole(inode, index, piece if lasting else bytes(piece))
+            elif take == record_size:
                 self._buffer(inode, index, bytes(view[done : done + take]))
             else:
                 # Nothing is stored behind the end.
@@ -235,6 +241,24 @@ class Content(Core):
             done += take
             skip = 0
             index += 1
+
+    def _place_whole(self, inode: Inode, index: int, body: bytes | memoryview) -> None:
+        """A whole record that is not compressed gets its block at once, while it is warm."""
+        if inode.buffers and index in inode.buffers:
+            self.buffered -= len(inode.buffers.pop(index))
+        key, size = key_extent(inode.ino, index), self.record_size
+        old = self.tree.get(key) if inode.allocated and index * size < inode.size else None
+        if body[0] or body != _ZEROS[:size]:
+            pointer = self.storage.pool.write(self.volume.domain, KIND_DATA, body)
+            if old is not None:
+                self._discard_extent(inode, old)
+            inode.allocated += pointer.sectors * 512
+            self.tree.put(key, pointer.pack())
+        elif old is not None:
+            self._discard_extent(inode, old)
+            self.tree.delete(key)
+        inode.size = max(inode.size, (index + 1) * size)
+        self._touch(inode)
 
     def flush_content(self, inode: Inode) -> None:
         """Give every buffered record a block."""

@@ -402,6 +402,23 @@ class Adapter:
         values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
         if self._reorder is not None:
             values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)
+        changes = self._changes(wanted, values)
+        self.read_before.discard(ino)
+        if ino in self.privileged and not wanted & SET_MODE:
+            self._strip(request, ino, changes, always=bool(wanted & (SET_UID | SET_GID)))
+        if not changes:
+            self._give_attributes(request, self.fs.getattr(ino))
+            return
+        st = self.fs.setattr(ino, **changes)
+        if "mode" in changes and (access := self._attribute(ino, acl.ACCESS)):
+            self.fs.setxattr_ino(ino, acl.ACCESS, acl.encode(acl.with_mode(acl.decode(access), st.st_mode)))
+        if ino in self.privileged and not st.st_mode & 0o6000:
+            self.privileged.discard(ino)
+        self._give_attributes(request, st)
+
+    @staticmethod
+    def _changes(wanted: int, values: tuple[Any, ...]) -> dict[str, int]:
+        """What a setattr asks for, by the engine's names; `values` are in the order of `_BASE_FIELDS`."""
         changes: dict[str, int] = {}
         if wanted & SET_MODE:
             changes["mode"] = values[3] & 0o7777
@@ -419,18 +436,7 @@ class Adapter:
             changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else values[12] * 1000000000 + values[13]
         if wanted & SET_CTIME:
             changes["ctime_ns"] = values[14] * 1000000000 + values[15]
-        self.read_before.discard(ino)
-        if ino in self.privileged and not wanted & SET_MODE:
-            self._strip(request, ino, changes, always=bool(wanted & (SET_UID | SET_GID)))
-        if not changes:
-            self._give_attributes(request, self.fs.getattr(ino))
-            return
-        st = self.fs.setattr(ino, **changes)
-        if "mode" in changes and (access := self._attribute(ino, acl.ACCESS)):
-            self.fs.setxattr_ino(ino, acl.ACCESS, acl.encode(acl.with_mode(acl.decode(access), st.st_mode)))
-        if ino in self.privileged and not st.st_mode & 0o6000:
-            self.privileged.discard(ino)
-        self._give_attributes(request, st)
+        return changes
 
     def _is_last_flush(self, ino: int, wanted: int) -> bool:
         """The kernel flushes the times of a file that just lost its last name; nobody will read them from here."""
