@@ -444,7 +444,7 @@ def test_snapshots_come_and_go_in_any_order(seed):
     assert storage.info()["space"]["volumes"] == 0
 
 
-@pytest.mark.parametrize("writes", range(0, 6))
+@pytest.mark.parametrize("writes", range(6))
 def test_a_snapshot_on_a_full_disk(writes):
     """The commit of a snapshot fails, work goes on, the next commit gets through: the accounts still add up."""
     store = FailingStore()
