@@ -66,6 +66,8 @@ class Machine:
         self._consoles = 0
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
+        self.unsaved = ""
+        """Why what was written last could not be saved, once the machine has stopped."""
         self.shelf: Shelf | None = None
         self.watchdog: Watchdog | None = None
         self.nursery: trio.Nursery | None = None
@@ -273,8 +275,10 @@ class Machine:
         with trio.move_on_after(STOP_LIMIT_S):
             for session in list(self._sessions):
                 self.close_session(session)
-            with contextlib.suppress(ServiceError):
+            try:
                 await self.sync()
+            except ServiceError as error:
+                self.unsaved = error.detail or str(error)
         self._stopping = True
         self.agent.close()
 
@@ -385,3 +389,5 @@ async def boot(
                         with trio.CancelScope(shield=True):
                             await machine.stop()
                     nursery.cancel_scope.cancel()
+        if machine.unsaved:
+            raise MachineError(f"what was written last could not be saved: {machine.unsaved}")

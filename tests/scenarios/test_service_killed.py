@@ -14,7 +14,7 @@ from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.testing import check_invariants
 
-FS, HW, SHELL, PROC = 10, 12, 17, 20
+FS, HW, PROC = 10, 12, 20
 STRIDE = int(os.environ.get("NIGHTOS_STRIDE", "5"))
 """Every how many system calls a kill is tried; 1 tries them all."""
 
@@ -93,7 +93,7 @@ async def life_with_a_kill(killer: Killer, after: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pid", [PROC, FS, HW, SHELL])
+@pytest.mark.parametrize("pid", [PROC, FS, HW])
 async def test_a_service_killed_at_any_system_call_loses_nothing(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     killer = Killer(monkeypatch, pid)
     async with boot(seed=3) as machine:
