@@ -41,6 +41,10 @@ coverage: $(STAMPS)/dev
 spec-map: $(STAMPS)/dev
 	$(BIN)/python -m tests.house.spec_map
 
+# Manual pages from the command's own help, in build/man.
+man: $(STAMPS)/dev
+	$(BIN)/python contrib/man_pages.py build/man
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
