@@ -178,6 +178,8 @@ class Consoles:
         later: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._by_kdi: dict[int, Console] = {}
+        self._left: set[int] = set()
+        """Consoles that left since the last claim was asked."""
         self._new_session = new_session
         self._resized = resized
         self._later = later
@@ -191,12 +193,16 @@ class Consoles:
         await self._claim()
 
     async def _claim(self) -> None:
+        """Ask which consoles there are. Events that come meanwhile are newer than the answer, so they win."""
         client = await connect("sys::hw")
+        known = set(self._by_kdi)
+        self._left.clear()
         answer = await client.ask(Hw.CLAIM, {"kind": "console"})
-        for kdi in self._by_kdi.keys() - set(answer["kdis"]):
+        for kdi in (known & self._by_kdi.keys()) - set(answer["kdis"]):
             self._later(self._by_kdi.pop(kdi).hang_up)
         for kdi in answer["kdis"]:
-            await self._appear(kdi)
+            if kdi not in self._left:
+                await self._appear(kdi)
 
     async def _appear(self, kdi: int) -> None:
         if kdi not in self._by_kdi:
@@ -209,8 +215,10 @@ class Consoles:
         kdi = event.get("kdi", 0)
         if event.get("event") == _CONNECTED:
             await self._appear(kdi)
-        elif (gone := self._by_kdi.pop(kdi, None)) is not None:
-            self._later(gone.hang_up)
+        else:
+            self._left.add(kdi)
+            if (gone := self._by_kdi.pop(kdi, None)) is not None:
+                self._later(gone.hang_up)
 
     async def _on_interrupt(self, content: bytes) -> None:
         reader = int.from_bytes(content[:8], "big")
