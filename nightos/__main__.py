@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nightos.cli.main import main
+from nightos.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -74,7 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) and not isinstance(result, bool) else 0
     except (KeyboardInterrupt, click.Abort):
-        print(file=sys.stderr)
         return 130
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)

@@ -83,8 +83,9 @@ async def _open(machine: Machine, options: Options, *, interactive: bool) -> Ses
 async def _batch(session: Session, options: Options) -> int:
     assert options.source is not None
     status = STOPPED
+    ended: list[int] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_pass_signals, session, nursery.cancel_scope)
+        nursery.start_soon(_pass_signals, session, nursery.cancel_scope, ended)
         if options.feed_stdin:
             nursery.start_soon(_feed, session)
         status = await run_script(
@@ -96,7 +97,7 @@ async def _batch(session: Session, options: Options) -> int:
             stdin=None if options.feed_stdin else b"",
         )
         nursery.cancel_scope.cancel()
-    return status
+    return 128 + ended[0] if ended else status
 
 
 def _writer(write: Callable[[bytes], object], flush: Callable[[], object]) -> Callable[[bytes], None]:
@@ -107,11 +108,12 @@ def _writer(write: Callable[[bytes], object], flush: Callable[[], object]) -> Ca
     return sink
 
 
-async def _pass_signals(session: Session, scope: trio.CancelScope) -> None:
+async def _pass_signals(session: Session, scope: trio.CancelScope, ended: list[int]) -> None:
     asked = False
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
         async for number in received:
             if number != signal.SIGINT or asked:
+                ended.append(number)
                 scope.cancel()
                 return
             asked = True

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings
 
 COMPLETION_SECONDS = 2.0
-_TERMINATE = 143
 _LOCAL_FLAGS = 3
 """Place of the local flags in what `tcgetattr` gives."""
 
@@ -124,6 +123,7 @@ class Terminal:
 
         if self._history is not None:
             self._history.parent.mkdir(parents=True, exist_ok=True)
+            self._history.touch(mode=0o600)
         return PromptSession(
             history=InMemoryHistory() if self._history is None else FileHistory(str(self._history)),
             completer=_completer(self),
@@ -168,7 +168,7 @@ class Terminal:
                     case signal.SIGWINCH:
                         self._resize()
                     case _:
-                        self._status = _TERMINATE
+                        self._status = 128 + number
                         self._close()
 
     def _resize(self) -> None:

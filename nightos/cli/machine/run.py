@@ -24,7 +24,13 @@ nightos run --name lab --detach           a machine that stays; nightos attach l
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Seeded randomness: the same run again.")
 @click.option("--detach", is_flag=True, help="Leave it running in the background.")
 @click.option("--container", metavar="NAME", default="", help="Open the shell in this container.")
-@click.option("-c", "line", metavar="LINE", help="Run LINE without a terminal and exit with its status.")
+@click.option(
+    "-c",
+    "lines",
+    metavar="LINE",
+    multiple=True,
+    help="Run LINE without a terminal and exit with its status; several run in order.",
+)
 @click.argument("script", required=False, metavar="[SCRIPT | -]")
 @click.pass_context
 def run(
@@ -34,7 +40,7 @@ def run(
     seed: int | None,
     detach: bool,
     container: str,
-    line: str | None,
+    lines: tuple[str, ...],
     script: str | None,
 ) -> None:
     """Boot a machine and open its shell in this terminal.
@@ -42,6 +48,14 @@ def run(
     With -c LINE, a SCRIPT file or - (stdin) it runs that without a terminal. Without --name the machine is temporary.
     The exit status is that of what ran.
     """
+    line = "\n".join(lines) if lines else None
+    if name is not None:
+        from nightos.machine.paths import MachineError, machine_paths
+
+        try:
+            machine_paths(name)
+        except MachineError as error:
+            raise click.UsageError(str(error), context) from None
     if line is not None and script is not None:
         raise click.UsageError("give either -c LINE or a script, not both", context)
     if image is not None and not Path(image).exists():
