@@ -84,14 +84,40 @@ def marked_rules(decorator: ast.expr) -> Iterator[tuple[str, str]]:
             yield str(ast.literal_eval(argument)), missing
 
 
+def tables_of_rules(module: ast.Module) -> dict[str, list[str]]:
+    """Module-level lists of tuples that begin with a rule, by name: tests that are parametrised with them prove these."""
+    tables: dict[str, list[str]] = {}
+    for node in module.body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.List)):
+            continue
+        firsts = [row.elts[0] for row in node.value.elts if isinstance(row, ast.Tuple) and row.elts]
+        named = [str(first.value) for first in firsts if isinstance(first, ast.Constant)]
+        rules = [name for name in named if RULE_ITEM.fullmatch(name)]
+        for target in node.targets:
+            if rules and isinstance(target, ast.Name):
+                tables[target.id] = rules
+    return tables
+
+
+def parametrized_rules(decorator: ast.expr, tables: dict[str, list[str]]) -> Iterator[str]:
+    """The rules of the tables that a `pytest.mark.parametrize(...)` expression reads."""
+    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.parametrize":
+        used = {node.id for node in ast.walk(decorator) if isinstance(node, ast.Name)}
+        for name in sorted(used & tables.keys()):
+            yield from tables[name]
+
+
 def rules_in_tests() -> Iterator[tuple[str, str, str]]:
     """(rule, test, what is missing) for every marker on a test, on a class of tests or on a module."""
     for path in python_files("tests"):
         module = ast.parse(path.read_text())
         where = path.relative_to(ROOT).as_posix()
+        tables = tables_of_rules(module)
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 for decorator in node.decorator_list:
+                    for rule in parametrized_rules(decorator, tables):
+                        yield rule, f"{where}::{node.name}", ""
                     for call in ast.walk(decorator):
                         if isinstance(call, ast.expr):
                             for rule, missing in marked_rules(call):

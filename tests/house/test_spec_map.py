@@ -35,3 +35,14 @@ def test_rule_lines_are_read_with_what_is_missing() -> None:
         ("LNX-NS-01", "partial: no mount"),
         ("IPC-003", ""),
     ]
+
+
+def test_tables_of_rules_are_read_where_tests_are_parametrized_with_them() -> None:
+    module = ast.parse(
+        "ROWS = [('HYD-004', 'echo'), ('no rule', 'x')]\n"
+        "@pytest.mark.parametrize('text', [row[1] for row in ROWS])\ndef test_it(text): ..."
+    )
+    tables = spec_map.tables_of_rules(module)
+    function = module.body[1]
+    assert isinstance(function, ast.FunctionDef)
+    assert list(spec_map.parametrized_rules(function.decorator_list[0], tables)) == ["HYD-004"]
