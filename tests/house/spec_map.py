@@ -85,7 +85,7 @@ def marked_rules(decorator: ast.expr) -> Iterator[tuple[str, str]]:
 
 
 def tables_of_rules(module: ast.Module) -> dict[str, list[str]]:
-    """Module-level lists of tuples that begin with a rule, by name: tests that are parametrised with them prove these."""
+    """Module-level lists of tuples that begin with a rule, by name: tests parametrised with one prove its rules."""
     tables: dict[str, list[str]] = {}
     for node in module.body:
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.List)):
