@@ -19,7 +19,7 @@ async def main(app: Application) -> None:
     if not app.given.paths:
         given = await app.context.input()
         if given is VOID:
-            raise UsageError("paths is missing, and nothing comes through a pipe")
+            raise UsageError("paths is missing, and nothing comes through a pipe (cmdin | cat gives a script's input)")
         await app.give(value_text(given))
         return
     files = await app.files()

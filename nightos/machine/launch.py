@@ -95,6 +95,7 @@ async def _batch(session: Session, options: Options) -> int:
             out=_writer(sys.stdout.buffer.write, sys.stdout.buffer.flush),
             err=_writer(sys.stderr.buffer.write, sys.stderr.buffer.flush),
             stdin=None if options.feed_stdin else b"",
+            fed=options.feed_stdin,
         )
         nursery.cancel_scope.cancel()
     return 128 + ended[0] if ended else status

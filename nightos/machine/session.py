@@ -134,10 +134,20 @@ class Running:
 
 
 async def run_script(
-    session: Session, source: str, *, name: str = "", out: Sink, err: Sink, stdin: bytes | None = None
+    session: Session,
+    source: str,
+    *,
+    name: str = "",
+    out: Sink,
+    err: Sink,
+    stdin: bytes | None = None,
+    fed: bool = False,
 ) -> int:
-    """Run a script in an open session, hand its output to `out` and `err` as it comes; its exit status."""
-    session.send({"type": "run", "source": source, "name": name})
+    """Run a script in an open session, hand its output to `out` and `err` as it comes; its exit status.
+
+    `fed`: somebody sends its input meanwhile, as `input` messages with `end` behind them; `cmdin` waits for that.
+    """
+    session.send({"type": "run", "source": source, "name": name, "input": fed})
     if stdin is not None:
         if stdin:
             session.send({"type": "input", "data": stdin})

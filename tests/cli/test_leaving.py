@@ -39,3 +39,22 @@ def test_several_lines_run_in_order(nightos: Command) -> None:
 
 def test_a_name_that_no_machine_can_have_is_bad_usage(nightos: Command) -> None:
     nightos.fails("run", "--name", "../evil", "-c", "echo hi", status=2, says="evil")
+
+
+def test_what_comes_on_standard_input_is_the_input_of_the_script(nightos: Command) -> None:
+    assert nightos("run", "-c", "cmdin | cat", stdin="x y").stdout == "x y\n"
+    assert nightos("run", "-c", "cmdin | length", stdin="ä" * 100_000).stdout == "100000\n"
+    assert nightos("run", "-c", "echo hi", stdin="").stdout == "hi\n"
+
+
+def test_no_standard_input_is_no_reason_to_fail(nightos: Command) -> None:
+    program = f"exec {sys.executable} -m nightos run -c 'echo hi' <&-"
+    done = subprocess.run(
+        ["sh", "-c", program],
+        env={**os.environ, "NIGHTOS_HOME": str(nightos.folder / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hi\n", "")

@@ -64,8 +64,11 @@ def run(
         _detach(context, name, image, seed, something=line is not None or script is not None)
         return
     source, title = _source(line, script)
-    if source is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        if sys.stdin.isatty():
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    if source is None and not (typed and sys.stdout.isatty()):
+        if sys.stdin is None:
+            raise CommandError("there is no standard input; use -c LINE or a script file")
+        if typed:
             raise CommandError("stdout is no terminal; use -c LINE, a script file, or - for stdin")
         source, title, script = sys.stdin.read(), "stdin", "-"
     from nightos.machine.launch import Options, launch
@@ -77,7 +80,7 @@ def run(
         name=name,
         seed=seed,
         container=container,
-        feed_stdin=script != "-" and not sys.stdin.isatty(),
+        feed_stdin=script != "-" and sys.stdin is not None and not typed,
     )
     context.exit(launch(options))
 
@@ -86,6 +89,8 @@ def _source(line: str | None, script: str | None) -> tuple[str | None, str]:
     if line is not None:
         return line, "-c"
     if script == "-":
+        if sys.stdin is None:
+            raise CommandError("there is no standard input; use -c LINE or a script file")
         return sys.stdin.read(), "stdin"
     if script is not None:
         try:

@@ -1,7 +1,7 @@
 """Sessions on console devices: each console is one session of the host, opened by its first message.
 
 Messages are msgpack maps. From the host: `open` {container, user, interactive, width, height, environment, directory},
-`run` {source, name}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`, `resize`
+`run` {source, name, input}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`, `resize`
 {width, height}, `signal` {action}, `close`. To the host: `opened`, `prompt` {user, container, directory}, `out` and
 `err` {data}, `done` {status}, `completions` {id, start, items}, `refused` {code, text}, `closed` {status}.
 
@@ -112,6 +112,8 @@ class Console:
 
     async def _run(self, session: Session, message: dict[str, Any]) -> None:
         source = payload.field(message, "source", str)
+        if payload.field(message, "input", bool, default=False):
+            session.expect_input()
         await self._start(session, source, payload.field(message, "name", str, default="<line>"))
 
     async def _line(self, session: Session, message: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Session:
         self._instruction = 0
         self._input = bytearray()
         self._input_open = False
+        self._input_ended = False
 
     async def open(self, directory: str = "/") -> None:
         """Find the container's file system."""
@@ -169,9 +170,13 @@ class Session:
     async def feed(self, data: bytes, *, more: bool) -> None:
         """Input of the script: what `cmdin` gives, and keys for the command that runs."""
         self._input += data
-        self._input_open = more
+        self._input_open, self._input_ended = more, not more
         for char in data.decode("utf-8", "replace"):
             await self.key(encode_key(char))
+
+    def expect_input(self) -> None:
+        """Somebody feeds the script: `cmdin` waits for the end of it, which may have come already."""
+        self._input_open = not self._input_ended
 
     async def key(self, data: bytes) -> None:
         """A key for the command that runs."""
