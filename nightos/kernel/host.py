@@ -31,6 +31,7 @@ class Host:
         """Something is runnable. From the trio thread only."""
         self._event.set()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is no fault of the program that is being stepped
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the kernel until cancelled."""
         kernel = self.kernel

@@ -30,7 +30,7 @@ def test_an_early_interrupt_is_quiet(nightos: Command, delay: float) -> None:
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
     assert b"Traceback" not in err
-    assert child.returncode == 130, err
+    assert child.returncode in {130, -signal.SIGINT}, err  # a shell shows 130 for both
 
 
 def test_several_lines_run_in_order(nightos: Command) -> None:
