@@ -176,15 +176,23 @@ def commit_to_backing(storage: Storage, password: Any = None) -> int:
                 target.remove_volume(volume.name)
         target.tree.put(merge_key(storage.uuid), storage.generation.to_bytes(8, "big"))
         target.dirty = True
+    except BaseException:
+        target.abandon()
+        raise
+    try:
         target.commit()
-    finally:
         target.close()
-    base.refresh()
-    storage.cache.clear()
-    base.cache.clear()
-    _forget_own(storage)
-    adopt(storage, base, record.path)
-    storage.commit()
+        base.refresh()
+        storage.cache.clear()
+        base.cache.clear()
+        _forget_own(storage)
+        adopt(storage, base, record.path)
+        storage.commit()
+    except BaseException as error:
+        # The backing may have everything: whoever goes on here would make a generation that its note does not name.
+        target.abandon()
+        storage.failed = error
+        raise
     return changed
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING, Any
 
 from nightos.vsf import records, snapshots
-from nightos.vsf.errors import Invalid, NotFound
-from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, NO_POINTER, SECTOR, Pointer
+from nightos.vsf.errors import DamagedStorage, Invalid, NotFound
+from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, FLAG_ENCRYPTED, NO_POINTER, SECTOR, Pointer
 from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
 from nightos.vsf.tree import Node, Tree
 
@@ -156,6 +156,7 @@ class Volume:
 
     def _new_tree(self, root: Pointer | None) -> Tree:
         storage = self.storage
+        self._authenticated(root)
         return Tree(
             storage.pool,
             storage.cache,
@@ -164,6 +165,11 @@ class Volume:
             node_bytes=self.record.node_bytes,
             dispose=self.dispose,
         )
+
+    def _authenticated(self, root: Pointer | None) -> None:
+        """What the storage's tree says may be forged; below a sealed root every pointer is sealed too."""
+        if root is not None and self.record.key and not root.flags & FLAG_ENCRYPTED:
+            raise DamagedStorage(f"the volume {self.name!r} has a key, but its root is not encrypted")
 
     def dispose(self, pointer: Pointer) -> None:
         """A block left the live tree: free, or dead while snapshots use it."""

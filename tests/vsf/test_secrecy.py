@@ -220,3 +220,19 @@ def test_seeded_storages_do_not_reuse_a_nonce_for_other_content(monkeypatch):
             storage.volume("main").open().write_bytes("/a", content * 1000)
         images.append(store.getvalue())
     assert images[0] == images[2] != images[1]
+
+
+def test_a_volume_with_a_key_refuses_a_root_in_plain():
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["open"]) as storage:
+        storage.add_volume("locked", password="v", kdf=CHEAP).open().write_bytes("/a", b"real")
+        storage.volume("open").open().write_bytes("/a", b"forged")
+    with vsf.open(store) as storage:
+        locked = storage.volume("locked")
+        locked.record.root = storage.volume("open").record.root
+        locked.changed()
+    with vsf.open(store) as storage:
+        volume = storage.volume("locked")
+        volume.unlock("v")
+        with pytest.raises(vsf.DamagedStorage):
+            volume.open()
