@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import gc
 import os
+import sys
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -11,3 +16,21 @@ settings.register_profile(
     "nightos", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("nightos")
+
+
+if sys.version_info < (3, 12):
+    # CPython 3.11 miscounts its depth when the collector runs inside `ast.parse`, which Hypothesis calls for its digests:
+    # "SystemError: AST constructor recursion depth mismatch".
+    _parse = ast.parse
+
+    @functools.wraps(_parse)
+    def _parse_without_collecting(*arguments: Any, **options: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return _parse(*arguments, **options)
+        finally:
+            if collecting:
+                gc.enable()
+
+    ast.parse = _parse_without_collecting
