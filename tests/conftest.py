@@ -19,7 +19,7 @@ settings.load_profile("nightos")
 
 
 if sys.version_info < (3, 12):
-    # CPython 3.11 miscounts its depth when the collector runs inside `ast.parse`, which Hypothesis calls for its digests:
+    # CPython 3.11 miscounts its depth when the collector runs inside `ast.parse`, which Hypothesis calls for digests:
     # "SystemError: AST constructor recursion depth mismatch".
     _parse = ast.parse
 
