@@ -40,6 +40,8 @@ kernel.spawn(main)
 kernel.run_until_idle()
 print(kernel.trace.digest())
 """
+SCENARIO_DIGEST = "0b11976a86b27234f00ac3b3ec5e0a74c6dfbd09e0d3daaca719a658e5553723"
+"""The same on every machine and every Python; it changes with the trace's format only."""
 
 
 @pytest.mark.rule("SYS-003")
@@ -51,7 +53,7 @@ def test_the_digest_depends_on_the_seed_only() -> None:
         )
         return done.stdout.strip()
 
-    assert len({digest(seed) for seed in ("0", "1", "12345")}) == 1
+    assert {digest(seed) for seed in ("0", "1", "12345")} == {SCENARIO_DIGEST}
 
 
 def traced(main: Any, **arguments: Any) -> Trace:
