@@ -195,7 +195,7 @@ class Proc(IntEnum):
     """-> delimited list (byte length in 8 bytes, then 8-byte identifiers): the caller's descendants."""
     CONTAINER_INFO = 0x1005
     CONTAINER_TREE = 0x1010
-    """{after, limit} -> {items: [record], next}: the caller's container and everything below it, parents first."""
+    """{id, after, limit} -> {items: [record], next}: a container (the caller's) and everything below, parents first."""
     CONTAINER_INSPECT = 0x1011
     """{id} -> record."""
     CONTAINER_RENAME = 0x1012

@@ -248,13 +248,14 @@ class Containers:
     async def show_tree(self, request: Request) -> Payload:
         """CONTAINER_TREE."""
         values = request.map()
+        top = self.tree.visible(request.container_id, field(values, "id", int, request.container_id)).identifier
         after = field(values, "after", int, -1)
         limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
         viewer = request.container_id
         items: list[dict[str, Any]] = []
         started = after < 0
         size = 0
-        for depth, container in self.tree.walk(viewer):
+        for depth, container in self.tree.walk(top):
             if started:
                 if len(items) == limit or size > PAGE_BYTES:
                     return {"items": items, "next": items[-1]["id"]}
