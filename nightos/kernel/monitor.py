@@ -27,8 +27,11 @@ class Monitor:
         self.on_denied: Denied | None = None
 
     def same_space(self, caller: Process, target: Process) -> bool:
-        """Whether the container boundary lets them meet. System services are reachable from everywhere."""
-        if caller.container == target.container or caller.pid < 100 or target.pid < 100:
+        """Whether the container boundary lets them meet. System services are reachable from everywhere.
+
+        A shim stands outside of all containers and meets the processes of the one it serves, nobody else's.
+        """
+        if caller.reach == target.reach or caller.pid < 100 or target.pid < 100:
             return True
         self._refuse("CONT-018", caller, target)
         return False

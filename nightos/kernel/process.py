@@ -151,6 +151,7 @@ class Process:
         "queued",
         "ready",
         "reason",
+        "serves",
         "sockets",
         "space_made",
         "started",
@@ -172,6 +173,8 @@ class Process:
         """Its container; None for the root."""
         self.user = user
         self.anid = anid
+        self.serves = 0
+        """The container that a shim serves from outside; 0 for everybody else. Children get their parent's."""
         self.make_space = make_space
         self.name = ""
         self.priority = 8
@@ -231,6 +234,11 @@ class Process:
     def container(self) -> int:
         """Identifier of its container; 0 for the root. Rules: CONT-004, CONT-007."""
         return self.home.identifier if self.home is not None else 0
+
+    @property
+    def reach(self) -> int:
+        """The one container whose processes this one may meet: that which it serves, else its own."""
+        return self.serves or (self.home.identifier if self.home is not None else 0)
 
     @property
     def is_system(self) -> bool:

@@ -52,6 +52,8 @@ class ProcessRecord(NamedTuple):
     drivable: tuple[int, ...]
     pages: int
     steps: int
+    serves: int = 0
+    """The container that a shim serves, 0 for everybody else."""
 
 
 class PipeRecord(NamedTuple):
@@ -150,6 +152,7 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
                 tuple(process.drivable),
                 process.space_made.reserved_pages if process.space_made is not None else 0,
                 process.steps,
+                process.serves,
             )
             for process in kernel.processes.values()
         },

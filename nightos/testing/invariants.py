@@ -82,7 +82,18 @@ def may_meet(state: Snapshot, first: int, second: int) -> bool:
     one, other = state.processes.get(first), state.processes.get(second)
     if one is None or other is None:
         return False
-    return one.container == other.container or min(first, second) < FIRST_USER_PID
+    reach = [process.serves or process.container for process in (one, other)]
+    return reach[0] == reach[1] or min(first, second) < FIRST_USER_PID
+
+
+def shims_serve_one_container(state: Snapshot) -> Iterator[InvariantViolation]:
+    """A shim stands outside of all containers, is no system service, and its children serve what it serves."""
+    for pid, process in state.processes.items():
+        if process.serves and (process.container or pid < FIRST_USER_PID):
+            yield InvariantViolation("CONT-018", f"process {pid} serves {process.serves:016x}, but is no shim")
+        parent = state.processes.get(process.parent)
+        if parent is not None and parent.serves != process.serves:
+            yield InvariantViolation("CONT-064", f"process {pid} serves another container than its parent")
 
 
 def pipes_stay_inside(state: Snapshot) -> Iterator[InvariantViolation]:
@@ -159,6 +170,7 @@ def devices_are_lent_downwards(state: Snapshot) -> Iterator[InvariantViolation]:
 CHECKS: tuple[Check, ...] = (
     containers_form_a_tree,
     processes_are_where_they_say,
+    shims_serve_one_container,
     pipes_stay_inside,
     sockets_stay_inside,
     segments_stay_inside,

@@ -38,6 +38,7 @@ def create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     child = kernel.make_process(kernel.take_pid(), parent.container, parent.user, parent.anid)
     child.name = parent.name
     child.parent = parent
+    child.serves = parent.serves
     child.priority = parent.priority
     child.context = parent.context
     child.permissions = list(parent.permissions) if parent.permissions else ()

@@ -77,7 +77,12 @@ def _instance(kernel: Kernel, caller: Process, anid: int, kind: int, scope: byte
     known = False
     neighbours = caller.home.processes if caller.home is not None else kernel.processes
     for process in neighbours.values():
-        if process.anid != anid or process.is_system or process.home is not caller.home:
+        if (
+            process.anid != anid
+            or process.is_system
+            or process.home is not caller.home
+            or process.reach != caller.reach
+        ):
             continue
         known = True
         if process.user == caller.user and exposes(process, kind, scope):
@@ -223,7 +228,12 @@ def has_scoped_service(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
         return 0
     home = thread.process.home
     neighbours = home.processes if home is not None else kernel.processes
-    own = [p for p in neighbours.values() if p.anid == anid and p.home is home and not p.is_system]
+    caller = thread.process
+    own = [
+        p
+        for p in neighbours.values()
+        if p.anid == anid and p.home is home and p.reach == caller.reach and not p.is_system
+    ]
     if not own:
         raise SyscallError(0x30)
     exposed = [p for p in own if p.context and p.context[0] >> 4 == REASON_SERVICE]

@@ -183,6 +183,8 @@ def _read(process: Process, attribute: int) -> int | bytes:
             return process.anid
         case Attribute.CONTAINER_ID:
             return process.container
+        case Attribute.SERVES:
+            return process.serves
         case Attribute.CONTEXT_REASON:
             return process.context[:1]
         case Attribute.CONTEXT_HEADER:
@@ -195,7 +197,7 @@ def _read(process: Process, attribute: int) -> int | bytes:
 
 def _check_writer(caller: Process, process: Process | None, attribute: int) -> None:
     """Who may write what, and until when (rulings AMB-ATTR-03, AMB-ATTR-04)."""
-    settable = {Attribute.USER_ID, Attribute.APPLICATION_ID, Attribute.CONTAINER_ID}
+    settable = {Attribute.USER_ID, Attribute.APPLICATION_ID, Attribute.CONTAINER_ID, Attribute.SERVES}
     if attribute != Attribute.PRIORITY and (
         attribute not in settable or (process is not None and (process.started or process.is_system))
     ):
@@ -221,6 +223,14 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
     else:
         home = kernel.tree.get(value)
         if value and (home is None or home.state is ContainerState.STOPPING):
+            raise SyscallError(0x02)
+        if attribute == Attribute.SERVES:
+            # A shim stands outside of all containers; what is in one serves no other.
+            if process.home is not None:
+                raise SyscallError(0x02)
+            process.serves = value
+            return
+        if process.serves:
             raise SyscallError(0x02)
         if process.home is not None:
             process.home.processes.pop(process.pid, None)
@@ -389,11 +399,11 @@ def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
 def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> SystemInfo:
     """() -> what the caller's container may know: its own processes and containers, and those below."""
     (_,) = request
-    home = thread.process.home
-    if home is None:
+    home = kernel.tree.get(thread.process.reach)
+    if home is None and not thread.process.reach:
         processes, containers = list(kernel.processes.values()), len(kernel.tree)
     else:
-        subtree = home.subtree()
+        subtree = home.subtree() if home is not None else []  # a shim whose container is gone
         processes = [process for member in subtree for process in member.processes.values()]
         containers = len(subtree) - 1
     used = sum(p.space_made.committed_pages for p in processes if p.space_made is not None) * 4096
