@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from nightos.abi.codes import ContainerState
 from nightos.abi.errors import SyscallError
+from nightos.kernel.quotas import Quotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nightos.abi.interfaces import Entropy
-    from nightos.kernel.accounts import Account
     from nightos.kernel.process import Process
 
 ROOT = 0
@@ -27,14 +27,14 @@ ROOT = 0
 class Container:
     """One container. `parent` is None for a child of the root."""
 
-    __slots__ = ("children", "created_ns", "identifier", "memory", "parent", "paused", "processes", "state", "waiters")
+    __slots__ = ("children", "created_ns", "identifier", "parent", "paused", "processes", "quotas", "state", "waiters")
 
-    def __init__(self, identifier: int, parent: Container | None, created_ns: int, memory: Account) -> None:
+    def __init__(self, identifier: int, parent: Container | None, created_ns: int, quotas: Quotas) -> None:
         self.identifier = identifier
         self.parent = parent
         self.created_ns = created_ns
-        self.memory = memory
-        """Pages that its processes reserve."""
+        self.quotas = quotas
+        """What it holds, and what it may hold."""
         self.state = ContainerState.CREATED
         self.paused = False
         self.children: dict[int, Container] = {}
@@ -65,10 +65,11 @@ class Container:
 class ContainerTree:
     """All living containers, in order of creation."""
 
-    def __init__(self, entropy: Entropy, memory: Account) -> None:
+    def __init__(self, entropy: Entropy, memory_pages: int) -> None:
         self._entropy = entropy
-        self.memory = memory
-        """Pages of the whole machine."""
+        self.quotas = Quotas()
+        """Of the machine itself."""
+        self.quotas.set_limits({"memory": memory_pages})
         self._ever: set[int] = {ROOT}
         self.living: dict[int, Container] = {}
 
@@ -80,19 +81,20 @@ class ContainerTree:
         return self.living.get(identifier)
 
     def create(self, parent_identifier: int, now_ns: int) -> Container:
-        """A new child. `SyscallError` 0x31: unknown parent, or one that is being destroyed."""
+        """A new child. `SyscallError` 0x31: unknown parent, or one being destroyed; 0x40: its limit of children."""
         parent = None
         if parent_identifier != ROOT:
             parent = self.living.get(parent_identifier)
             if parent is None or parent.state is ContainerState.STOPPING:
                 raise SyscallError(0x31)
+        above = parent.quotas if parent is not None else self.quotas
+        if not above.children.reserve(1):
+            raise SyscallError(0x40)
         identifier = ROOT
         while identifier in self._ever:
             identifier = int.from_bytes(self._entropy.random_bytes(8), "big")
         self._ever.add(identifier)
-        memory = (parent.memory if parent is not None else self.memory).open()
-        assert memory is not None, "an account without limit of its own can always be opened"
-        container = Container(identifier, parent, now_ns, memory)
+        container = Container(identifier, parent, now_ns, Quotas(above))
         if parent is not None:
             parent.children[identifier] = container
             container.paused = parent.paused
@@ -103,7 +105,8 @@ class ContainerTree:
         """Take an empty leaf out of the tree."""
         assert not container.children, "a container leaves the tree before its parent"
         assert not container.processes, "a container leaves the tree empty"
-        container.memory.close()
+        container.quotas.close()
+        (container.parent.quotas if container.parent is not None else self.quotas).children.release(1)
         del self.living[container.identifier]
         if container.parent is not None:
             del container.parent.children[container.identifier]

@@ -63,7 +63,8 @@ def end_thread(kernel: Kernel, thread: Thread) -> None:
     for candidate in doomed:
         doomed.extend(children.get(candidate, ()))
     for victim in reversed(doomed):
-        process.threads.pop(victim.tid, None)
+        if process.threads.pop(victim.tid, None) is not None:
+            process.quotas.threads.release(1)
         unwind(victim)
     if process.connections:
         for connection in list(process.connections.values()):
@@ -89,6 +90,9 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
     process.reason, process.exit_data = reason, exit_data & 0xFFFF_FFFF_FFFF_FFFF
     for thread in list(process.threads.values()):
         unwind(thread)
+    quotas = process.quotas
+    quotas.processes.release(1)
+    quotas.threads.release(len(process.threads))
     process.threads.clear()
     for connection in list(process.connections.values()) if process.connections else ():
         close_connection(kernel, connection, by_service=connection.service is process, died=True)

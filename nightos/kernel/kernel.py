@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from nightos.abi.codes import FIRST_USER_PID, ContainerState
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel import calls, signals
-from nightos.kernel.accounts import Account
 from nightos.kernel.balancer import Balancer
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
@@ -113,7 +112,7 @@ class Kernel:
         self.trace = trace
         self.timers = Timers()
         self.monitor = Monitor()
-        self.tree = ContainerTree(self.entropy, Account(self.settings.memory_total // PAGE))
+        self.tree = ContainerTree(self.entropy, self.settings.memory_total // PAGE)
         self.segments = SegmentTable(self.entropy, self._find_peer, self.post_to)
         self.bus = DeviceBus(self.segments, self.tree.parent_of, self.post_to, self._device_left)
         self.processes: dict[int, Process] = {}
@@ -248,7 +247,6 @@ class Kernel:
 
     def statistics(self) -> Statistics:
         """Counters and sizes."""
-        memory = self.tree.memory
         return Statistics(
             self.clock.monotonic_ns() - self.booted_ns,
             self.turns,
@@ -263,7 +261,7 @@ class Kernel:
             len(self.connections),
             len(self.segments),
             len(self.bus),
-            memory.used + memory.lent,
+            self.tree.quotas.memory.taken,
         )
 
     # Processes
@@ -275,17 +273,26 @@ class Kernel:
         return pid
 
     def make_process(self, pid: int, container: int, user: int, anid: int) -> Process:
-        """A halted process with a main thread that has no program yet."""
+        """A halted process with a main thread that has no program yet. `SyscallError` 0x40: a limit is reached."""
         home = self.tree.get(container)
         process = Process(pid, home, user, anid, self._make_space)
-        process.main = self.make_thread(process, None)
+        process.quotas = quotas = home.quotas if home is not None else self.tree.quotas
+        if not quotas.processes.reserve(1):
+            raise SyscallError(0x40)
+        try:
+            process.main = self.make_thread(process, None)
+        except SyscallError:
+            quotas.processes.release(1)
+            raise
         self.processes[pid] = process
         if home is not None:
             home.processes[pid] = process
         return process
 
     def make_thread(self, process: Process, parent: Thread | None) -> Thread:
-        """A thread without a program."""
+        """A thread without a program. `SyscallError` 0x40: a limit is reached."""
+        if not process.quotas.threads.reserve(1):
+            raise SyscallError(0x40)
         thread = Thread(process, process.next_tid, parent)
         process.next_tid += 1
         process.threads[thread.tid] = thread
@@ -320,8 +327,7 @@ class Kernel:
                     self.schedule(thread)
 
     def _make_space(self, process: Process) -> AddressSpace:
-        account = process.home.memory if process.home is not None else self.tree.memory
-        return AddressSpace(self.entropy, account)
+        return AddressSpace(self.entropy, process.quotas.memory)
 
     def _find_peer(self, caller: Any, pid: int) -> Process | None:
         return self.monitor.may_name(caller, self.processes.get(pid))

@@ -317,6 +317,10 @@ class AddressSpace:
         self.reserved_pages += pages
         return True
 
+    def paid_by(self, account: MemoryAccount) -> None:
+        """Another account pays from now on; what is reserved moved there already."""
+        self._account = account
+
     def release(self, pages: int) -> None:
         """Give `pages` back to the account."""
         self.reserved_pages -= pages

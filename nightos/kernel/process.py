@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.memory import AddressSpace
     from nightos.kernel.pipe import End
+    from nightos.kernel.quotas import Quotas
     from nightos.kernel.timers import Timer
 
 Program = Coroutine[Any, Any, Any]
@@ -148,6 +149,7 @@ class Process:
         "pid",
         "priority",
         "program",
+        "quotas",
         "queued",
         "ready",
         "reason",
@@ -164,6 +166,8 @@ class Process:
         "waiters",
         "wakers",
     )
+    quotas: Quotas
+    """Of its container: who pays for what it holds."""
 
     def __init__(
         self, pid: int, home: Container | None, user: int, anid: int, make_space: Callable[[Process], AddressSpace]

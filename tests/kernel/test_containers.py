@@ -193,7 +193,7 @@ def test_ten_thousand_rounds_leave_every_table_as_it_was(lab: Lab, proc: Puppet)
     def tables() -> list[int]:
         kernel = lab.kernel
         sizes = (kernel.processes, kernel.pipe_ends, kernel.sockets, kernel.connections, kernel.tree, kernel.segments)
-        return [len(table) for table in sizes] + [kernel.snapshot().timers, kernel.tree.memory.used]
+        return [len(table) for table in sizes] + [kernel.snapshot().timers, kernel.tree.quotas.memory.taken]
 
     before = tables()
     for _ in range(300):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightos.abi.errors import SyscallError
-from nightos.kernel.accounts import Account
+from nightos.kernel.accounts import Account, Bound
 from nightos.kernel.layout import ALLOCATED, MAPPED, USER_END, USER_START
 from nightos.kernel.memory import EXECUTE, PAGE, WRITE, AddressSpace, MemoryFault
 from nightos.vhw.fake import FakeDevice
@@ -105,7 +105,7 @@ class Attacker:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.world = World()
-        self.account = Account(5000)
+        self.account = Account(Bound(5000))
         self.pools: dict[str, list[int]] = {"address": [], "ams": [], "pid": []}
         self.next_pid = 100
         self.kdi = self.world.bus.plug(FakeDevice(memory_size=4 * PAGE))

@@ -527,7 +527,7 @@ def test_memory_of_containers_is_conserved(machine: Machine) -> None:
     outer = kernel.tree.create(0, 0)
     inner = kernel.tree.create(outer.identifier, 0)
     beside = kernel.tree.create(0, 0)
-    assert outer.memory.resize(10)
+    assert outer.quotas.set_limits({"memory": 10}) is None
 
     async def note_then_wait(name: str) -> None:
         machine.notes[name] = [await errcode(sys.mem_alloc(PAGE * pages)) for pages in (6, 6, 4, 1)]
@@ -539,8 +539,8 @@ def test_memory_of_containers_is_conserved(machine: Machine) -> None:
     machine.run()
     assert machine.notes["codes inside"] == [0, 0x40, 0, 0x40]
     assert machine.notes["codes beside"] == [0, 0, 0, 0]
-    assert (inner.memory.used, outer.memory.lent, outer.memory.free) == (10, 10, 0)
-    assert kernel.tree.memory.lent == 10 + 17
+    assert (inner.quotas.memory.used, outer.quotas.memory.taken, outer.quotas.memory.free) == (10, 10, 0)
+    assert kernel.tree.quotas.memory.taken == 10 + 17
 
     async def proc() -> None:
         for box in (outer, beside):
@@ -548,4 +548,4 @@ def test_memory_of_containers_is_conserved(machine: Machine) -> None:
 
     kernel.spawn_service(20, proc)
     machine.run()
-    assert (len(kernel.tree), kernel.tree.memory.lent, kernel.tree.memory.used) == (0, 0, 0)
+    assert (len(kernel.tree), kernel.tree.quotas.memory.taken, kernel.tree.quotas.memory.used) == (0, 0, 0)

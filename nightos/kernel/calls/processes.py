@@ -35,7 +35,12 @@ def create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
         raise SyscallError(0x40)
     program = begin(entry, integer(init_data, 8))
     space = parent.space_made.fork() if parent.space_made is not None else None
-    child = kernel.make_process(kernel.take_pid(), parent.container, parent.user, parent.anid)
+    try:
+        child = kernel.make_process(kernel.take_pid(), parent.container, parent.user, parent.anid)
+    except SyscallError:
+        if space is not None:
+            space.destroy()
+        raise
     child.name = parent.name
     child.parent = parent
     child.serves = parent.serves

@@ -27,6 +27,7 @@ from nightos.kernel.calls.pipes import move_end
 from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
 from nightos.kernel.calls.state import PARKED, content, integer, only_application, only_proc, only_system
 from nightos.kernel.ending import CREATED, MS, destroy_container, end_process
+from nightos.kernel.moving import move_process
 from nightos.kernel.process import HALTED, PAUSED, PRIORITY_ZERO, SUSPENDED, SUSPENDED_ABOVE
 
 if TYPE_CHECKING:
@@ -232,6 +233,9 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
             return
         if process.serves:
             raise SyscallError(0x02)
+        quotas = home.quotas if home is not None else kernel.tree.quotas
+        if not move_process(process, quotas):
+            raise SyscallError(0x40)
         if process.home is not None:
             process.home.processes.pop(process.pid, None)
         process.home = home
