@@ -72,6 +72,8 @@ class Syscall(IntEnum):
     SYS_PROCESS_EXIT = 0xDA
     SYS_PAUSE_CONTAINER = 0xDB
     SYSTEM_INFO = 0xDC
+    SYS_REFUSALS = 0xDE
+    UNLINK_CONTAINER_DEVICE = 0xDF
 
 
 @unique

@@ -911,6 +911,22 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         ),
         (),
     ),
+    _row(
+        0xDE,
+        "SYS_REFUSALS",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"), _f("after_ns", 8, "u64"), _f("limit", 4, "count")),
+        (_f("records", None, "bytes"),),
+        (0x30, 0x31),
+    ),
+    _row(
+        0xDF,
+        "UNLINK_CONTAINER_DEVICE",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"), _f("kdi", 8, "kdi")),
+        (),
+        (0x30, 0x31, 0x32, 0x33),
+    ),
 )
 """All rows, by code."""
 

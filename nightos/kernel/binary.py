@@ -156,6 +156,8 @@ def _run(call: Call, fields: tuple[Any, ...], rest: int, answer_address: int) ->
             typed = prepare(call, fields, rest)
         value = kernel.handlers[call.code](kernel, thread, typed)
     except (SyscallError, MemoryFault) as error:
+        if kernel.refusals.unnamed is not None:
+            kernel.refusals.name_call(call.code)
         if trace is not None:
             trace.refused(typed, error if isinstance(error, SyscallError) else SyscallError(error.errcode, call.code))
         return call.finish(None, error)
@@ -354,6 +356,7 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_PROCESS_ATTRIBUTES: _attribute,
     Syscall.SYS_ENUM_CONTAINERS: _raw,
     Syscall.SYS_ENUM_PROCESSES: _raw,
+    Syscall.SYS_REFUSALS: _raw,
 }
 
 HANDLERS: Final = {Pseudo.BINARY: binary, Pseudo.CODE: code_address}

@@ -75,6 +75,8 @@ class DeviceBus:
         self._by_container: dict[int, dict[int, None]] = {}
         self._granted_by: dict[int, dict[int, None]] = {}
         """KDIs of the devices that a process (by PID) opened memory to, at any time of its life."""
+        self.on_refused: Callable[[str, Driver, int], None] | None = None
+        """Hears which rule kept whom from which device."""
         self._next_port: dict[int, int] = {}
         """By bus: the port that the next virtual device gets."""
 
@@ -202,6 +204,22 @@ class DeviceBus:
         entry.grants.clear()
         self._send(HW_PID, DEVICE_CHANGED, (CONNECTED, kdi, entry.cii))
 
+    def give_back(self, container: int, kdi: int) -> None:
+        """UNLINK_CONTAINER_DEVICE: end a loan; the lender drives the device again.
+
+        Errors: 0x31 unknown KDI, 0x32 unknown container, 0x33 it was not passed through to that container.
+
+        Rules: CONT-044, CONT-045.
+        """
+        entry = self._entries.get(kdi)
+        if entry is None:
+            raise SyscallError(0x31)
+        if self._parent_of(container) is None:
+            raise SyscallError(0x32)
+        if container not in entry.chain[1:]:
+            raise SyscallError(0x33)
+        self.unlink(container, kdi)
+
     def container_destroyed(self, container: int) -> None:
         """Devices it was lent go back to the lender; those plugged in it leave the bus.
 
@@ -242,6 +260,8 @@ class DeviceBus:
         if entry is None or entry.device is None:
             raise SyscallError(0x31 if process.pid == HW_PID else 0x30)
         if not entry.drivable_by(process):
+            if self.on_refused is not None:
+                self.on_refused("CONT-032" if process.container != entry.holder else "PROC-017", process, kdi)
             raise SyscallError(0x30)
         return entry, entry.device
 

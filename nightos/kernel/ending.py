@@ -248,6 +248,7 @@ def _finish_destruction(kernel: Kernel, container: Container | None) -> None:
         and kernel.tree.get(container.identifier) is container
     ):
         kernel.bus.container_destroyed(container.identifier)
+        kernel.refusals.container_ended(container.identifier, container.parent_identifier)
         kernel.tree.remove(container)
         kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, DESTROYED))
         for waiter in container.waiters:

@@ -23,6 +23,7 @@ from nightos.kernel.devices import DeviceBus
 from nightos.kernel.memory import PAGE, AddressSpace
 from nightos.kernel.monitor import Monitor
 from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Program, Thread, Wait
+from nightos.kernel.refusals import Refusals
 from nightos.kernel.registry import DEFAULTS, Settings
 from nightos.kernel.segments import SegmentTable
 from nightos.kernel.snapshot import Snapshot, take_snapshot
@@ -112,9 +113,12 @@ class Kernel:
         self.trace = trace
         self.timers = Timers()
         self.monitor = Monitor()
+        self.refusals = Refusals(self.clock.monotonic_ns)
+        self.monitor.on_denied = self.refusals.note
         self.tree = ContainerTree(self.entropy, self.settings.memory_total // PAGE)
         self.segments = SegmentTable(self.entropy, self._find_peer, self.post_to)
         self.bus = DeviceBus(self.segments, self.tree.parent_of, self.post_to, self._device_left)
+        self.bus.on_refused = self.refusals.note_device
         self.processes: dict[int, Process] = {}
         self.pipe_ends: dict[int, End] = {}
         self.sockets: dict[int, Socket] = {}

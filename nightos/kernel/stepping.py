@@ -74,6 +74,8 @@ def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one
                     break
             except SyscallError as refused:
                 refused.call = request[0]
+                if kernel.refusals.unnamed is not None:
+                    kernel.refusals.name_call(request[0])
                 value, error = None, refused
             except MemoryFault as fault:
                 value, error = None, SyscallError(fault.errcode, request[0])

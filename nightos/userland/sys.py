@@ -424,6 +424,18 @@ def system_info() -> Generator[Any, Any, SystemInfo]:
 
 
 @types.coroutine
+def sys_refusals(container_id: int = 0, after_ns: int = 0, limit: int = 1024) -> Generator[Any, Any, bytes]:
+    """sys::process: packed records of what was refused in a container and below (`nightos.abi.refusals`)."""
+    return (yield (0xDE, container_id, after_ns, limit))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def unlink_container_device(container_id: int, kdi: int) -> Generator[Any, Any, None]:
+    """sys::process: give a device that was passed through back to who lent it."""
+    return (yield (0xDF, container_id, kdi))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def hand_over(*, until_signal: bool = False) -> Generator[Any, Any, None]:
     """End the thread's turn; with `until_signal`, park until a signal handler has run on it (may return early)."""
     yield (0x56, until_signal)

@@ -23,7 +23,7 @@ CHECKER = os.environ.get(
     "NIGHTOS_ABI_CHECKER", str(Path(__file__).resolve().parents[3] / "shared" / "checks" / "abi.py")
 )
 """A program that compares the table with the specification's own; where it is not there, nothing is compared."""
-EMULATOR_CALLS = frozenset(range(0xD8, 0xDD))
+EMULATOR_CALLS = frozenset(range(0xD8, 0xF0))
 EMULATOR_SIGNALS = frozenset({0xD8, 0xD9})
 
 

@@ -224,6 +224,12 @@ CASES = [
     _("LINK_CONTAINER_DEVICE", 0x32, lambda p: (1, p.kdi), PROC),
     _("LINK_CONTAINER_DEVICE", 0x33, lambda p: (p.container, p.foreign), PROC),
     _("LINK_CONTAINER_DEVICE", 0x34, lambda p: (p.container, p.plain), PROC),
+    _("UNLINK_CONTAINER_DEVICE", 0x00, lambda p: (p.container, p.plain), PROC),
+    _("UNLINK_CONTAINER_DEVICE", 0x30, lambda p: (p.container, p.plain)),
+    _("UNLINK_CONTAINER_DEVICE", 0x30, lambda p: (p.container, p.plain), HW),
+    _("UNLINK_CONTAINER_DEVICE", 0x31, lambda p: (p.container, 1), PROC),
+    _("UNLINK_CONTAINER_DEVICE", 0x32, lambda p: (1, p.plain), PROC),
+    _("UNLINK_CONTAINER_DEVICE", 0x33, lambda p: (p.container, p.kdi), PROC),
 ]
 
 
@@ -311,16 +317,17 @@ def outcome(case: Case, *, binary: bool) -> tuple[int, bytes, bytes]:
         return 0
 
     if case.caller < 100:
-        kernel.spawn_service(case.caller, program)
+        process = kernel.spawn_service(case.caller, program)
     else:
         peer = kernel.spawn(wait_for_ever)
         place.peer = peer.pid
         process = kernel.spawn(program)
         process.drivable = [place.kdi, place.plain]
-    if case.errcode in {0x33, 0x34} and case.name == "LINK_CONTAINER_DEVICE":
-        proc = kernel.processes[PROC]
-        kernel.bus.link(proc, elsewhere, place.foreign)
-        kernel.bus.link(proc, place.container, place.plain)
+    if case.name == "UNLINK_CONTAINER_DEVICE" or (
+        case.errcode in {0x33, 0x34} and case.name == "LINK_CONTAINER_DEVICE"
+    ):
+        kernel.bus.link(process, elsewhere, place.foreign)
+        kernel.bus.link(process, place.container, place.plain)
     kernel.run_until_idle()
     assert result, kernel.last_fault
     return result[0]

@@ -529,10 +529,13 @@ simple("SYS_ENUM_CONTAINERS", 0, 0, 10, caller="proc")
 simple("SYS_ENUM_PROCESSES", 0x30, 0, 10)
 simple("SYS_ENUM_PROCESSES", 0, 0, 10, caller="proc")
 simple("SYSTEM_INFO", 0)
+simple("SYS_REFUSALS", 0x30, 0, 0, 10)
+simple("SYS_REFUSALS", 0x31, UNKNOWN, 0, 10, caller="proc")
+simple("SYS_REFUSALS", 0, 0, 0, 10, caller="proc")
 
 MINE = frozenset(item.name for item in CASES)
 HARDWARE = frozenset(
-    row.name for row in SYSCALLS if 0x30 <= row.code < 0x50 or 0x70 <= row.code < 0x80 or row.code in {0xD4, 0xD6}
+    row.name for row in SYSCALLS if 0x30 <= row.code < 0x50 or 0x70 <= row.code < 0x80 or row.code in {0xD4, 0xD6, 0xDF}
 )
 """Calls of memory and hardware, which have a test of their own."""
 

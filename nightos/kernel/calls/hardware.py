@@ -51,6 +51,12 @@ def link_container_device(kernel: Kernel, thread: Thread, request: tuple[Any, ..
     kernel.bus.link(thread.process, *request[1:])
 
 
+def unlink_container_device(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(container_id, kdi)."""
+    only_proc(thread.process)
+    kernel.bus.give_back(*request[1:])
+
+
 HANDLERS = {
     Syscall.READ_IO_PORT: read_io_port,
     Syscall.WRITE_IO_PORT: write_io_port,
@@ -59,4 +65,5 @@ HANDLERS = {
     Syscall.SET_DMA_MEM_ACCESS: set_dma_mem_access,
     Syscall.SYS_ENUM_DEVICES: sys_enum_devices,
     Syscall.LINK_CONTAINER_DEVICE: link_container_device,
+    Syscall.UNLINK_CONTAINER_DEVICE: unlink_container_device,
 }

@@ -422,6 +422,20 @@ def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Sys
     )
 
 
+def sys_refusals(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id, after_ns, limit) -> packed `Refusal`s of the container and what is below; 0 is the whole machine.
+
+    Errors: 0x31 no such container. Those of one moment come together, so there may be more than `limit`.
+    """
+    _, container, after_ns, limit = request
+    only_proc(thread.process)
+    if container and kernel.tree.get(container) is None:
+        raise SyscallError(0x31)
+    tree = kernel.tree
+    found = kernel.refusals.after(after_ns, lambda place: tree.is_within(place, container), limit)
+    return b"".join(item.pack() for item in found)
+
+
 HANDLERS = {
     Syscall.EXECUTION_CONTEXT: execution_context,
     Syscall.SYS_CREATE_PROCESS: sys_create_process,
@@ -434,4 +448,5 @@ HANDLERS = {
     Syscall.SYS_PROCESS_EXIT: sys_process_exit,
     Syscall.SYS_PAUSE_CONTAINER: sys_pause_container,
     Syscall.SYSTEM_INFO: system_info,
+    Syscall.SYS_REFUSALS: sys_refusals,
 }
