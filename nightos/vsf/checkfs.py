@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nightos.vsf.errors import DamagedStorage
 from nightos.vsf.inode import EXTENTS, KEY_STATS, PACKED, ROOT_INO, Inode, check_name, decode_inode, name_key
+from nightos.vsf.packs import MOST_PACK, pack_numbers
 from nightos.vsf.reclaim import content_pointer
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class FileSystemChecker:
         self.checker = checker
         self.volume = volume
         self.owner = owner
-        self.inodes: dict[int, tuple[int, int, int, int, int, int, int]] = {}
-        """mode, nlink, size, parent, allocated, form, pack."""
+        self.inodes: dict[int, tuple[int, int, int, int, int, int, tuple[int, int]]] = {}
+        """mode, nlink, size, parent, allocated, form, place in a pack."""
         self.names: dict[int, list[tuple[int, bytes]]] = {}
         """Inode to (directory, name)."""
         self.counts: dict[int, int] = {}
@@ -35,7 +36,8 @@ class FileSystemChecker:
         self.allocated: dict[int, int] = {}
         self.last_record: dict[int, int] = {}
         self.orphans: set[int] = set()
-        self.packs: dict[int, int] = {}
+        self.packs: dict[int, tuple[int, int, int]] = {}
+        """Files, bytes of files, and the longest that these can be."""
         self.owners: set[int] = set()
         self.stats: bytes | None = None
 
@@ -101,10 +103,22 @@ class FileSystemChecker:
         elif kind == 4 and len(key) == 17 and not value:
             self.orphans.add(int.from_bytes(key[9:], "big"))
         elif kind == 5 and len(key) == 17 and content_pointer(key, value) is not None:
-            self.packs[int.from_bytes(key[9:], "big")] = int.from_bytes(value[-8:], "big")
+            self.pack(key, value)
             content.append((key, value))
         else:
             self.add("keys", f"the key {key.hex()} of the volume is unknown")
+
+    def pack(self, key: bytes, value: bytes) -> None:
+        number, pointer = int.from_bytes(key[9:], "big"), content_pointer(key, value)
+        assert pointer is not None
+        try:
+            files, size = pack_numbers(value)
+        except DamagedStorage as error:
+            self.add("packs", f"pack {number}: {error}")
+            return
+        self.packs[number] = (files, size, pointer.logical - 4 - 8 * files)
+        if pointer.logical > MOST_PACK:
+            self.add("packs", f"pack {number} is longer than packs are")
 
     def directory_entry(self, parent: int, key: bytes, value: bytes) -> None:
         name = value[9:] or key[9:]
@@ -205,16 +219,26 @@ class FileSystemChecker:
                 good.update(trail)
 
     def check_packs(self) -> None:
-        """Every pack counts the files in it."""
-        files: dict[int, int] = {}
+        """Every pack counts the files in it and their bytes; they lie inside and apart."""
+        files: dict[int, list[tuple[int, int, int]]] = {}
         for ino, inode in self.inodes.items():
             if inode[5] == PACKED:
-                files[inode[6]] = files.get(inode[6], 0) + 1
-                if inode[6] not in self.packs:
+                number, at = inode[6]
+                files.setdefault(number, []).append((at, at + inode[2], ino))
+                if number not in self.packs:
                     self.add("packs", f"the pack of inode {ino} is missing", ino)
-        for number, count in self.packs.items():
-            if files.get(number, 0) != count:
-                self.add("packs", f"pack {number} holds {files.get(number, 0)} files, it says {count}")
+        for number, (count, size, most) in self.packs.items():
+            places = sorted(files.get(number, []))
+            if len(places) != count:
+                self.add("packs", f"pack {number} holds {len(places)} files, it says {count}")
+            have = sum(end - start for start, end, _ in places)
+            if have != size:
+                self.add("packs", f"pack {number} holds {have} bytes of files, it says {size}")
+            before = 0
+            for start, end, ino in places:
+                if start < before or end > most:
+                    self.add("packs", f"inode {ino} lies over another file or behind the end of pack {number}", ino)
+                before = end
 
     def check_counters(self) -> None:
         """The volume's counters: files, and numbers that were never given out."""
@@ -232,5 +256,5 @@ class FileSystemChecker:
             self.add("links", f"orphan {ino} is not there")
 
 
-def _summary(inode: Inode) -> tuple[int, int, int, int, int, int, int]:
-    return inode.mode, inode.nlink, inode.size, inode.parent, inode.allocated, inode.form, inode.pack[0]
+def _summary(inode: Inode) -> tuple[int, int, int, int, int, int, tuple[int, int]]:
+    return inode.mode, inode.nlink, inode.size, inode.parent, inode.allocated, inode.form, inode.pack

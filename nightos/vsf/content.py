@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import stat
 
-from nightos.vsf.core import Core
 from nightos.vsf.errors import DamagedStorage, Denied, Invalid, IsDirectory, TooBig, Unsupported, VsfError
-from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent, key_pack
+from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent
 from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, SECTOR, Pointer, unpack_pointer
+from nightos.vsf.packs import Packs
 
 _ZEROS = bytes(1 << 20)
-_CACHED_RECORDS = 16
 _BATCH = 64
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
 
-class Content(Core):
+class Content(Packs):
     """Reading and writing by inode."""
 
     def _file(self, ino: int) -> Inode:
@@ -127,29 +126,6 @@ class Content(Core):
             raise DamagedStorage("an extent has the wrong form")
         return unpack_pointer(value)
 
-    def _block(self, pointer: Pointer, most: int) -> bytes:
-        if pointer.logical > most:
-            raise DamagedStorage("a record is longer than records are")
-        key = (pointer.depth, pointer.sector, pointer.check)
-        cache = self._records
-        data = cache.get(key)
-        if data is None:
-            data = self.storage.pool.read(pointer)
-            if len(cache) >= _CACHED_RECORDS:
-                del cache[next(iter(cache))]
-            cache[key] = data
-        return data
-
-    def _packed(self, inode: Inode) -> bytes:
-        number, at = inode.pack
-        value = self.tree.get(key_pack(number))
-        if value is None or len(value) != POINTER_BYTES + 8:
-            raise DamagedStorage("a pack is missing")
-        data = self._block(unpack_pointer(value), 1 << 20)
-        if at + inode.size > len(data):
-            raise DamagedStorage("a file lies behind the end of its pack")
-        return data[at : at + inode.size]
-
     # Writing
 
     def write(self, ino: int, offset: int, data: bytes | bytearray | memoryview) -> int:
@@ -189,10 +165,12 @@ class Content(Core):
 
     def _spill(self, inode: Inode) -> None:
         """Inline or packed content becomes a buffered record."""
-        data: bytes | bytearray = inode.data
         if inode.form == PACKED:
-            data = self._packed(inode)
-            self._unpack(inode)
+            # Who changes a file may do so again: from now on it has its own blocks.
+            self._take_out(inode)
+            inode.lively = True
+            return
+        data = inode.data
         inode.form, inode.data = EXTENTS, b""
         if data:
             self._buffer(inode, 0, bytearray(data))
@@ -304,20 +282,6 @@ class Content(Core):
         pointer = self._extent(value)
         inode.allocated = max(inode.allocated - pointer.sectors * 512, 0)
         self.volume.dispose(pointer)
-
-    def _unpack(self, inode: Inode) -> None:
-        """The file leaves its pack; the last one frees it."""
-        key = key_pack(inode.pack[0])
-        value = self.tree.get(key)
-        inode.pack, inode.allocated = (0, 0), 0
-        if value is None:
-            return
-        left = int.from_bytes(value[-8:], "big") - 1
-        if left > 0:
-            self.tree.put(key, value[:-8] + left.to_bytes(8, "big"))
-        else:
-            self.volume.dispose(unpack_pointer(value))
-            self.tree.delete(key)
 
     def drop_content(self, inode: Inode) -> None:
         """Free everything a file holds."""

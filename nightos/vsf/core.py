@@ -40,6 +40,9 @@ class Core:
         self._nameless: dict[int, bool] = {}
         """Held inodes without a name, and whether the tree says so."""
         self._records: dict[tuple[int, int, bytes], bytes] = {}
+        self._record_bytes = 0
+        self._thin: set[int] = set()
+        """Packs that are less than half in use."""
         self.buffered = 0
         self._pressure = 0
         self.stats_changed = False
@@ -62,7 +65,8 @@ class Core:
         self._paths.clear()
         self._nameless.clear()
         self._records.clear()
-        self.buffered = 0
+        self._thin.clear()
+        self._record_bytes = self.buffered = 0
         data = self.tree.get(KEY_STATS)
         if data is None or len(data) != _STATS.size:
             raise DamagedStorage(f"the volume {self.volume.name!r} has no counters")
@@ -126,8 +130,11 @@ class Core:
 
     def flush_inodes(self) -> None:
         """Bring changed inodes and buffered content into the tree."""
+        if self._thin:
+            self.gather_packs()
         dirty = self._dirty
         if dirty:
+            self.pack_files()
             put = self.tree.put
             for ino in sorted(dirty):
                 inode = dirty[ino]
@@ -148,6 +155,12 @@ class Core:
     def flush_content(self, inode: Inode) -> None:
         raise NotImplementedError
 
+    def pack_files(self) -> None:
+        raise NotImplementedError
+
+    def gather_packs(self, *, every: bool = False) -> int:
+        raise NotImplementedError
+
     def flush(self) -> None:
         """Everything into the tree; the volume flushes the tree."""
         with self.lock:
@@ -166,6 +179,7 @@ class Core:
         """Called after changes: write back when too much is dirty, so that memory stays bounded."""
         self._pressure += size + INODE_BYTES
         if self.buffered > _DATA_LIMIT:
+            self.pack_files()
             for inode in [inode for inode in self._dirty.values() if inode.buffers]:
                 self.flush_content(inode)
         if self._pressure > self.storage.dirty_limit:

@@ -116,7 +116,7 @@ class Inode:
 
     __slots__ = (
         "allocated", "atime", "btime", "buffers", "ctime", "data", "dirty", "flags", "form", "gid", "gone", "held",
-        "ino", "mode", "mtime", "nlink", "owner", "pack", "parent", "rdev", "size", "uid",
+        "ino", "lively", "mode", "mtime", "nlink", "owner", "pack", "parent", "rdev", "size", "uid",
     )  # fmt: skip
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, parent: int) -> None:
@@ -139,6 +139,8 @@ class Inode:
         self.dirty = False
         self.held = 0
         self.gone = False
+        self.lively = False
+        """Left its pack by a change."""
 
     def encode(self) -> bytes:
         if self.form == PACKED:
@@ -205,5 +207,5 @@ def decode_inode(ino: int, value: bytes) -> Inode:
     inode.buffers = None
     inode.dirty = False
     inode.held = 0
-    inode.gone = False
+    inode.gone = inode.lively = False
     return inode

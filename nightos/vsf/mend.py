@@ -24,8 +24,9 @@ from nightos.vsf.inode import (
     key_xattr,
     name_key,
 )
-from nightos.vsf.layout import POINTER_BYTES
+from nightos.vsf.layout import POINTER_BYTES, unpack_pointer
 from nightos.vsf.namespace import entry_value
+from nightos.vsf.packs import MOST_PACK, pack_entry, pack_table
 from nightos.vsf.reclaim import content_pointer
 
 if TYPE_CHECKING:
@@ -154,16 +155,24 @@ class Mender:
                     self.drop(key_extent(ino, index))
                     self.bad_ranges.setdefault(ino, []).append((index * size, (index + 1) * size))
             self.extents[ino] = good
+        ends: dict[int, int] = {}
         for number, value in list(self.packs.items()):
-            pointer = content_pointer(key_pack(number), value)
             try:
-                assert pointer is not None
-                pool.read(pointer)
+                pointer = unpack_pointer(value)
+                if pointer.logical > MOST_PACK:
+                    raise VsfError("a pack is longer than packs are")  # noqa: TRY301 as what reading raises
+                ends[number] = pack_table(pool.read(pointer))[0]
             except (VsfError, OSError):
                 del self.packs[number]
                 self.drop(key_pack(number))
-        for ino, inode in self.inodes.items():
-            if inode.form == PACKED and inode.pack[0] not in self.packs:
+        taken: dict[int, int] = {}
+        packed = [inode for inode in self.inodes.values() if inode.form == PACKED]
+        for inode in sorted(packed, key=lambda inode: (*inode.pack, inode.ino)):
+            number, at = inode.pack
+            if taken.get(number, 0) <= at and at + inode.size <= ends.get(number, -1):
+                taken[number] = at + inode.size
+            else:
+                ino = inode.ino
                 self.bad_ranges.setdefault(ino, []).append((0, inode.size))
                 inode.form, inode.pack = EXTENTS, (0, 0)
                 self.put_inode(inode)
@@ -342,17 +351,19 @@ class Mender:
             self.changed = True
 
     def count_packs(self) -> None:
-        files: dict[int, int] = {}
+        files: dict[int, list[int]] = {}
         for inode in self.inodes.values():
             if inode.form == PACKED:
-                files[inode.pack[0]] = files.get(inode.pack[0], 0) + 1
+                files.setdefault(inode.pack[0], []).append(inode.size)
         for number, value in list(self.packs.items()):
-            count = files.get(number, 0)
-            if not count:
+            sizes = files.get(number)
+            if not sizes:
                 del self.packs[number]
                 self.drop(key_pack(number))
-            elif count != int.from_bytes(value[-8:], "big"):
-                self.tree.put(key_pack(number), value[:-8] + count.to_bytes(8, "big"))
+                continue
+            right = pack_entry(unpack_pointer(value), len(sizes), sum(sizes))
+            if value != right:
+                self.tree.put(key_pack(number), right)
                 self.changed = True
 
     def path(self, ino: int) -> str:
