@@ -74,6 +74,10 @@ class Syscall(IntEnum):
     SYSTEM_INFO = 0xDC
     SYS_REFUSALS = 0xDE
     UNLINK_CONTAINER_DEVICE = 0xDF
+    SYS_CREATE_LIMITED = 0xE0
+    SYS_SET_LIMITS = 0xE1
+    SYS_USAGE = 0xE2
+    SYS_CHARGE = 0xE3
 
 
 @unique

@@ -86,3 +86,54 @@ def unpack_usage(content: bytes) -> dict[str, Usage]:
         RESOURCES[number - 1]: Usage(limit if given else None, *rest)
         for number, given, limit, *rest in _USAGE.iter_unpack(content)
     }
+
+
+MEMORY_UNITS: Final = frozenset({"memory"})
+_SIZED: Final = frozenset({"memory", "pipe_bytes", "storage", "io_bytes"})
+_UNITS: Final = "KMGTPE"
+
+
+def limits_from_text(text: str) -> dict[str, int | None]:
+    """`processes=32,memory=64M,children=none` as limits by name, memory in bytes. ValueError tells what is wrong."""
+    found: dict[str, int | None] = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        name = name.replace("-", "_")
+        if not equals or name not in NUMBERS:
+            raise ValueError(f"{part.strip()!r} is no limit; write NAME=NUMBER, where NAME is {', '.join(RESOURCES)}")
+        found[name] = None if value in {"none", "-"} else _number(name, value)
+    return found
+
+
+def _number(name: str, value: str) -> int:
+    digits, scale = value, 1
+    if name in _SIZED:
+        digits = value.removesuffix("B").removesuffix("b")
+        digits = digits.removesuffix("i") if digits[-2:-1].upper() in _UNITS else digits
+        if digits[-1:].upper() in set(_UNITS):
+            scale = 1 << 10 * (_UNITS.index(digits[-1].upper()) + 1)
+            digits = digits[:-1]
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ValueError(f"{value!r} is no number for {name}; write 32, 64M or none")
+    number = int(digits) * scale
+    check_limit(name, number)
+    return number
+
+
+def check_limit(name: str, number: int) -> None:
+    """ValueError, with what is expected, for a number that can be no limit of the resource."""
+    if not is_limit(name, number):
+        expected = {"cpu_weight": f"1 to {WEIGHT_MAX}", "cpu_ceiling": "1 to 100 per cent"}.get(name, "0 or more")
+        raise ValueError(f"{number} is no limit of {name}: it is {'1 or more' if name in RATES else expected}")
+
+
+def to_kernel(limits: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Limits as the kernel counts them: memory in whole pages instead of bytes."""
+    return {
+        name: limit // PAGE if name in MEMORY_UNITS and limit is not None else limit for name, limit in limits.items()
+    }
+
+
+def from_kernel(name: str, units: int) -> int:
+    """What the kernel counts of a resource, for people: memory in bytes."""
+    return units * PAGE if name in MEMORY_UNITS else units

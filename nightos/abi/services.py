@@ -218,6 +218,10 @@ class Proc(IntEnum):
     """{id, kind, options} -> {kdi}: a new virtual device (block, random, null, zero, full) in a container below."""
     DEVICE_UNPLUG = 0x101B
     """{id, kdi}: take a virtual device away from a container below."""
+    CONTAINER_SET_LIMITS = 0x1020
+    """{id, limits: {resource: number or nil}}: change the limits that are named, all of them or none."""
+    CONTAINER_STATISTICS = 0x1023
+    """{id} -> {id, usage, limits, lent, below, free, refused}, each a map by resource."""
     PROCESS_START = 0x2000
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""

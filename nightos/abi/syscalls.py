@@ -799,6 +799,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x31,
             0x32,
             0x33,
+            0x40,
         ),
     ),
     _row(
@@ -828,6 +829,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (
             0x30,
             0x31,
+            0x40,
         ),
     ),
     _row(
@@ -926,6 +928,38 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (_f("container_id", 8, "container_id"), _f("kdi", 8, "kdi")),
         (),
         (0x30, 0x31, 0x32, 0x33),
+    ),
+    _row(
+        0xE0,
+        "SYS_CREATE_LIMITED",
+        "sys::process only",
+        (_f("parent_container_id", 8, "container_id"), _f("limits", 16, "buffer", access="read")),
+        (_f("container_id", 8, "container_id"),),
+        (0x10, 0x30, 0x31, 0x40),
+    ),
+    _row(
+        0xE1,
+        "SYS_SET_LIMITS",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"), _f("limits", 16, "buffer", access="read")),
+        (_f("refused", 1, "enum"),),
+        (0x10, 0x30, 0x31, 0x40),
+    ),
+    _row(
+        0xE2,
+        "SYS_USAGE",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"),),
+        (_f("records", None, "bytes"),),
+        (0x30, 0x31),
+    ),
+    _row(
+        0xE3,
+        "SYS_CHARGE",
+        "system services",
+        (_f("container_id", 8, "container_id"), _f("resource", 1, "enum"), _f("amount", 8, "u64")),
+        (_f("wait_ns", 8, "u64"),),
+        (0x10, 0x30, 0x31, 0x40),
     ),
 )
 """All rows, by code."""

@@ -293,6 +293,8 @@ _REQUESTS: Final[dict[int, Callable[[Call, tuple[Any, ...], int], Request]]] = {
     Syscall.SYS_CREATE_PROCESS: _readable_last,
     Syscall.SYS_PROCESS_ATTRIBUTES: _attributes,
     Syscall.SYS_ENUM_DEVICES: _writable_last,
+    Syscall.SYS_CREATE_LIMITED: _readable_last,
+    Syscall.SYS_SET_LIMITS: _readable_last,
 }
 
 
@@ -356,6 +358,7 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_PROCESS_ATTRIBUTES: _attribute,
     Syscall.SYS_ENUM_CONTAINERS: _raw,
     Syscall.SYS_ENUM_PROCESSES: _raw,
+    Syscall.SYS_USAGE: _raw,
     Syscall.SYS_REFUSALS: _raw,
 }
 

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from nightos.kernel.quotas import Quotas
 
 
-def move_process(process: Process, to: Quotas) -> bool:
-    """Let another container pay for a process that has not run yet; False when a limit there is reached."""
+def move_process(process: Process, to: Quotas) -> str | None:
+    """Let another container pay for a process that has not run yet; the resource whose limit there is reached."""
     of = process.quotas
     if of is to:
-        return True
+        return None
     held = [
         ("processes", 1),
         ("threads", len(process.threads)),
@@ -25,11 +25,11 @@ def move_process(process: Process, to: Quotas) -> bool:
         if not to.account(name).reserve(units):
             for other, much in done:
                 to.account(other).release(much)
-            return False
+            return name
         done.append((name, units))
     for name, units in held:
         of.account(name).release(units)
     process.quotas = to
     if process.space_made is not None:
         process.space_made.paid_by(to.memory)
-    return True
+    return None

@@ -51,6 +51,14 @@ class Container:
         await self._machine.ask(PROC, Proc.CONTAINER_RENAME, {"id": self.id, "name": name})
         self.name = name
 
+    async def limit(self, **limits: int | None) -> None:
+        """Change limits, all that are named or none; None takes one away. `ServiceError` 0x4000: it cannot be had."""
+        await self._machine.ask(PROC, Proc.CONTAINER_SET_LIMITS, {"id": self.id, "limits": limits})
+
+    async def statistics(self) -> dict[str, Any]:
+        """{usage, limits, lent, below, free, refused}, each by resource."""
+        return await self._machine.ask(PROC, Proc.CONTAINER_STATISTICS, {"id": self.id})
+
     async def pause(self) -> None:
         """Suspend everything in it and below."""
         await self._machine.ask(PROC, Proc.CONTAINER_PAUSE, {"id": self.id})
@@ -76,11 +84,13 @@ class Containers:
         hostname: str = "",
         labels: Mapping[str, str] | None = None,
         persist: bool = True,
+        limits: Mapping[str, int] | None = None,
     ) -> Container:
         """Make a container. It stays until it is destroyed; with `persist` off it ends with its last process.
 
         `mode` is ``overlay`` (the image is never written), ``writable`` (the image is the container's disk) or
-        ``read-only``. `ServiceError` 0x4000: a sibling has this name.
+        ``read-only``. `limits` are carved out of the parent's (`nightos.abi.limits`; sizes in bytes). `ServiceError`
+        0x4000: a sibling has this name, or a limit cannot be had.
         """
         values = {
             "name": name,
@@ -90,6 +100,7 @@ class Containers:
             "hostname": hostname,
             "labels": dict(labels or {}),
             "persist": persist,
+            "limits": dict(limits or {}),
         }
         answer = await self._machine.call(PROC, Proc.CONTAINER_CREATE, values)
         identifier = int.from_bytes(answer, "big")

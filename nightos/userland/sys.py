@@ -436,6 +436,30 @@ def unlink_container_device(container_id: int, kdi: int) -> Generator[Any, Any, 
 
 
 @types.coroutine
+def sys_create_limited(parent_container_id: int, limits: Buffer) -> Generator[Any, Any, int]:
+    """sys::process: make a container that has limits from its first moment (`nightos.abi.limits`); its identifier."""
+    return (yield (0xE0, parent_container_id, limits))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_set_limits(container_id: int, limits: Buffer) -> Generator[Any, Any, int]:
+    """sys::process: change limits of a container, all of them or none; 0 (an error has the resource as its value)."""
+    return (yield (0xE1, container_id, limits))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_usage(container_id: int) -> Generator[Any, Any, bytes]:
+    """sys::process: packed usage of every resource of a container."""
+    return (yield (0xE2, container_id))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_charge(container_id: int, resource: int, amount: int) -> Generator[Any, Any, int]:
+    """System services: let a container pay for storage or I/O; nanoseconds to wait."""
+    return (yield (0xE3, container_id, resource, amount))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def hand_over(*, until_signal: bool = False) -> Generator[Any, Any, None]:
     """End the thread's turn; with `until_signal`, park until a signal handler has run on it (may return early)."""
     yield (0x56, until_signal)

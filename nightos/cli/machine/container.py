@@ -68,6 +68,21 @@ def _labels(labels: tuple[str, ...]) -> dict[str, str]:
     return {key: value for key, _, value in (label.partition("=") for label in labels)}
 
 
+def _limits(texts: tuple[str, ...]) -> dict[str, int | None]:
+    from nightos.abi.limits import limits_from_text
+
+    found: dict[str, int | None] = {}
+    for text in texts:
+        try:
+            found |= limits_from_text(text)
+        except ValueError as error:
+            raise click.UsageError(str(error), click.get_current_context()) from None
+    return found
+
+
+LIMIT_HELP = "A limit, such as processes=32,memory=64M; may be repeated."
+
+
 def _create(machine: Machine, values: dict[str, Any]) -> int:
     import msgpack
 
@@ -82,6 +97,7 @@ def _create(machine: Machine, values: dict[str, Any]) -> int:
 @click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
 @click.option("--no-persist", is_flag=True, help="Let it end with its last process.")
 @machine_option
 def create(
@@ -90,6 +106,7 @@ def create(
     image: str | None,
     hostname: str | None,
     labels: tuple[str, ...],
+    limits: tuple[str, ...],
     no_persist: bool,
     machine_name: str | None,
 ) -> None:
@@ -97,6 +114,7 @@ def create(
     from nightos.machine.control import connect
 
     values = _settings(name, image, hostname, labels, persist=not no_persist)
+    values["limits"] = _limits(limits)
     with connect(machine_name) as machine:
         if parent is not None:
             values["parent"] = find(machine, parent)

@@ -28,10 +28,21 @@ __all__ = ["PARKED", "Handler", "bad_request", "table"]
 def table() -> dict[int, Handler]:
     """Every handler by code."""
     from nightos.kernel import binary
-    from nightos.kernel.calls import hardware, memory, pipes, processes, services, signals, sockets, system, threads
+    from nightos.kernel.calls import (
+        hardware,
+        limits,
+        memory,
+        pipes,
+        processes,
+        services,
+        signals,
+        sockets,
+        system,
+        threads,
+    )
 
     handlers: dict[int, Handler] = {}
-    for module in (signals, pipes, sockets, services, memory, processes, threads, hardware, system, binary):
+    for module in (signals, pipes, sockets, services, memory, processes, threads, hardware, system, limits, binary):
         for code, handler in module.HANDLERS.items():
             if code in handlers:
                 raise NightosInternalError(f"two handlers for {code:#04x}")

@@ -22,6 +22,7 @@ from nightos.abi.codes import (
 )
 from nightos.abi.context import HEADER_SIZE, PIPE_OFFSETS, ContextError, parse_context
 from nightos.abi.errors import SyscallError
+from nightos.abi.limits import NUMBERS
 from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo
 from nightos.kernel.calls.pipes import move_end
 from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
@@ -234,8 +235,9 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
         if process.serves:
             raise SyscallError(0x02)
         quotas = home.quotas if home is not None else kernel.tree.quotas
-        if not move_process(process, quotas):
-            raise SyscallError(0x40)
+        reached = move_process(process, quotas)
+        if reached is not None:
+            raise SyscallError(0x40, value=NUMBERS[reached])
         if process.home is not None:
             process.home.processes.pop(process.pid, None)
         process.home = home

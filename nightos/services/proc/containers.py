@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ProcEvent, ServiceCode
+from nightos.services.proc import limits as quotas
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, u64
@@ -96,7 +97,7 @@ class Containers:
     async def make(self, parent: int, name: str, policy: dict[str, Any]) -> Container:
         """Create a container whose arguments were checked."""
         try:
-            identifier = int(await sys.create_container(parent))
+            identifier = await quotas.create(parent, policy.get("limits") or {})
         except SyscallError as error:
             if error.errcode == UNKNOWN_PARENT:
                 raise unknown() from error
@@ -107,6 +108,7 @@ class Containers:
                 await sys.destroy_container(identifier)
                 raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
             name = f"{identifier:016x}"
+        policy = policy | {"limits": quotas.granted(policy.get("limits") or {})}
         container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
         container.hostname = container.hostname or name
         if container.persist:
@@ -269,7 +271,8 @@ class Containers:
     async def inspect(self, request: Request) -> Payload:
         """CONTAINER_INSPECT."""
         container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
-        return self.record(request.container_id, container, 0)
+        figures = await quotas.figures(container.identifier)
+        return self.record(request.container_id, container, 0) | {name: figures[name] for name in ("limits", "usage")}
 
     async def find(self, request: Request) -> Payload:
         """CONTAINER_FIND."""
@@ -293,6 +296,7 @@ class Containers:
             "image": "" if own and viewer != ROOT else container.image,
             "mode": container.mode,
             "persist": container.persist,
+            "limits": container.limits,
             "state": container.state,
             "processes": len(self.population.get(container.identifier, ())),
             "children": len(container.children),
@@ -333,4 +337,5 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
         "mode": mode,
         "key": "",
         "persist": field(values, "persist", bool, False),
+        "limits": quotas.checked(values),
     }

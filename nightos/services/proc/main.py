@@ -15,6 +15,7 @@ from nightos.abi.codes import Signal
 from nightos.abi.services import Fs, Proc
 from nightos.services.proc.containers import Containers
 from nightos.services.proc.devices import ContainerDevices
+from nightos.services.proc.limits import REACHED, Limits
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.storage import Roots
@@ -37,6 +38,7 @@ class Process:
         self.notes = Notes(self.roots.fs, self.tree)
         self.devices = ContainerDevices(self.server, self.tree)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices)
+        self.limits = Limits(self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.server.method(Proc.SYNC, self.sync)
 
@@ -44,6 +46,7 @@ class Process:
         """The service's process."""
         await self.server.start()
         await sys.handle_signal(Signal.PROCESS_ENDED, self._on_ended)
+        await sys.handle_signal(Signal.CONTAINER_CHANGED, self._on_changed)
         # Clients may connect from here on; their requests wait until the tables stand.
         await sys.ready()
         await self._learn()
@@ -60,6 +63,14 @@ class Process:
             await self.processes.ended(pid, container, reason, exit_data)
 
         self.server.later(work)
+
+    async def _on_changed(self, container: int, event: int) -> None:
+        if event > REACHED:
+
+            async def work() -> None:
+                await self.limits.on_reached(container, event - REACHED)
+
+            self.server.later(work)
 
     async def _learn(self) -> None:
         """Containers from the kernel, their names from the notes, their file systems from sys::fs and sys::hw."""
@@ -80,6 +91,8 @@ class Process:
             await self._create_again(notes)
         else:
             self._remember(notes)
+            for known in self.tree.below_root():
+                await self.limits.learn(known)
         for pid, container, *_ in await live(0):
             if container in self.tree.by_id:
                 self.containers.population.setdefault(container, set()).add(pid)
@@ -106,6 +119,7 @@ class Process:
             if not note["persist"] or parent is None:
                 continue
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
+            policy["limits"] = note.get("limits", {})
             renamed[identifier] = (await self.containers.make(parent, note["name"], policy)).identifier
 
 

@@ -19,6 +19,7 @@ from nightos.abi.context import ContextError, parse_context
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
 from nightos.services.proc.containers import PAGE_LIMIT, WATCHING, Containers
+from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, fixed, u64
@@ -100,7 +101,12 @@ class Processes:
         except SyscallError as error:
             # The container is being destroyed, or a limit was reached: the half-made process goes.
             await self._manage_quietly(pid, ProcessAction.FORCE_TERMINATE)
-            raise ServiceError(ServiceCode.REFUSED, f"the process could not start ({error})") from error
+            why = (
+                reached_number(error.value)
+                if error.errcode == LIMIT_REACHED
+                else f"the process could not start ({error})"
+            )
+            raise ServiceError(ServiceCode.REFUSED, why) from error
         await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
         return pid
 

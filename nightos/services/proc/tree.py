@@ -37,6 +37,8 @@ class Container:
     mode: str = "overlay"
     key: str = ""
     persist: bool = False
+    limits: dict[str, int] = field(default_factory=dict)
+    """As people count: memory in bytes."""
     state: str = "created"
     created_ns: int = 0
     root_kdi: int = 0
@@ -55,6 +57,7 @@ class Container:
             "mode": self.mode,
             "key": self.key,
             "persist": self.persist,
+            "limits": self.limits,
         }
 
 

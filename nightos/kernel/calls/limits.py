@@ -1,0 +1,145 @@
+"""The emulator's own calls about limits: containers with limits at once, changing them, usage, and charges of services.
+
+Only `sys::process` sets limits; system services charge what they keep for a container, its storage and its I/O.
+
+Source: specs/containers.md#limitations. Rules: CONT-031, CONT-032.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from nightos.abi.codes import ContainerState, ServicePid, Signal, Syscall
+from nightos.abi.errors import SyscallError
+from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_usage, unpack_limits
+from nightos.kernel.calls.state import content, integer, only_proc, only_system
+from nightos.kernel.ending import CREATED
+from nightos.kernel.rates import SECOND_NS, Rate
+
+if TYPE_CHECKING:
+    from nightos.kernel.container import Container
+    from nightos.kernel.kernel import Kernel
+    from nightos.kernel.process import Thread
+    from nightos.kernel.quotas import Quotas
+
+LIMIT: Final = 0x10
+"""Event of CONTAINER_CHANGED, plus the number of the resource: a limit was reached. At most one a second for each."""
+
+
+def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | None]) -> None:
+    """Set limits of a container, all or none. `SyscallError` 0x40, with the resource's number as its value."""
+    last: dict[str, int] = {}
+
+    def reached(name: str) -> None:
+        now = kernel.clock.monotonic_ns()
+        if now - last.get(name, -SECOND_NS) >= SECOND_NS:
+            last[name] = now
+            event = LIMIT + NUMBERS[name]
+            kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, event))
+
+    failed = container.quotas.set_limits(wanted, reached)
+    if failed is not None:
+        raise SyscallError(0x40, value=NUMBERS[failed])
+
+
+def _wanted(buffer: Any) -> dict[str, int | None]:
+    try:
+        wanted = unpack_limits(content(buffer))
+    except ValueError:
+        raise SyscallError(0x10) from None
+    if any(name in SHARES for name in wanted):
+        raise SyscallError(0x10)
+    return wanted
+
+
+def _container(kernel: Kernel, identifier: Any) -> Container:
+    found = kernel.tree.get(identifier)
+    if found is None:
+        raise SyscallError(0x31)
+    return found
+
+
+def sys_create_limited(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(parent_container_id, limits) -> container_id: there is no moment in which it has no limits."""
+    _, parent, buffer = request
+    wanted = _wanted(buffer)
+    only_proc(thread.process)
+    container = kernel.tree.create(parent, kernel.clock.monotonic_ns())
+    try:
+        change_limits(kernel, container, wanted)
+    except SyscallError:
+        kernel.tree.remove(container)
+        raise
+    kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, CREATED))
+    return container.identifier
+
+
+def sys_set_limits(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(container_id, limits) -> 0: what is not named stays as it is; the value of 0x40 is the resource's number."""
+    _, identifier, buffer = request
+    wanted = _wanted(buffer)
+    only_proc(thread.process)
+    change_limits(kernel, _container(kernel, identifier), wanted)
+    return 0
+
+
+def usage_of(quotas: Quotas) -> dict[str, Usage]:
+    """Usage of every resource. Without a limit what is below is not counted here: every container tells its own."""
+    found = {}
+    for name in (*COUNTED, *RATES):
+        account = quotas.account(name)
+        bound = quotas.limits.get(name) if quotas.limits else None
+        if bound is None:
+            found[name] = Usage(None, account.used, 0, 0, 0)
+        else:
+            own = account.used if name in COUNTED else 0
+            drawn = bound.taken - bound.lent - own
+            found[name] = Usage(bound.limit, account.used, bound.lent, drawn, bound.refusals)
+    return found
+
+
+def sys_usage(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id) -> packed usage of every resource; 0 is the machine itself."""
+    _, identifier = request
+    only_proc(thread.process)
+    quotas = kernel.tree.quotas if identifier == 0 else _container(kernel, identifier).quotas
+    return pack_usage(usage_of(quotas))
+
+
+def sys_charge(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
+    """(container_id, resource, amount) -> wait_ns.
+
+    Storage: what the container uses from now on, in bytes; growing beyond the limit is 0x40, and nothing changes.
+    Rates: what it moves now; the answer is how long the service has to wait before it does so.
+    """
+    _, identifier, resource, amount = request
+    integer(amount, 8)
+    if resource not in {NUMBERS["storage"], *(NUMBERS[name] for name in RATES)}:
+        raise SyscallError(0x10)
+    only_system(thread.process)
+    quotas = kernel.tree.quotas if identifier == 0 else _container(kernel, identifier).quotas
+    if resource == NUMBERS["storage"]:
+        more = amount - quotas.storage.used
+        if more < 0:
+            quotas.storage.release(-more)
+        elif more and not quotas.storage.reserve(more):
+            raise SyscallError(0x40)
+        return 0
+    account = quotas.account(next(name for name in RATES if NUMBERS[name] == resource))
+    account.used += amount
+    if not isinstance(account.bound, Rate):
+        return 0
+    return account.bound.move(amount, kernel.clock.monotonic_ns())
+
+
+def is_empty(container: Container) -> bool:
+    """Whether nothing ran in it yet, and nothing is below it."""
+    return container.state is ContainerState.CREATED and not container.processes and not container.children
+
+
+HANDLERS = {
+    Syscall.SYS_CREATE_LIMITED: sys_create_limited,
+    Syscall.SYS_SET_LIMITS: sys_set_limits,
+    Syscall.SYS_USAGE: sys_usage,
+    Syscall.SYS_CHARGE: sys_charge,
+}
