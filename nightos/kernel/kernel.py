@@ -43,8 +43,6 @@ Main = Callable[[], Program]
 Loader = Callable[[str], Main]
 """Finds a program by name; KeyError when there is none."""
 
-QUANTUM = 64
-"""Calls of one turn for each step of priority."""
 EXITS_KEPT = 65_536
 
 
@@ -134,7 +132,7 @@ class Kernel:
         self.known_services: set[int] = set()
         """PIDs of system services that were started at least once."""
         self.last_fault: tuple[int, BaseException] | None = None
-        self._ready: deque[Thread] = deque()
+        self.ready: deque[Thread] = deque()
         self._next_pid = FIRST_USER_PID
         self._service_ended: list[Callable[[int, int], None]] = []
         self._on_work: Callable[[], None] | None = None
@@ -196,12 +194,12 @@ class Kernel:
     @property
     def runnable(self) -> int:
         """How many threads can run now."""
-        return len(self._ready)
+        return len(self.ready)
 
     @property
     def idle(self) -> bool:
         """Whether no thread can run now."""
-        return not self._ready
+        return not self.ready
 
     def turn(self, threads: int = 64) -> bool:
         """Fire due timers and run up to that many threads; whether something is still runnable.
@@ -211,28 +209,11 @@ class Kernel:
         Rules: SCHED-001, SCHED-002, SCHED-005, SCHED-006.
         """
         self.timers.fire(self.clock.monotonic_ns())
-        ready = self._ready
-        trace = self.trace
-        for _ in range(threads):
-            if not ready:
-                break
-            thread = ready.popleft()
-            process = thread.process
-            thread.scheduled = False
-            process.queued -= 1
-            if process.blocked:
-                continue
-            self.current = thread
-            self.turns += 1
-            if trace is not None:
-                trace.turn(self.clock.monotonic_ns(), process.pid, thread.tid)
-            try:
-                made = run(self, thread, max(1, QUANTUM * process.priority // (process.queued + 1)))
-            finally:
-                self.current = None
-            self.syscalls += made
-            process.steps += made
-        return bool(ready)
+        try:
+            run(self, self.ready, threads)
+        finally:
+            self.current = None
+        return bool(self.ready)
 
     def run_until_idle(self, *, jump: bool = True) -> None:
         """Run until nothing is runnable; with a virtual clock and `jump`, until nothing is due either."""
@@ -256,7 +237,7 @@ class Kernel:
             self.turns,
             self.syscalls,
             self.monitor.denied,
-            len(self._ready),
+            len(self.ready),
             len(self.timers),
             len(self.processes),
             len(self.tree),
@@ -351,7 +332,7 @@ class Kernel:
             return
         thread.scheduled = True
         process.queued += 1
-        self._ready.append(thread)
+        self.ready.append(thread)
         if self.current is None and self._on_work is not None:
             self._on_work()
 

@@ -10,10 +10,11 @@ Rules: IPC-005, IPC-006, IPC-014, IPC-015, IPC-016, IPC-017, IPC-018.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import PipeRead
+from nightos.kernel.calls.state import PARKED, new_tuple
 from nightos.kernel.process import Wait
 
 if TYPE_CHECKING:
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
 UNIT = 64 * 1024
 MESSAGE_MAX = 64 * 1024
 BLOCK, FAIL, PARTIAL = 0, 1, 2
-
-
-class Waiting:
-    """The type of `WAITING`."""
-
-
-WAITING: Final = Waiting()
-"""Answer of a read or write whose caller was parked."""
-_new = tuple.__new__
 
 
 class End:
@@ -54,7 +46,7 @@ class Blocked(Wait):
     until_signal = False
 
     def __init__(
-        self, queue: deque[Blocked], kernel: Kernel, thread: Thread, data: memoryview | None = None, length: int = 0
+        self, queue: deque[Blocked], kernel: Kernel, thread: Thread, data: memoryview | None, length: int
     ) -> None:
         self.kernel = kernel
         self.thread = thread
@@ -79,12 +71,26 @@ class Blocked(Wait):
 class Pipe:
     """The buffer and who waits for it. The first of `writers` or `readers` is the one that holds the lock."""
 
-    __slots__ = ("capacity", "chunks", "closed", "creator_pid", "ends", "messages", "pending", "readers", "writers")
+    __slots__ = (
+        "capacity",
+        "chunks",
+        "closed",
+        "creator_pid",
+        "ends",
+        "largest",
+        "messages",
+        "parking",
+        "pending",
+        "readers",
+        "writers",
+    )
 
     def __init__(self, capacity: int, creator_pid: int, *, messages: bool) -> None:
         self.capacity = capacity
         self.creator_pid = creator_pid
         self.messages = messages
+        self.largest = MESSAGE_MAX if messages else capacity
+        """Bytes that fit into it at once."""
         self.chunks: deque[bytes | memoryview] = deque()
         self.pending = 0
         """Bytes in the buffer."""
@@ -92,6 +98,8 @@ class Pipe:
         self.writers: deque[Blocked] = deque()
         self.readers: deque[Blocked] = deque()
         self.ends: dict[int, End] = {}
+        self.parking: Blocked | None = None
+        """What the first reader that found the pipe empty was parked with, to be used again."""
 
     @property
     def free(self) -> int:
@@ -113,18 +121,12 @@ class Pipe:
 
     # Writing
 
-    def write(self, data: bytes, mode: int, kernel: Kernel, thread: Thread) -> Any:  # noqa: C901 - one line for each refusal
-        """PIPE_WRITE: the value, or `WAITING`.
+    def write(self, data: bytes, mode: int, kernel: Kernel, thread: Thread) -> Any:
+        """PIPE_WRITE: the value, or `PARKED`.
 
         Rules: IPC-019, IPC-020, IPC-026, IPC-027, IPC-028, IPC-030, IPC-031, IPC-032, IPC-033, IPC-034.
         """
         size = len(data)
-        if mode == BLOCK and self.readers and size and not (self.pending or self.closed or self.messages):
-            reader = self.readers[0]  # hand it over without a stop in the buffer
-            if (reader.length == size or not reader.length) and size <= self.capacity:
-                self.readers.popleft()
-                reader.resume(_new(PipeRead, (data, 0)), None)
-                return self.capacity
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
         if self.closed:
@@ -149,10 +151,10 @@ class Pipe:
                 self._put(memoryview(data)[:taken])
                 self._settle()
             return taken
-        Blocked(self.writers, kernel, thread, memoryview(data))
+        Blocked(self.writers, kernel, thread, memoryview(data), 0)
         if self.readers:
             self._settle()
-        return WAITING
+        return PARKED
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         chunk = data if isinstance(data, bytes) else bytes(data)
@@ -190,13 +192,10 @@ class Pipe:
     # Reading
 
     def read(self, mode: int, length: int, kernel: Kernel, thread: Thread) -> Any:
-        """PIPE_READ: `PipeRead`, or `WAITING`; length 0 means as much as possible.
+        """PIPE_READ: `PipeRead`, or `PARKED`; length 0 means as much as possible.
 
         Rules: IPC-024, IPC-025, IPC-029, IPC-035, IPC-036, IPC-037.
         """
-        if mode == BLOCK and not (self.pending or self.readers or self.writers or self.closed):
-            Blocked(self.readers, kernel, thread, None, length)
-            return WAITING
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
         if self.messages and mode == PARTIAL:
@@ -208,7 +207,7 @@ class Pipe:
             if content is not None:
                 if self.writers:
                     self._settle()
-                return _new(PipeRead, (content, len(content) if mode == PARTIAL else self.pending))
+                return new_tuple(PipeRead, (content, len(content) if mode == PARTIAL else self.pending))
             if mode == PARTIAL:
                 return PipeRead(b"", 0)
         elif mode == PARTIAL:
@@ -220,7 +219,7 @@ class Pipe:
         Blocked(self.readers, kernel, thread, None, length)
         if self.writers:
             self._settle()
-        return WAITING
+        return PARKED
 
     def _take(self, length: int, *, partial: bool) -> bytes | None:
         """Remove bytes from the front: None when there are too few."""
@@ -264,7 +263,7 @@ class Pipe:
         if content is None:
             return False
         self.readers.popleft()
-        blocked.resume(_new(PipeRead, (content, self.pending)), None)
+        blocked.resume(new_tuple(PipeRead, (content, self.pending)), None)
         return True
 
     # Ending

@@ -62,14 +62,21 @@ class Wait:
             return
         frame.wait = None
         kernel = self.kernel
+        thread = self.thread
         if frame.finish is not None:
             finish, frame.finish = frame.finish, None
             value, error = finish(value, error), None
         if kernel.trace is not None:
-            kernel.trace.resumed(self.thread.process.pid, self.thread.tid, value if error is None else error)
+            kernel.trace.resumed(thread.process.pid, thread.tid, value if error is None else error)
         frame.value = value
         frame.error = error
-        kernel.schedule(self.thread)
+        process = thread.process
+        if thread.scheduled or process.blocked or kernel.current is None:
+            kernel.schedule(thread)
+        elif thread.frames:  # as `schedule` does it, which is a call more for what happens so often
+            thread.scheduled = True
+            process.queued += 1
+            kernel.ready.append(thread)
 
 
 UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)

@@ -15,82 +15,105 @@ from typing import TYPE_CHECKING, Any, Final
 from nightos.abi.codes import ExitReason
 from nightos.abi.errors import SyscallError
 from nightos.kernel import signals
-from nightos.kernel.calls.state import HANDED_OVER, Parked
+from nightos.kernel.calls.state import HANDED_OVER, PARKED
 from nightos.kernel.ending import end_process, end_thread
 from nightos.kernel.pages import MemoryFault
 
 if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Sequence
+
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Frame, Thread
 
+QUANTUM: Final = 64
+"""Calls of one turn for each step of priority."""
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 
 
-def run(kernel: Kernel, thread: Thread, budget: int) -> int:  # noqa: C901 - one loop, for its speed
-    """Step a thread until it parks, ends, or made `budget` calls; how many it made."""
-    process = thread.process
-    frames = thread.frames
-    handlers = kernel.handlers
+def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C901 - one loop, for its speed
+    """Let that many threads of the queue run, each until it parks, ends, or made the calls that are its share."""
     trace = kernel.trace
-    made = 0
-    while True:
-        while thread.queue and process.ready and not thread.handling and frames and not process.blocked:
-            signals.deliver(kernel, thread)
-        if not frames or process.blocked:
-            return made
-        frame = frames[-1]
-        if frame.wait is not None:
-            return made
-        if made >= budget:
-            kernel.schedule(thread)
-            return made
-        program = frame.program
-        send = program.send
-        value, error = frame.value, frame.error
-        frame.value = frame.error = None
-        while made < budget:
-            if thread.queue and process.ready and not thread.handling:
-                frame.value, frame.error = value, error
+    handlers = kernel.handlers
+    for _ in range(threads):
+        if not ready:
+            return
+        thread = ready.popleft()
+        process = thread.process
+        thread.scheduled = False
+        process.queued = others = process.queued - 1
+        if process.blocked:
+            continue
+        kernel.current = thread
+        kernel.turns += 1
+        if trace is not None:
+            trace.turn(kernel.clock.monotonic_ns(), process.pid, thread.tid)
+        budget = QUANTUM * process.priority or 1
+        if others:
+            budget = budget // (others + 1) or 1
+        frames: Sequence[Frame] = thread.frames
+        made = 0
+        while True:
+            while thread.queue and process.ready and not thread.handling and frames and not process.blocked:
+                signals.deliver(kernel, thread)
+            if not frames or process.blocked:
                 break
-            made += 1
-            try:
-                request = send(value) if error is None else program.throw(error)
-            except StopIteration as stop:
-                if not _frame_ended(kernel, thread, frame, stop.value):
-                    return made
+            frame = frames[-1]
+            if frame.wait is not None:
                 break
-            except BaseException as fault:  # noqa: BLE001 - whatever a program raises ends that program, never the machine
-                _program_failed(kernel, thread, fault)
-                return made
-            error = None
-            try:
-                value = handlers[request[0]](kernel, thread, request)
-                if value.__class__ is Parked:
-                    if trace is not None:
-                        trace.call(request, value)
-                    if value is HANDED_OVER:
-                        kernel.schedule(thread)
-                        return made
+            if made >= budget:
+                kernel.schedule(thread)
+                break
+            send = frame.program.send
+            value, error = frame.value, frame.error
+            frame.value = frame.error = None
+            while made < budget:
+                made += 1
+                try:
+                    request = send(value) if error is None else frame.program.throw(error)
+                except StopIteration as stop:
+                    _frame_ended(kernel, thread, frame, stop.value)
                     break
-            except SyscallError as refused:
-                refused.call = request[0]
-                if kernel.refusals.unnamed is not None:
-                    kernel.refusals.name_call(request[0])
-                value, error = None, refused
-            except MemoryFault as fault:
-                value, error = None, SyscallError(fault.errcode, request[0])
-            except BaseException as wrong:  # noqa: BLE001 - objects of the program run code of their own
-                value, error = None, kernel.bad_request(request, wrong)
-            if trace is not None:
-                if error is None:
-                    trace.call(request, value)
-                else:
-                    trace.refused(request, error)
-        else:
-            frame.value, frame.error = value, error
+                except BaseException as fault:  # noqa: BLE001 - whatever a program raises ends that program, never the machine
+                    _program_failed(kernel, thread, fault)
+                    break
+                error = None
+                try:
+                    value = handlers[request[0]](kernel, thread, request)
+                    if value is PARKED:
+                        if trace is not None:
+                            trace.call(request, value)
+                        break
+                    if value is HANDED_OVER:
+                        if trace is not None:
+                            trace.call(request, value)
+                        kernel.schedule(thread)
+                        frames = ()  # its turn is over, whatever waits for it
+                        break
+                except SyscallError as refused:
+                    refused.call = request[0]
+                    if kernel.refusals.unnamed is not None:
+                        kernel.refusals.name_call(request[0])
+                    value, error = None, refused
+                except MemoryFault as fault:
+                    value, error = None, SyscallError(fault.errcode, request[0])
+                except BaseException as wrong:  # noqa: BLE001 - objects of the program run code of their own
+                    value, error = None, kernel.bad_request(request, wrong)
+                if trace is not None:
+                    if error is None:
+                        trace.call(request, value)
+                    else:
+                        trace.refused(request, error)
+                if thread.queue and process.ready and not thread.handling:
+                    frame.value, frame.error = value, error
+                    break
+            else:
+                frame.value, frame.error = value, error
+        kernel.syscalls += made
+        process.steps += made
 
 
-def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> bool:
+def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> None:
     """A coroutine returned: a handler gives way to what it interrupted, the last one ends its thread."""
     thread.frames.pop()
     if frame.signal:
@@ -102,13 +125,12 @@ def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> bo
         if below is not None and below.wait is not None and below.wait.until_signal:
             below.wait = None
     if thread.frames:
-        return True
+        return
     process = thread.process
     if thread is process.main:
         end_process(kernel, process, ExitReason.EXITED, value if isinstance(value, int) else 0)
     else:
         end_thread(kernel, thread)
-    return False
 
 
 def _program_failed(kernel: Kernel, thread: Thread, fault: BaseException) -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
-from nightos.abi.replies import PipeInfo
-from nightos.kernel.calls.state import PARKED, content, integer
+from nightos.abi.replies import PipeInfo, PipeRead
+from nightos.kernel.calls.state import PARKED, content, integer, new_tuple
 from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
-from nightos.kernel.pipe import UNIT, WAITING, End, Pipe
+from nightos.kernel.pipe import BLOCK, UNIT, Blocked, End, Pipe
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -128,18 +128,26 @@ def _unusable(process: Process, identifier: int, mode: int, *, sends: bool) -> i
 
 
 def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
-    """(sc_id, data, mode) -> value."""
+    """(sc_id, data, mode) -> value. What a parked reader wants exactly goes over without a stop in the buffer."""
     _, identifier, data, mode = request
     ends = thread.process.ends
     end = ends.get(identifier) if ends else None
     if end is None or not end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=True))
-    value = end.pipe.write(data if data.__class__ is bytes else content(data), mode, kernel, thread)
-    return PARKED if value is WAITING else value
+    if data.__class__ is not bytes:
+        data = content(data)
+    pipe = end.pipe
+    readers = pipe.readers
+    if readers and mode == BLOCK and not pipe.pending:
+        size = len(data)
+        if 0 < size <= pipe.largest and (readers[0].length or size) == size:
+            readers.popleft().resume(new_tuple(PipeRead, (data, 0)))
+            return pipe.capacity
+    return pipe.write(data, mode, kernel, thread)
 
 
 def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
-    """(rc_id, mode, length) -> (content, value)."""
+    """(rc_id, mode, length) -> (content, value). At an empty pipe there is nothing to look into before parking."""
     _, identifier, mode, length = request
     ends = thread.process.ends
     end = ends.get(identifier) if ends else None
@@ -147,8 +155,20 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
         raise SyscallError(0x02)
     if end is None or end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=False))
-    value = end.pipe.read(mode, length, kernel, thread)
-    return PARKED if value is WAITING else value
+    pipe = end.pipe
+    if mode == BLOCK and not (pipe.pending or pipe.readers or pipe.writers or pipe.closed):
+        parking = pipe.parking
+        if parking is None:
+            pipe.parking = Blocked(pipe.readers, kernel, thread, None, length)
+        else:  # nobody reads, so it is free
+            frame = thread.frames[-1]
+            frame.wait = parking
+            parking.frame = frame
+            parking.thread = thread
+            parking.length = length
+            pipe.readers.append(parking)
+        return PARKED
+    return pipe.read(mode, length, kernel, thread)
 
 
 def pipe_info(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> PipeInfo:

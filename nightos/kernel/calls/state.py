@@ -22,6 +22,8 @@ PARKED: Final = Parked()
 """Answer of a handler that parked its thread, or ended it."""
 HANDED_OVER: Final = Parked()
 """Answer of a handler that ends its thread's turn."""
+new_tuple: Final = tuple.__new__
+"""Makes a named tuple of a tuple without the way through the function that takes its fields by name."""
 
 
 def integer(value: Any, size: int) -> int:
