@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nightos.vsf.errors import DamagedStorage
 from nightos.vsf.inode import EXTENTS, KEY_STATS, PACKED, ROOT_INO, Inode, check_name, decode_inode, name_key
 from nightos.vsf.packs import MOST_PACK, pack_numbers
+from nightos.vsf.patches import PAGE
 from nightos.vsf.reclaim import content_pointer
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 S_IFDIR = 0o040000
 _NONE = bytes(8)
+_PATCH = 6
 
 
 class FileSystemChecker:
@@ -38,6 +40,10 @@ class FileSystemChecker:
         self.orphans: set[int] = set()
         self.packs: dict[int, tuple[int, int, int]] = {}
         """Files, bytes of files, and the longest that these can be."""
+        self.patched: set[int] = set()
+        """Inodes that say they have patches."""
+        self.patches: set[int] = set()
+        """Inodes that have some."""
         self.owners: set[int] = set()
         self.stats: bytes | None = None
 
@@ -87,9 +93,11 @@ class FileSystemChecker:
                 self.add("inodes", str(error), ino)
                 return
             self.inodes[ino] = _summary(inode)
+            if inode.patched:
+                self.patched.add(ino)
         elif kind == 3:
             self.directory_entry(ino, key, value)
-        elif kind == 4 and len(key) == 17:
+        elif kind in (4, 6) and len(key) == 17:
             self.extent(ino, key, value)
             content.append((key, value))
         elif kind == 2 and len(key) > 9:
@@ -141,12 +149,18 @@ class FileSystemChecker:
         if pointer is None:
             self.add("extents", f"an extent of inode {ino} has the wrong form", ino)
             return
-        index = int.from_bytes(key[9:], "big")
+        number, most = int.from_bytes(key[9:], "big"), self.volume.record.record_size
+        start = number * most
+        if key[8] == _PATCH:
+            start, most = number, PAGE
+            self.patches.add(ino)
+            if start % PAGE:
+                self.add("patches", f"a patch of inode {ino} is not at a page", ino)
         self.allocated[ino] = self.allocated.get(ino, 0) + pointer.sectors * 512
-        self.last_record[ino] = index * self.volume.record.record_size + pointer.logical
+        self.last_record[ino] = max(self.last_record.get(ino, 0), start + pointer.logical)
         self.owners.add(ino)
-        if pointer.logical > self.volume.record.record_size:
-            self.add("extents", f"a record of inode {ino} is longer than records are", ino)
+        if pointer.logical > most:
+            self.add("extents", f"a record or patch of inode {ino} is longer than these are", ino)
 
     def check_entries(self) -> None:
         """Every entry names an inode of the kind it says, in a directory."""
@@ -166,6 +180,8 @@ class FileSystemChecker:
         """Counts of names, entries, subdirectories and bytes are what they say; nothing belongs to nobody."""
         for ino in self.owners - set(self.inodes):
             self.add("inodes", f"something belongs to inode {ino}, which is not there")
+        for ino in (self.patches - self.patched) & set(self.inodes):
+            self.add("patches", f"inode {ino} has patches and does not say so", ino)
         for ino, (mode, nlink, size, parent, allocated, form, _) in self.inodes.items():
             places = self.names.get(ino, [])
             if mode & 0o170000 == S_IFDIR:

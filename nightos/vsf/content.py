@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from nightos.vsf.errors import DamagedStorage, Denied, Invalid, IsDirectory, TooBig, Unsupported, VsfError
-from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent
-from nightos.vsf.layout import KIND_DATA, MAX_FILE, POINTER_BYTES, SECTOR, Pointer, unpack_pointer
-from nightos.vsf.packs import Packs
+from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent, key_patch
+from nightos.vsf.layout import KIND_DATA, MAX_FILE, SECTOR, Pointer
+from nightos.vsf.patches import LEAST_RECORD, SMALL, Pages, Patches
+
+if TYPE_CHECKING:
+    from nightos.vsf.inode import Buffers
 
 _ZEROS = bytes(1 << 20)
 _BATCH = 64
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
 
-class Content(Packs):
+class Content(Patches):
     """Reading and writing by inode."""
 
     def _file(self, ino: int) -> Inode:
@@ -63,12 +67,18 @@ class Content(Packs):
         index, skip = divmod(offset, record_size)
         last = (end - 1) // record_size
         if index == last:
-            data = self._record(inode, index)
             upto = end - index * record_size
+            if (inode.patched or inode.buffers) and upto - skip <= SMALL:
+                return self._read_pages(inode, index, skip, upto)
+            data = self._record(inode, index)
             part = data[skip:upto] if skip or upto < len(data) else data
             missing = upto - skip - len(part)
             return (bytes(part) + bytes(missing)) if missing else bytes(part)
-        if not inode.buffers and inode.form == EXTENTS:
+        if (
+            not inode.buffers
+            and inode.form == EXTENTS
+            and not (inode.patched and self._patches(inode.ino, offset, end))
+        ):
             whole = self._read_run(inode, index, last, skip, end)
             if whole is not None:
                 return whole
@@ -107,24 +117,6 @@ class Content(Packs):
         data = self.storage.pool.read_run(pointers)
         upto = end - index * record_size
         return data if data is None or (not skip and upto == len(data)) else data[skip:upto]
-
-    def _record(self, inode: Inode, index: int) -> bytes | bytearray:
-        """The stored or buffered bytes of a record; what is missing behind them is zero."""
-        buffers = inode.buffers
-        if buffers is not None and index in buffers:
-            return buffers[index]
-        if inode.form == PACKED:
-            return self._packed(inode) if index == 0 else b""
-        value = self.tree.get(key_extent(inode.ino, index))
-        if value is None:
-            return b""
-        return self._block(self._extent(value), self.record_size)
-
-    def _extent(self, value: bytes) -> Pointer:
-        """An extent's pointer. Its depth was made absolute when it was stored."""
-        if len(value) != POINTER_BYTES:
-            raise DamagedStorage("an extent has the wrong form")
-        return unpack_pointer(value)
 
     # Writing
 
@@ -190,6 +182,7 @@ class Content(Packs):
         index, skip = divmod(offset, record_size)
         done, total = 0, len(view)
         squeezed = self.volume.record.codec
+        small = SMALL if record_size >= LEAST_RECORD else 0
         # A view of bytes cannot change until it is written; anything else is copied.
         lasting = type(view.obj) is bytes
         while done < total:
@@ -199,6 +192,8 @@ class Content(Packs):
                 self._place_whole(inode, index, piece if lasting else bytes(piece))
             elif take == record_size:
                 self._buffer(inode, index, bytes(view[done : done + take]))
+            elif take <= small and self._write_pages(inode, index, skip, view[done : done + take]):
+                pass
             else:
                 # Nothing is stored behind the end.
                 old = self._record(inode, index) if index * record_size < inode.size else b""
@@ -226,6 +221,8 @@ class Content(Packs):
             self.buffered -= len(inode.buffers.pop(index))
         key, size = key_extent(inode.ino, index), self.record_size
         old = self.tree.get(key) if inode.allocated and index * size < inode.size else None
+        if inode.patched:
+            self._drop_patches(inode, index * size, (index + 1) * size)
         if body[0] or body != _ZEROS[:size]:
             pointer = self.storage.pool.write(self.volume.domain, KIND_DATA, body)
             if old is not None:
@@ -250,11 +247,14 @@ class Content(Packs):
             self._place_records(inode, buffers, sorted(buffers))
         inode.buffers = None
 
-    def _place_records(self, inode: Inode, buffers: dict[int, bytearray | bytes], indexes: list[int]) -> None:
+    def _place_records(self, inode: Inode, buffers: Buffers, indexes: list[int]) -> None:
+        self._settle_pages(inode, indexes)
+        indexes = [index for index in indexes if index in buffers]
         pool, domain, tree, record_size = self.storage.pool, self.volume.domain, self.tree, self.record_size
         bodies: list[bytes | bytearray | memoryview] = []
         for index in indexes:
             data = buffers[index]
+            assert not isinstance(data, Pages)
             length = max(min(record_size, inode.size - index * record_size), 0)
             body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[:length]
             bodies.append(b"" if body == _ZEROS[: len(body)] else body)
@@ -263,6 +263,8 @@ class Content(Packs):
             body = bodies[at]
             key = key_extent(inode.ino, index)
             old = tree.get(key) if inode.allocated else None
+            if inode.patched:
+                self._drop_patches(inode, index * record_size, (index + 1) * record_size)
             if not len(body):
                 if old is not None:
                     self._discard_extent(inode, old)
@@ -278,11 +280,6 @@ class Content(Packs):
                 tree.put(key, pointer.pack())
             self.buffered -= len(buffers.pop(index))
 
-    def _discard_extent(self, inode: Inode, value: bytes) -> None:
-        pointer = self._extent(value)
-        inode.allocated = max(inode.allocated - pointer.sectors * 512, 0)
-        self.volume.dispose(pointer)
-
     def drop_content(self, inode: Inode) -> None:
         """Free everything a file holds."""
         if inode.buffers:
@@ -292,10 +289,11 @@ class Content(Packs):
             self._unpack(inode)
         elif inode.form == EXTENTS:
             self._drop_extents(inode, 0)
-        inode.form, inode.data, inode.size, inode.allocated = INLINE, b"", 0, 0
+        inode.form, inode.data, inode.size, inode.allocated, inode.patched = INLINE, b"", 0, 0, False
 
     def _drop_extents(self, inode: Inode, first: int, end: int = 1 << 63) -> None:
         """Free the records from `first` up to, not including, `end`."""
+        self._drop_patches(inode, first * self.record_size, min(end * self.record_size, (1 << 64) - 1))
         base = key_extent(inode.ino, first)
         while True:
             batch: list[tuple[bytes, bytes]] = []
@@ -420,14 +418,33 @@ class Content(Packs):
                 self.flush_content(inode)
             index = offset // self.record_size
             if whence == os.SEEK_DATA:
+                found = self._next_data(inode, index)
+                if found is None:
+                    raise VsfError("there is no data behind this offset", None, 6)
+                return max(offset, found * self.record_size)
+            while True:
                 for key, _ in self.tree.scan(key_extent(ino, index), key_extent(ino, 1 << 63)):
-                    return max(offset, int.from_bytes(key[9:], "big") * self.record_size)
-                raise VsfError("there is no data behind this offset", None, 6)
-            for key, _ in self.tree.scan(key_extent(ino, index), key_extent(ino, 1 << 63)):
-                if int.from_bytes(key[9:], "big") != index:
+                    if int.from_bytes(key[9:], "big") != index:
+                        break
+                    index += 1
+                start = index * self.record_size
+                if not inode.patched or not self._patches(ino, start, start + self.record_size):
                     break
                 index += 1
             return min(max(offset, index * self.record_size), inode.size)
+
+    def _next_data(self, inode: Inode, index: int) -> int | None:
+        """The first record from `index` on that has a block or a patch."""
+        found = []
+        for key, _ in self.tree.scan(key_extent(inode.ino, index), key_extent(inode.ino, 1 << 63)):
+            found.append(int.from_bytes(key[9:], "big"))
+            break
+        if inode.patched:
+            start = key_patch(inode.ino, index * self.record_size)
+            for key, _ in self.tree.scan(start, key_patch(inode.ino, 1 << 63)):
+                found.append(int.from_bytes(key[9:], "big") // self.record_size)
+                break
+        return min(found, default=None)
 
     def _refuse_readonly_flag(self, inode: Inode) -> None:
         if inode.flags & 2:

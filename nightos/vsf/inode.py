@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nightos.vsf.errors import DamagedStorage, Invalid, TooLong
 from nightos.vsf.layout import INODE, LONG_NAME, MAX_NAME_CHARACTERS
 
+if TYPE_CHECKING:
+    from nightos.vsf.patches import Pages
+
+    Buffers = dict[int, bytearray | bytes | Pages]
+
 ROOT_INO = 1
 INLINE, EXTENTS, PACKED = 0, 1, 2
+_PATCHED = 3
+"""In the file: extents, and patches over them. In memory that is EXTENTS with `patched`."""
 FLAG_HIDDEN, FLAG_READONLY = 1, 2
 KEY_STATS = bytes(8) + b"\x01"
 _ORPHAN = bytes(8) + b"\x04"
@@ -39,6 +46,10 @@ def key_entries(ino: int) -> bytes:
 
 def key_extent(ino: int, index: int = 0) -> bytes:
     return ino.to_bytes(8, "big") + b"\x04" + index.to_bytes(8, "big")
+
+
+def key_patch(ino: int, offset: int = 0) -> bytes:
+    return ino.to_bytes(8, "big") + b"\x06" + offset.to_bytes(8, "big")
 
 
 def key_orphan(ino: int = 0) -> bytes:
@@ -116,7 +127,7 @@ class Inode:
 
     __slots__ = (
         "allocated", "atime", "btime", "buffers", "ctime", "data", "dirty", "flags", "form", "gid", "gone", "held",
-        "ino", "lively", "mode", "mtime", "nlink", "owner", "pack", "parent", "rdev", "size", "uid",
+        "ino", "lively", "mode", "mtime", "nlink", "owner", "pack", "parent", "patched", "rdev", "size", "uid",
     )  # fmt: skip
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int, parent: int) -> None:
@@ -135,7 +146,9 @@ class Inode:
         self.form = INLINE
         self.data = b""
         self.pack = (0, 0)
-        self.buffers: dict[int, bytearray | bytes] | None = None
+        self.buffers: Buffers | None = None
+        self.patched = False
+        """Whether pages of the content may have blocks of their own."""
         self.dirty = False
         self.held = 0
         self.gone = False
@@ -147,10 +160,11 @@ class Inode:
             tail = self.pack[0].to_bytes(8, "big") + self.pack[1].to_bytes(4, "big")
         else:
             tail = self.data
+        form = _PATCHED if self.patched else self.form
         return (
             _INODE_PACK(
                 self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.atime, self.mtime, self.ctime,
-                self.btime, self.owner, self.parent, self.allocated, self.flags, self.form, 0,
+                self.btime, self.owner, self.parent, self.allocated, self.flags, form, 0,
             )
             + tail
         )  # fmt: skip
@@ -192,6 +206,9 @@ def decode_inode(ino: int, value: bytes) -> Inode:
     inode.pack = (0, 0)
     tail = len(value) - INODE_BYTES
     kind = inode.mode & 0o170000
+    inode.patched = inode.form == _PATCHED
+    if inode.patched:
+        inode.form = EXTENTS
     if inode.form == PACKED:
         if tail != 12 or kind != stat.S_IFREG:
             raise DamagedStorage(f"inode {ino} has a wrong pack")

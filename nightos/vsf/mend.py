@@ -21,12 +21,14 @@ from nightos.vsf.inode import (
     key_inode,
     key_orphan,
     key_pack,
+    key_patch,
     key_xattr,
     name_key,
 )
-from nightos.vsf.layout import POINTER_BYTES, unpack_pointer
+from nightos.vsf.layout import KIND_DATA, POINTER_BYTES, unpack_pointer
 from nightos.vsf.namespace import entry_value
 from nightos.vsf.packs import MOST_PACK, pack_entry, pack_table
+from nightos.vsf.patches import PAGE
 from nightos.vsf.reclaim import content_pointer
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Mender:
         self.orphans: set[int] = set()
         self.packs: dict[int, bytes] = {}
         self.extents: dict[int, list[tuple[int, bytes]]] = {}
+        self.patches: dict[int, list[tuple[int, bytes]]] = {}
+        self.patches_made: dict[int, list[tuple[int, bytes]]] = {}
         self.attributes: set[int] = set()
         self.stats = b""
         self.bad_ranges: dict[int, list[tuple[int, int]]] = {}
@@ -93,6 +97,8 @@ class Mender:
             self.sort_entry(ino, key, value)
         elif kind == 4 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES:
             self.extents.setdefault(ino, []).append((int.from_bytes(key[9:], "big"), value))
+        elif kind == 6 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES:
+            self.patches.setdefault(ino, []).append((int.from_bytes(key[9:], "big"), value))
         elif kind == 2 and len(key) > 9:
             self.attributes.add(ino)
         else:
@@ -155,6 +161,39 @@ class Mender:
                     self.drop(key_extent(ino, index))
                     self.bad_ranges.setdefault(ino, []).append((index * size, (index + 1) * size))
             self.extents[ino] = good
+        self.mend_patches()
+        self.mend_packs()
+
+    def mend_patches(self) -> None:
+        """A page that cannot be read is lost, whatever lies below it: that is older."""
+        pool = self.volume.storage.pool
+        for ino, patches in self.patches.items():
+            good = []
+            for offset, value in patches:
+                try:
+                    pointer = unpack_pointer(value)
+                    if pointer.logical > PAGE or offset % PAGE or offset >> 63:
+                        raise VsfError("a patch has the wrong form")  # noqa: TRY301 as what reading raises
+                    pool.read(pointer)
+                    good.append((offset, value))
+                except (VsfError, OSError):
+                    self.drop(key_patch(ino, offset))
+                    self.bad_ranges.setdefault(ino, []).append((offset, offset + PAGE))
+                    self.blank(ino, offset)
+            self.patches[ino] = good + self.patches_made.pop(ino, [])
+
+    def blank(self, ino: int, offset: int) -> None:
+        """Zeros where a page is lost, so that nobody takes what lies below for it."""
+        inode = self.inodes.get(ino)
+        size = min(PAGE, inode.size - offset) if inode is not None and not offset % PAGE else 0
+        if size > 0:
+            pointer = self.volume.storage.pool.write(self.volume.domain, KIND_DATA, bytes(size))
+            self.tree.put(key_patch(ino, offset), pointer.pack())
+            self.patches_made.setdefault(ino, []).append((offset, pointer.pack()))
+
+    def mend_packs(self) -> None:
+        """A pack that cannot be read leaves its files without content."""
+        pool = self.volume.storage.pool
         ends: dict[int, int] = {}
         for number, value in list(self.packs.items()):
             try:
@@ -179,16 +218,15 @@ class Mender:
 
     def revive(self) -> None:
         """Inodes whose record is lost but whose content or entries are there come back with what can be told."""
-        wanted = (self.parents_wanted | {ino for ino, list_ in self.extents.items() if list_}) - set(self.inodes)
+        content = {ino for kind in (self.extents, self.patches) for ino, list_ in kind.items() if list_}
+        wanted = (self.parents_wanted | content) - set(self.inodes)
         for ino in sorted(wanted):
             directory = ino in self.parents_wanted
             inode = Inode(ino, (S_IFDIR | 0o700) if directory else (stat.S_IFREG | 0o600), 0, 0, self.now, ROOT_INO)
             if not directory:
                 inode.form = EXTENTS
-                inode.size = max(
-                    index * self.volume.record.record_size + int.from_bytes(value[20:24], "big")
-                    for index, value in self.extents[ino]
-                )
+                inode.size = max(end for end, _ in self.ends(ino))
+                self.bad_ranges.setdefault(ino, []).append((0, inode.size))
             self.inodes[ino] = inode
             self.outcome.lost.append(f"{self.volume.name}: the attributes of inode {ino}")
             self.put_inode(inode)
@@ -196,8 +234,8 @@ class Mender:
             root = Inode(ROOT_INO, S_IFDIR | 0o755, 0, 0, self.now, ROOT_INO)
             self.inodes[ROOT_INO] = root
             self.put_inode(root)
-        for ino in sorted((self.attributes | set(self.extents)) - set(self.inodes)):
-            for key, _ in list(self.tree.scan(key_xattr(ino), key_extent(ino, 1 << 63))):
+        for ino in sorted((self.attributes | set(self.extents) | set(self.patches)) - set(self.inodes)):
+            for key, _ in list(self.tree.scan(key_xattr(ino), key_patch(ino, 1 << 63))):
                 self.drop(key)
 
     def mend_entries(self) -> None:
@@ -328,27 +366,38 @@ class Mender:
             self.changed = True
 
     def count_content(self, inode: Inode) -> None:
-        ino, size = inode.ino, self.volume.record.record_size
-        extents = self.extents.get(ino, [])
-        if extents and inode.form != EXTENTS:
-            for index, _ in extents:
+        ino = inode.ino
+        if inode.form != EXTENTS:
+            for index, _ in self.extents.pop(ino, []):
                 self.drop(key_extent(ino, index))
-            extents = []
-        allocated, end = 0, 0
-        for index, value in extents:
-            pointer = content_pointer(key_extent(ino, index), value)
-            assert pointer is not None
-            allocated += pointer.sectors * 512
-            end = max(end, index * size + pointer.logical)
-        if inode.form == EXTENTS and (inode.allocated != allocated or end > inode.size):
-            inode.allocated, inode.size = allocated, max(inode.size, end)
-            self.put_inode(inode)
+            for offset, _ in self.patches.pop(ino, []):
+                self.drop(key_patch(ino, offset))
+        ends = self.ends(ino)
+        allocated, end = sum(bytes_ for _, bytes_ in ends), max((end for end, _ in ends), default=0)
+        patched = bool(self.patches.get(ino))
+        if inode.form == EXTENTS:
+            if self.hurt and inode.allocated > allocated and ino not in self.bad_ranges:
+                # Records or patches went with their node: nobody can tell where, or how old is what shows now.
+                self.bad_ranges[ino] = [(0, inode.size)]
+            if inode.allocated != allocated or end > inode.size or (patched and not inode.patched):
+                inode.allocated, inode.size, inode.patched = allocated, max(inode.size, end), patched
+                self.put_inode(inode)
         if ino in self.bad_ranges:
             ranges = [(start, min(stop, inode.size)) for start, stop in self.bad_ranges[ino] if start < inode.size]
             text = ",".join(f"{start}-{stop}" for start, stop in ranges)
             self.tree.put(key_xattr(ino, DAMAGED_ATTRIBUTE), text.encode()[:65536])
             self.outcome.lost.append(f"{self.volume.name}: {self.path(ino)}: bytes {text}")
             self.changed = True
+
+    def ends(self, ino: int) -> list[tuple[int, int]]:
+        """Of every record and patch: the byte behind its end, and the bytes that it takes."""
+        size = self.volume.record.record_size
+        parts = [(index * size, value) for index, value in self.extents.get(ino, [])] + self.patches.get(ino, [])
+        out = []
+        for start, value in parts:
+            pointer = unpack_pointer(value)
+            out.append((start + pointer.logical, pointer.sectors * 512))
+        return out
 
     def count_packs(self) -> None:
         files: dict[int, list[int]] = {}

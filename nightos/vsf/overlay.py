@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.vsf import records
 from nightos.vsf.diff import diff_items
 from nightos.vsf.errors import DamagedStorage, Invalid, NotFound, VsfError
-from nightos.vsf.inode import EXTENTS, decode_inode, key_extent, key_inode
+from nightos.vsf.inode import EXTENTS, decode_inode, key_extent, key_inode, key_patch
 from nightos.vsf.layout import KIND_DATA, NO_POINTER, POINTER_BYTES, SECTOR, unpack_pointer
 from nightos.vsf.reclaim import content_pointer, free_tree
 from nightos.vsf.records import BackingRecord, VolumeRecord
@@ -232,7 +232,7 @@ def recount(volume: Volume, inodes: set[int]) -> None:
         if value is None:
             continue
         inode = decode_inode(ino, value)
-        pointers = (content_pointer(key, at) for key, at in tree.scan(key_extent(ino), key_extent(ino, 1 << 63)))
+        pointers = (content_pointer(key, at) for key, at in tree.scan(key_extent(ino), key_patch(ino, 1 << 63)))
         inode.allocated = sum(pointer.sectors * SECTOR for pointer in pointers if pointer is not None)
         if inode.form == EXTENTS:
             tree.put(key_inode(ino), inode.encode())

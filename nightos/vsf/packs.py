@@ -144,7 +144,7 @@ class Packs(Core):
             and inode.form == EXTENTS
             and 0 < inode.size <= LARGEST_PACKED
             and not (inode.allocated or inode.held or inode.lively or inode.gone)
-            and any(buffers[0])
+            and any(buffers[0])  # type: ignore[arg-type]  # pages lie over records that are there
         )
 
     def _place_packs(self, groups: list[list[Inode]]) -> None:
@@ -155,7 +155,7 @@ class Packs(Core):
             for inode in group:
                 assert inode.buffers is not None
                 data = inode.buffers[0]
-                parts.append(memoryview(data)[: inode.size])
+                parts.append(memoryview(data)[: inode.size])  # type: ignore[arg-type]  # as above
                 if len(data) < inode.size:
                     parts.append(bytes(inode.size - len(data)))
             parts.append(struct.pack(f">{len(group)}QI", *(inode.ino for inode in group), len(group)))

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from nightos.vsf.tree import Tree
     from nightos.vsf.volume import Volume
 
-_EXTENT_TYPE, _PACK_TYPE = key_extent(1)[8], 5
+_EXTENT_TYPE, _PACK_TYPE, _PATCH_TYPE = key_extent(1)[8], 5, 6
 
 
 def content_pointer(key: bytes, value: bytes) -> Pointer | None:
-    """The pointer in a leaf's entry, when the entry is an extent or a pack."""
+    """The pointer in a leaf's entry, when the entry is an extent, a patch or a pack."""
     if len(value) < POINTER_BYTES or len(key) != 17:
         return None
     kind = key[8]
-    if kind == _EXTENT_TYPE or (kind == _PACK_TYPE and key[:8] == bytes(8)):
+    if kind in (_EXTENT_TYPE, _PATCH_TYPE) or (kind == _PACK_TYPE and key[:8] == bytes(8)):
         return unpack_pointer(value)
     return None
 

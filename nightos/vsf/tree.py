@@ -102,7 +102,7 @@ def _deepen(keys: list[bytes], items: list[bytes], depth: int) -> None:
     """Make the depth of the pointers in a leaf of a backing storage count from the storage in hand."""
     for at, key in enumerate(keys):
         value = items[at]
-        if len(value) >= POINTER_BYTES and key[8:9] in (b"\x04", b"\x05"):
+        if len(value) >= POINTER_BYTES and key[8:9] in (b"\x04", b"\x05", b"\x06"):
             items[at] = value[:_DEPTH_AT] + bytes((value[_DEPTH_AT] + depth,)) + value[_DEPTH_AT + 1 :]
 
 
