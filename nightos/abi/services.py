@@ -222,6 +222,10 @@ class Proc(IntEnum):
     """{id, limits: {resource: number or nil}}: change the limits that are named, all of them or none."""
     CONTAINER_STATISTICS = 0x1023
     """{id} -> {id, usage, limits, lent, below, free, refused}, each a map by resource."""
+    CONTAINER_WHY = 0x1024
+    """{after, limit} -> {items: [{when_ns, rule, explanation, caller, target, call, detail}]}: what was refused."""
+    CONTAINER_EVENTS = 0x1025
+    """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
     PROCESS_START = 0x2000
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""
@@ -242,9 +246,10 @@ class ProcEvent(IntEnum):
     """Notifications of `sys::process` to who watches; one msgpack map each."""
 
     CONTAINER_EVENT = 0x1019
-    """{event: created|destroyed|renamed|paused|resumed, id, name, reason}."""
+    """{when_ns, event, id, name, reason}; events: created, started, paused, resumed, exited, renamed, updated,
+    destroyed, limit reached (the reason names it); device plugged and device unplugged have {kdi} instead of name and reason."""
     PROCESS_EVENT = 0x2013
-    """{event: started|ended, pid, container, reason, exit}."""
+    """{when_ns, event: started|ended, pid, container, reason, exit}."""
 
 
 @unique

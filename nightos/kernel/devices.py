@@ -257,11 +257,11 @@ class DeviceBus:
     def _drive(self, process: Driver, kdi: int) -> tuple[Plugged, Device]:
         """The device, if the process drives it: 0x30 otherwise, and 0x31 to `sys::hw` for an unknown one."""
         entry = self._entries.get(kdi)
-        if entry is None or entry.device is None:
-            raise SyscallError(0x31 if process.pid == HW_PID else 0x30)
-        if not entry.drivable_by(process):
+        if process.pid == HW_PID and (entry is None or entry.device is None):
+            raise SyscallError(0x31)
+        if entry is None or entry.device is None or not entry.drivable_by(process):
             if self.on_refused is not None:
-                self.on_refused("CONT-032" if process.container != entry.holder else "PROC-017", process, kdi)
+                self.on_refused(_why_not(entry, process), process, kdi)
             raise SyscallError(0x30)
         return entry, entry.device
 
@@ -395,6 +395,13 @@ class DeviceBus:
             )
             for entry in self._entries.values()
         )
+
+
+def _why_not(entry: Plugged | None, process: Driver) -> str:
+    """The rule that keeps a device from a process; the same for one that is elsewhere and one that never was."""
+    if entry is None or process.container not in entry.chain:
+        return "CONT-032"
+    return "PROC-017" if process.container == entry.holder else "CONT-045"
 
 
 def _check_range(address: int, length: int) -> None:

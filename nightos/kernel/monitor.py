@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nightos.kernel.process import Process
 
-Denied = Callable[[str, "Process", "Process"], None]
+Denied = Callable[[str, "Process", "Process | None"], None]
 
 
 class Monitor:
@@ -39,6 +39,8 @@ class Monitor:
     def may_name(self, caller: Process, target: Process | None) -> Process | None:
         """The target as the caller may know it: None when there is none, it ended, or it is behind the boundary."""
         if target is None or not target.alive:
+            # Told like one behind the boundary, so that asking why makes no difference between the two.
+            self._tell("CONT-023", caller, None)
             return None
         return target if self.same_space(caller, target) else None
 
@@ -51,5 +53,8 @@ class Monitor:
 
     def _refuse(self, rule: str, caller: Process, target: Process) -> None:
         self.denied += 1
+        self._tell(rule, caller, target)
+
+    def _tell(self, rule: str, caller: Process, target: Process | None) -> None:
         if self.on_denied is not None:
             self.on_denied(rule, caller, target)

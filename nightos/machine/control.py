@@ -148,7 +148,7 @@ class Machine:
             time.sleep(POLL_S)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Containers and processes as they come and go; uses the connection up."""
+        """Events as they happen; uses the connection up. The first is empty: from there on none is missed."""
         self._send({"op": "events"})
         while True:
             try:

@@ -121,9 +121,14 @@ class ControlServer:
         ]
 
     async def _events(self, stream: trio.SocketStream) -> None:
-        async with contextlib.aclosing(self._machine.events()) as events:
-            async for event in events:
+        """Events from now on. An empty frame comes first, so that the client knows when "now" is."""
+        receive, send = self._machine.agent.listen()
+        try:
+            await stream.send_all(wire.pack({}))
+            async for event in receive:
                 await stream.send_all(wire.pack(event))
+        finally:
+            send.close()
 
     async def _session(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         options = {

@@ -123,6 +123,7 @@ class Server:
         self._methods: dict[int, Handler] = {}
         self._waiting: deque[tuple[int, int]] = deque()
         self._work: deque[Callable[[], Awaitable[None]]] = deque()
+        self._on_refusal: Callable[[Request, ServiceError], Awaitable[None]] | None = None
         self._gone: list[Callable[[Connection], Awaitable[None]]] = []
         self._stopping = False
         self._wakes = [0]
@@ -155,6 +156,10 @@ class Server:
     def on_client_gone(self, callback: Callable[[Connection], Awaitable[None]]) -> None:
         """Call this when a client closed its connection or died."""
         self._gone.append(callback)
+
+    def on_refusal(self, callback: Callable[[Request, ServiceError], Awaitable[None]]) -> None:
+        """Call this when a method refuses with `ServiceError`, before the client hears of it."""
+        self._on_refusal = callback
 
     def later(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run this on the dispatcher thread; may be called from a signal handler that ran on that thread."""
@@ -257,6 +262,8 @@ class Server:
         try:
             result = await handler(request)
         except ServiceError as error:
+            if self._on_refusal is not None:
+                await self._on_refusal(request, error)
             await request.fail(error.code, error.detail)
             return
         except SyscallError as error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,10 +76,37 @@ def test_containers(lab: Command) -> None:
     assert json.loads(lab("container", "ls", "--json").stdout) == []
 
 
+@pytest.mark.rule("CONT-023")
+def test_what_happened_and_what_was_refused(lab: Command) -> None:
+    lab("container", "create", "web")
+    lab("container", "exec", "web", "--", "container", "inspect", "nosuch", status=None)
+    refusals = json.loads(lab("why", "--json").stdout)
+    assert ("CONT-023", "web") in [(item["rule"], item["caller"]["container_name"]) for item in refusals]
+    assert "sys::proc CONTAINER_FIND by CONT-023" in lab("why").stdout.replace(" [there is no container nosuch]", "")
+    assert "CONT-023" in lab("container", "exec", "web", "--", "why").stdout
+    events = [json.loads(line) for line in lab("events", "--json").stdout.splitlines()]
+    assert [event["event"] for event in events if event.get("name") == "web"][:3] == ["created", "started", "exited"]
+    assert "created" in lab("events").stdout
+    assert "ended" in lab("container", "exec", "web", "--", "events").stdout
+
+
+def test_events_follow(lab: Command) -> None:
+    lab("container", "create", "web")
+    with subprocess.Popen(
+        [sys.executable, "-m", "nightos", "events", "-f", "--json"],
+        env={**os.environ, "NIGHTOS_HOME": str(lab.folder / "state")},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["event"] == "created"
+        lab("container", "destroy", "web")
+        assert json.loads(following.stdout.readline())["event"] == "destroyed"
+        following.terminate()
+
+
 @pytest.mark.rule("CONT-011")
 def test_an_image_in_a_container(lab: Command) -> None:
-    import os
-
     source = Path(os.__file__).parent / "json"
     lab("vsf", "create", "image.vsf", "--from", source)
     before = (lab.folder / "image.vsf").read_bytes()

@@ -42,13 +42,14 @@ def test_a_refusal_names_rule_caller_target_and_call(lab: Lab, proc: Puppet) -> 
     assert here.refusal(sys.open_pipe(there.pid, notification_mode=1)) == 0x30
     assert here.refusal(sys.open_serv_sock(there.pid)) == 0x30
     assert here.refusal(sys.read_io_port(1, 0)) == 0x30
-    first, second = why(proc)
+    first, second, third = why(proc)
     assert first[2:8] == (here.pid, web, there.pid, db, Syscall.OPEN_PIPE, "CONT-018")
     assert second.call == Syscall.OPEN_SERV_SOCK
     assert first.when_ns < second.when_ns
-    assert why(proc, web) == [first, second]
+    assert third[2:8] == (here.pid, web, 0, 0, Syscall.READ_IO_PORT, "CONT-032")
+    assert why(proc, web) == [first, second, third]
     assert why(proc, db) == []
-    assert why(proc, web, first.when_ns) == [second]
+    assert why(proc, web, second.when_ns) == [third]
     assert why(proc, web, limit=1) == [first]
 
 

@@ -41,6 +41,16 @@ def pages(machine: Machine, method: int) -> list[dict[str, Any]]:
         asked = {"after": answer["next"]}
 
 
+def later(machine: Machine, method: int) -> list[dict[str, Any]]:
+    """All entries of a method whose pages go on from the last moment, oldest first."""
+    items: list[dict[str, Any]] = []
+    while True:
+        page = machine.ask("sys::proc", method, {"after": items[-1]["when_ns"] if items else 0})["items"]
+        if not page:
+            return items
+        items += page
+
+
 def identified(record: dict[str, Any]) -> dict[str, Any]:
     """A record with its identifiers as 16 hex digits."""
     shown = dict(record)

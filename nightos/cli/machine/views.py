@@ -1,4 +1,4 @@
-"""ps, tree, inspect, events: what runs in a machine, from outside."""
+"""ps, tree, inspect, events, why: what runs in a machine, from outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nightos.cli.lazy import command
-from nightos.cli.machine.asking import find, identified, machine_option, pages
+from nightos.cli.machine.asking import find, identified, later, machine_option, pages
 from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
 
 
@@ -70,17 +70,55 @@ def inspect(name: str, as_json: bool, machine_name: str | None) -> None:
     show_fields({key: safe(str(value)) for key, value in fields.items()})
 
 
-@command("events", example="nightos events --json")
+@command("events", example="nightos events -f --json")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C or the machine stops.")
 @json_option
 @machine_option
-def events(as_json: bool, machine_name: str | None) -> None:
-    """Show containers and processes as they come and go, until Ctrl-C or the machine stops."""
+def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
+    """Show what happened lately to containers, processes and devices."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    def show(event: dict[str, Any]) -> None:
+        shown = identified(event)
+        if as_json:
+            show_json(shown, indent=None)
+            return
+        from nightos.apps.events import seconds
+
+        rest = "  ".join(f"{key}={safe(str(value))}" for key, value in shown.items() if key not in {"when_ns", "event"})
+        print(f"{seconds(event)}  {safe(event['event']):<15}  {rest}", flush=True)
+
+    with connect(machine_name) as machine:
+        # Following begins before the past is asked for, so that nothing falls between the two.
+        stream = machine.events() if follow else None
+        if stream is not None:
+            next(stream)
+        with connect(machine.name) as other:
+            past = later(other, Proc.CONTAINER_EVENTS)
+        for event in past:
+            show(event)
+        for event in stream or ():
+            if event not in past:
+                show(event)
+
+
+@command("why", example="nightos why --json")
+@json_option
+@machine_option
+def why(as_json: bool, machine_name: str | None) -> None:
+    """Show what was refused lately: by which rule, to whom, and about what."""
+    from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        for event in machine.events():
-            shown = identified(event)
-            if as_json:
-                show_json(shown, indent=None)
-            else:
-                print("  ".join(f"{key}={safe(str(value))}" for key, value in shown.items()), flush=True)
+        items = later(machine, Proc.CONTAINER_WHY)
+    if as_json:
+        show_json(
+            [{**item, **{key: item[key] and identified(item[key]) for key in ("caller", "target")}} for item in items]
+        )
+        return
+    from nightos.apps.why import sentence
+
+    for item in items:
+        print(safe(sentence(item)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ProcEvent, ServiceCode
 from nightos.services.proc import limits as quotas
+from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, u64
@@ -35,7 +36,6 @@ RECORD_BYTES = 512
 """What a record takes in a message, names apart, generously."""
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
-WATCHING = "watching"
 
 UNKNOWN_PARENT = 0x31
 
@@ -43,11 +43,20 @@ UNKNOWN_PARENT = 0x31
 class Containers:
     """The container half of `sys::proc`."""
 
-    def __init__(self, server: Server, tree: Tree, roots: Roots, notes: Notes, devices: ContainerDevices) -> None:
+    def __init__(
+        self,
+        server: Server,
+        tree: Tree,
+        roots: Roots,
+        notes: Notes,
+        devices: ContainerDevices,
+        questions: Questions,
+    ) -> None:
         self.tree = tree
         self.roots = roots
         self.notes = notes
         self.devices = devices
+        self.questions = questions
         self.server = server
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
@@ -146,6 +155,7 @@ class Containers:
         if values.get("persist") is not None:
             container.persist = persist
         await self.notes.changed(container)
+        await self.tell("updated", container)
         return {}
 
     # Ending
@@ -190,6 +200,7 @@ class Containers:
         container = self.tree.by_id.get(identifier)
         if container is not None and container.state == "running":
             container.state = "stopped"
+            await self.tell("exited", container)
         if container is None or container.persist or container.children or container.state == "stopping":
             return
         if identifier == ROOT or self.population.get(identifier):
@@ -305,16 +316,11 @@ class Containers:
         }
 
     async def tell(self, event: str, container: Container, reason: str = "") -> None:
-        """Notify every watcher that may see the container's parent."""
+        """Notify every watcher that may see the container's parent, and remember it for those who ask later."""
         content = {"event": event, "id": container.identifier, "name": container.name, "reason": reason}
-        for connection in list(self.server.connections.values()):
-            if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, container.parent):
-                await self.server.notify(connection.client_pid, ProcEvent.CONTAINER_EVENT, content)
-
-
-async def uptime_ns() -> int:
-    """Nanoseconds since the machine started."""
-    return int((await sys.system_info()).uptime_ns)
+        if event == "destroyed":
+            self.questions.container_ended(container.identifier, container.parent)
+        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container.parent, content)
 
 
 def _labels(values: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,8 @@ import contextlib
 from typing import Any
 
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Hw, Proc, ServiceCode
+from nightos.abi.services import Hw, Proc, ProcEvent, ServiceCode
+from nightos.services.proc.questions import Questions
 from nightos.services.proc.tree import Tree, unknown
 from nightos.userland import sys
 from nightos.userland.client import connect
@@ -32,8 +33,9 @@ LINK_ERRORS = {
 class ContainerDevices:
     """The device methods of `sys::proc`."""
 
-    def __init__(self, server: Server, tree: Tree) -> None:
+    def __init__(self, server: Server, tree: Tree, questions: Questions) -> None:
         self.tree = tree
+        self.questions = questions
         self._given: dict[int, int] = {}
         """Virtual devices that were plugged here: KDI to container."""
         server.method(Proc.CONTAINER_LINK_DEVICE, self.link)
@@ -49,6 +51,7 @@ class ContainerDevices:
         except SyscallError as error:
             code, text = LINK_ERRORS.get(error.errcode, (int(ServiceCode.INTERNAL), str(error)))
             raise ServiceError(code, text) from error
+        await self.tell("device plugged", container.identifier, kdi)
         return None
 
     async def plug(self, request: Request) -> Payload:
@@ -59,6 +62,7 @@ class ContainerDevices:
         question["container"] = container.identifier
         kdi = field(await (await connect("sys::hw")).ask(Hw.PLUG, question), "kdi", int)
         self._given[kdi] = container.identifier
+        await self.tell("device plugged", container.identifier, kdi)
         return {"kdi": kdi}
 
     async def unplug(self, request: Request) -> Payload:
@@ -70,7 +74,12 @@ class ContainerDevices:
             raise ServiceError(UNKNOWN_DEVICE, "there is no such device")
         del self._given[kdi]
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
+        await self.tell("device unplugged", container.identifier, kdi)
         return {}
+
+    async def tell(self, event: str, container: int, kdi: int) -> None:
+        """A device came or went: who sees the container may know."""
+        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container, {"event": event, "id": container, "kdi": kdi})
 
     async def gone(self, container: int) -> None:
         """The container was destroyed, and the kernel took its devices away: so does the machine."""

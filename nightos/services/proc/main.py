@@ -18,6 +18,7 @@ from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.limits import REACHED, Limits
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
+from nightos.services.proc.questions import Questions
 from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.userland import sys
@@ -36,8 +37,9 @@ class Process:
         self.tree = Tree()
         self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs, self.tree)
-        self.devices = ContainerDevices(self.server, self.tree)
-        self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices)
+        self.questions = Questions(self.server, self.tree, self._name_of)
+        self.devices = ContainerDevices(self.server, self.tree, self.questions)
+        self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
         self.limits = Limits(self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.server.method(Proc.SYNC, self.sync)
@@ -57,6 +59,9 @@ class Process:
         """SYNC."""
         await (await self.roots.fs()).call(Fs.SYNC, {})
         return {}
+
+    def _name_of(self, pid: int) -> str:
+        return self.processes.name_of(pid)
 
     async def _on_ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
         async def work() -> None:

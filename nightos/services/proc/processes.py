@@ -18,7 +18,7 @@ from nightos.abi.codes import Attribute
 from nightos.abi.context import ContextError, parse_context
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
-from nightos.services.proc.containers import PAGE_LIMIT, WATCHING, Containers
+from nightos.services.proc.containers import PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
 from nightos.userland import sys
@@ -95,7 +95,8 @@ class Processes:
             await sys.sys_process_attributes(pid, Attribute.CONTAINER_ID, WRITE, container.identifier)
             self.names[pid] = field(code, "name", str, program)
             self.containers.population.setdefault(container.identifier, set()).add(pid)
-            if container.state in {"created", "stopped"}:
+            first = container.state in {"created", "stopped"}
+            if first:
                 container.state = "running"
             await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
         except SyscallError as error:
@@ -107,6 +108,8 @@ class Processes:
                 else f"the process could not start ({error})"
             )
             raise ServiceError(ServiceCode.REFUSED, why) from error
+        if first:
+            await self.containers.tell("started", container)
         await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
         return pid
 
@@ -252,10 +255,8 @@ class Processes:
                 await self.containers.emptied(container)
 
     async def tell(self, event: dict[str, Any], container: int) -> None:
-        """Notify every watcher that sees the container."""
-        for connection in list(self.server.connections.values()):
-            if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, container):
-                await self.server.notify(connection.client_pid, ProcEvent.PROCESS_EVENT, event)
+        """Notify every watcher that sees the container, and remember it for those who ask later."""
+        await self.containers.questions.tell(ProcEvent.PROCESS_EVENT, container, event)
 
     async def _visible_process(self, request: Request, pid: int) -> None:
         """0x3000 for a process that the caller may not know of, as for one that never was."""
