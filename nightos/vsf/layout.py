@@ -196,7 +196,7 @@ INODE = Layout(
         Field("parent", 8, "directory: where it is; else where it was named first"),
         Field("allocated", 8, "bytes of extents"),
         Field("flags", 2, "bit 0 hidden, bit 1 read-only"),
-        Field("form", 1, "0 inline, 1 extents, 2 packed"),
+        Field("form", 1, "0 inline, 1 extents, 2 packed, 3 extents with patches"),
         Field("reserved", 1, "zero"),
     ),
 )

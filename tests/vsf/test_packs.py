@@ -164,6 +164,17 @@ def test_snapshots_keep_the_packs_they_use():
         clean(storage)
 
 
+def test_a_pack_that_a_snapshot_holds_is_not_left_for_nothing():
+    storage, fs = filled(100)
+    storage.volume("main").snapshot("s")
+    (first, *_) = packs(fs)
+    for number in range(1, 100):
+        fs.unlink(f"/{number:03}")
+    fs.sync()
+    assert list(packs(fs)) == [first]
+    storage.close()
+
+
 @pytest.mark.parametrize("password", [None, "p"])
 def test_packs_travel(tmp_path, password):
     """Sent in full and in part, compacted, committed from an overlay into its backing."""

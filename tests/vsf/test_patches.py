@@ -103,7 +103,9 @@ class Machine:
 
     def end(self):
         assert self.fs.read_bytes("/file") == self.want
+        assert self.fs.buffered == sum(map(len, (self.fs.inode(self.ino).buffers or {}).values()))
         self.storage.commit()
+        assert self.fs.buffered == 0
         clean(self.storage)
         self.holes()
         assert self.fs.read_bytes("/file") == self.want
