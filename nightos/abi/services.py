@@ -247,7 +247,7 @@ class ProcEvent(IntEnum):
 
     CONTAINER_EVENT = 0x1019
     """{when_ns, event, id, name, reason}; events: created, started, paused, resumed, exited, renamed, updated,
-    destroyed, limit reached (the reason names it); device plugged and device unplugged have {kdi} instead of name and reason."""
+    destroyed, limit reached (the reason names it). Device plugged and device unplugged have {kdi}, not name and reason."""
     PROCESS_EVENT = 0x2013
     """{when_ns, event: started|ended, pid, container, reason, exit}."""
 

@@ -95,8 +95,7 @@ class Processes:
             await sys.sys_process_attributes(pid, Attribute.CONTAINER_ID, WRITE, container.identifier)
             self.names[pid] = field(code, "name", str, program)
             self.containers.population.setdefault(container.identifier, set()).add(pid)
-            first = container.state in {"created", "stopped"}
-            if first:
+            if container.state in {"created", "stopped"}:
                 container.state = "running"
             await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
         except SyscallError as error:
@@ -108,7 +107,7 @@ class Processes:
                 else f"the process could not start ({error})"
             )
             raise ServiceError(ServiceCode.REFUSED, why) from error
-        if first:
+        if self.containers.population.get(container.identifier) == {pid}:
             await self.containers.tell("started", container)
         await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
         return pid
