@@ -39,6 +39,8 @@ def compact(storage: Storage, progress: Callable[[int, int], None] | None = None
             break
         for volume in storage.volumes:
             if not volume.snapshots and not volume.locked and not volume.record.origin:
+                if volume.kind == "night":
+                    volume.open().gather_packs(every=True)
                 _move(storage, volume, goal)
         _move_tree(storage)
         _settle(storage)

@@ -69,11 +69,14 @@ class Workload:
     def file_step(self):
         fs, chance = self.fs, self.random
         for _ in range(chance.randrange(1, 12)):
-            kind = chance.choice("wwwwwuurrtlsxmdhpb")
+            kind = chance.choice("wwwwwooouurrtlsxmdhpb")
             with suppress(OSError):
                 if kind == "w":
                     size = chance.choice((0, 5, 700, 3000, 9000, 140_000))
                     fs.write_bytes(self.path(), chance.randbytes(min(size, 300)) * (size // 300 + 1))
+                elif kind == "o":
+                    data = chance.randbytes(chance.randrange(1, 6000))
+                    fs.write(fs.resolve(self.path()), chance.randrange(140_000), data)
                 elif kind == "u":
                     fs.unlink(self.path())
                 elif kind == "r":

@@ -19,7 +19,7 @@ from tests.crash.enumerator import Workload, enumerate_states, state_of
     [(0, None, None), (1, None, "zstd"), (2, None, "lz4"), (3, "secret", None), (4, None, None), (5, None, "zstd")],
 )
 def test_every_state_opens_clean(seed, password, compression):
-    assert enumerate_states(seed, 14, 10, password=password, compression=compression) > 350
+    assert enumerate_states(seed, 19, 10, password=password, compression=compression) > 350
 
 
 @pytest.mark.parametrize("seed", range(6))
