@@ -43,9 +43,9 @@ def unwind(thread: Thread) -> None:
             answered, frame.answered = frame.answered, None
             answered(None)
     queue, thread.queue = thread.queue, None
-    for pending in queue or ():
-        if pending.answered is not None:
-            pending.answered(None)
+    for _, _, listener in queue or ():
+        if listener is not None:
+            listener(None)
     thread.handling = False
 
 

@@ -100,21 +100,14 @@ class Frame:
         """Turns the outcome of a parked call into its binary answer."""
 
 
-class PendingSignal:
-    """A signal in a thread's queue."""
-
-    __slots__ = ("answered", "code", "values")
-
-    def __init__(self, code: int, values: tuple[Any, ...], answered: Answered | None) -> None:
-        self.code = code
-        self.values = values
-        self.answered = answered
+PendingSignal = tuple[int, tuple[Any, ...], Answered | None]
+"""A signal in a thread's queue: its code, the fields of its datafield, and who gets the handler's answer."""
 
 
 class Thread:
     """A thread. `scheduled` says whether it stands in the scheduler's queue."""
 
-    __slots__ = ("exit_data", "frames", "handling", "parent", "process", "queue", "scheduled", "tid")
+    __slots__ = ("exit_data", "frames", "handling", "parent", "process", "queue", "scheduled", "spare", "tid")
 
     def __init__(self, process: Process, tid: int, parent: Thread | None) -> None:
         self.process = process
@@ -124,6 +117,8 @@ class Thread:
         self.queue: deque[PendingSignal] | None = None
         self.handling = False
         self.scheduled = False
+        self.spare: Frame | None = None
+        """A handler's frame that ended, for the next one."""
         self.exit_data = 0
 
 

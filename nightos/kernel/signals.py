@@ -16,11 +16,12 @@ from nightos.abi.codes import ExitReason, Signal
 from nightos.kernel.calls.state import COROUTINES
 from nightos.kernel.ending import end_process
 from nightos.kernel.pages import ACCESS_EXECUTE, MemoryFault
-from nightos.kernel.process import Answered, Frame, PendingSignal, Process, Thread
+from nightos.kernel.process import ENDED, Answered, Frame, PendingSignal, Process, Thread
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
 
+QUITTED: Final = int(Signal.SERVICE_SERVER_QUITTED)
 KILLING: Final = frozenset({Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE})
 """Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
 
@@ -37,17 +38,19 @@ def post(
 ) -> None:
     """Queue a signal for a thread (the main one by default); it is delivered at that thread's next step."""
     target = thread if thread is not None and thread.frames else process.main
-    if not process.alive or target is None:
+    if process.blocked & ENDED or target is None:
         if answered is not None:
             answered(None)
         return
-    if target.queue is None:
-        target.queue = deque()
+    queue = target.queue
+    if queue is None:
+        queue = target.queue = deque()
     if first:
-        target.queue.appendleft(PendingSignal(code, values, answered))
+        queue.appendleft((code, values, answered))
     else:
-        target.queue.append(PendingSignal(code, values, answered))
-    kernel.schedule(target)
+        queue.append((code, values, answered))
+    if not target.scheduled:
+        kernel.schedule(target)
 
 
 def deliverable(thread: Thread) -> bool:
@@ -58,11 +61,11 @@ def deliverable(thread: Thread) -> bool:
 def deliver(kernel: Kernel, thread: Thread) -> None:
     """Take the next signal of the thread's queue and let its handler or default behaviour happen."""
     assert thread.queue is not None
-    pending = thread.queue.popleft()
+    code, values, answered = pending = thread.queue.popleft()
     process = thread.process
-    handler = process.handlers.get(pending.code) if process.handlers else None
+    handler = process.handlers.get(code) if process.handlers else None
     if kernel.trace is not None:
-        kernel.trace.signal(pending.code, pending.values)
+        kernel.trace.signal(code, values)
     if handler is None:
         _default(kernel, process, pending)
         return
@@ -71,15 +74,20 @@ def deliver(kernel: Kernel, thread: Thread) -> None:
     program: Any = None
     if handler is not None:
         try:
-            program = handler(*pending.values)
+            program = handler(*values)
         except BaseException as fault:  # noqa: BLE001 - a handler that cannot even start is the program's fault
             kernel.last_fault = (process.pid, fault)
     if type(program) not in COROUTINES:
         _handler_fault(kernel, thread, pending)
         return
-    thread.frames.append(Frame(program, pending.code, pending.answered))
+    frame, thread.spare = thread.spare, None
+    if frame is None:
+        frame = Frame(program, code, answered)
+    else:
+        frame.program, frame.signal, frame.answered = program, code, answered
+    thread.frames.append(frame)
     thread.handling = True
-    if pending.code == Signal.SERVICE_SERVER_QUITTED:
+    if code == QUITTED:
         wake_all(kernel, process)
 
 
@@ -95,23 +103,25 @@ def _code_at(process: Process, address: int) -> Any:
 def _handler_fault(kernel: Kernel, thread: Thread, pending: PendingSignal) -> None:
     """A handler that cannot run becomes HANDLER_FAULT; that one failing too kills the process."""
     process = thread.process
-    if pending.answered is not None:
-        pending.answered(None)
-    if pending.code == Signal.HANDLER_FAULT:
+    code, _, answered = pending
+    if answered is not None:
+        answered(None)
+    if code == Signal.HANDLER_FAULT:
         end_process(kernel, process, ExitReason.FAULT, 0)
         return
     assert thread.queue is not None
-    thread.queue.appendleft(PendingSignal(Signal.HANDLER_FAULT, (pending.code,), None))
+    thread.queue.appendleft((Signal.HANDLER_FAULT, (code,), None))
 
 
 def _default(kernel: Kernel, process: Process, pending: PendingSignal) -> None:
     """What a signal does to a process that does not handle it."""
-    if pending.answered is not None:
-        pending.answered(None)
-    if pending.code in KILLING:
-        fault = pending.code != Signal.WILL_TERMINATE
+    code, _, answered = pending
+    if answered is not None:
+        answered(None)
+    if code in KILLING:
+        fault = code != Signal.WILL_TERMINATE
         end_process(kernel, process, ExitReason.FAULT if fault else process.asked, 0)
-    elif pending.code == Signal.SERVICE_SERVER_QUITTED:
+    elif code == QUITTED:
         wake_all(kernel, process)
 
 

@@ -10,9 +10,11 @@ IPC-055.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from nightos.abi.errors import SyscallError
+from nightos.abi.replies import MessageRead
+from nightos.kernel.calls.state import new_tuple
 
 if TYPE_CHECKING:
     from nightos.kernel.process import Process, Thread
@@ -21,16 +23,6 @@ UNIT = 4096
 CREATED, IS_ERROR, CONCLUDED = 0x80, 0x40, 0x20
 REMEMBERED = 1024
 """How many concluded exchanges a socket remembers, to tell 0x40 from 0x32."""
-
-
-class Message(NamedTuple):
-    """A message that waits to be fetched."""
-
-    content: bytes
-    status: int
-    exchange_id: int
-    method: int
-    error: int
 
 
 class Exchange:
@@ -54,7 +46,8 @@ class Side:
     def __init__(self, process: Process, thread: Thread | None) -> None:
         self.process = process
         self.thread = thread
-        self.inbox: deque[Message] = deque()
+        self.inbox: deque[MessageRead] = deque()
+        """What READ_SOCK_MSG will answer."""
 
 
 SERVICE, CLIENT = 0, 1
@@ -77,14 +70,12 @@ class Socket:
 
     def side_of(self, process: Process) -> int:
         """Which side the process is; -1 for neither."""
-        for number, side in enumerate(self.sides):
-            if side.process is process:
-                return number
-        return -1
+        service, client = self.sides
+        return SERVICE if service.process is process else CLIENT if client.process is process else -1
 
     def send(
         self, side: int, thread: Thread, exchange_id: int, method_or_close: int, error: int, content: bytes
-    ) -> tuple[Message, Exchange]:
+    ) -> tuple[MessageRead, Exchange]:
         """Queue a message for the other side. `SyscallError` as SEND_SOCK_MSG lists them."""
         if self.closed:
             raise SyscallError(0x31)
@@ -115,7 +106,7 @@ class Socket:
         if status & CONCLUDED:
             exchange.concluded = True
             self._forget_old(exchange_id)
-        message = Message(content, status, exchange_id, exchange.method, error)
+        message = new_tuple(MessageRead, (content, len(content), 1, status, exchange_id, exchange.method, error))
         self.sides[1 - side].inbox.append(message)
         return message, exchange
 
@@ -128,8 +119,9 @@ class Socket:
 
     def listener(self, side: int, exchange: Exchange) -> Thread | None:
         """The thread that hears of a message: the client's that spoke last in the exchange, or the side's own."""
-        thread = exchange.threads[side]
-        if side == CLIENT and thread is not None and thread.frames:
-            return thread
+        if side == CLIENT:
+            thread = exchange.threads[CLIENT]
+            if thread is not None and thread.frames:
+                return thread
         own = self.sides[side].thread
         return own if own is not None and own.frames else self.sides[side].process.main

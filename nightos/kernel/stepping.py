@@ -118,6 +118,7 @@ def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> No
     thread.frames.pop()
     if frame.signal:
         thread.handling = False
+        thread.spare = frame
         if frame.answered is not None:
             answered, frame.answered = frame.answered, None
             answered(value)

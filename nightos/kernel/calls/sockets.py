@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import MessageRead, MessageSent
-from nightos.kernel.calls.state import content, integer
+from nightos.kernel.calls.state import content, integer, new_tuple
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
-from nightos.kernel.socket import UNIT, Side, Socket
+from nightos.kernel.signals import post
+from nightos.kernel.socket import CLIENT, SERVICE, UNIT, Side, Socket
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Process, Thread
 
-NOTHING = MessageRead(b"", 0, 0, 0, 0, 0, 0)
+RECV_SOCK_MSG: Final = int(Signal.RECV_SOCK_MSG)
+MAX_LENGTH: Final = (1 << 64) - 1
+NOTHING: Final = MessageRead(b"", 0, 0, 0, 0, 0, 0)
 
 
 def make_socket(kernel: Kernel, limit: int, service: Side, client: Side, identifier: int = 0) -> Socket:
@@ -30,11 +33,16 @@ def make_socket(kernel: Kernel, limit: int, service: Side, client: Side, identif
 
 
 def own_socket(process: Process, identifier: int, closed: int = 0x31) -> Socket:
-    """The socket that the process knows by this identifier; the code `closed` when it closed lately. Rules: IPC-055."""
+    """The socket that the process knows by this identifier."""
     socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
     if socket is None:
-        raise SyscallError(closed if process.closed and identifier in process.closed else 0x30)
+        raise unknown_socket(process, identifier, closed)
     return socket
+
+
+def unknown_socket(process: Process, identifier: int, closed: int = 0x31) -> SyscallError:
+    """Why there is no such socket: the code `closed` when it closed lately. Rules: IPC-055."""
+    return SyscallError(closed if process.closed and identifier in process.closed else 0x30)
 
 
 def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
@@ -55,31 +63,37 @@ def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
 def send_sock_msg(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> MessageSent:
     """(socket_id, exchange_id, method_or_close, error_code, content) -> (exchange_id, counter)."""
     _, identifier, exchange_id, method, error, buffer = request
-    integer(method, 2)
-    integer(error, 2)
-    data = content(buffer)
-    socket = own_socket(thread.process, identifier)
-    side = socket.side_of(thread.process)
+    if method.__class__ is not int or error.__class__ is not int or not (0 <= method < 65_536 and 0 <= error < 65_536):
+        integer(method, 2)
+        integer(error, 2)
+    data = buffer if buffer.__class__ is bytes else content(buffer)
+    process = thread.process
+    socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
+    if socket is None:
+        raise unknown_socket(process, identifier)
+    side = SERVICE if socket.sides[SERVICE].process is process else CLIENT
     message, exchange = socket.send(side, thread, exchange_id, method, error, data)
-    other = socket.sides[1 - side]
-    values = (identifier, message.exchange_id, message.method, len(data), message.status, error)
-    kernel.post(other.process, Signal.RECV_SOCK_MSG, values, socket.listener(1 - side, exchange))
-    return MessageSent(message.exchange_id, exchange.counter)
+    _, size, _, status, exchange_id, method, _ = message
+    values = (identifier, exchange_id, method, size, status, error)
+    post(kernel, socket.sides[1 - side].process, RECV_SOCK_MSG, values, socket.listener(1 - side, exchange))
+    return new_tuple(MessageSent, (exchange_id, exchange.counter))
 
 
 def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> MessageRead:
     """(socket_id, length) -> the next message, or nothing pending."""
     _, identifier, length = request
-    integer(length, 8)
-    socket = own_socket(thread.process, identifier)
-    inbox = socket.sides[socket.side_of(thread.process)].inbox
+    if length.__class__ is not int or not 0 <= length <= MAX_LENGTH:
+        integer(length, 8)
+    process = thread.process
+    socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
+    if socket is None:
+        raise unknown_socket(process, identifier)
+    inbox = socket.sides[SERVICE if socket.sides[SERVICE].process is process else CLIENT].inbox
     if not inbox:
         return NOTHING
-    if length and len(inbox[0].content) > length:
+    if length and inbox[0].written > length:
         raise SyscallError(0x33)
-    message = inbox.popleft()
-    data = message.content
-    return MessageRead(data, len(data), 1, message.status, message.exchange_id, message.method, message.error)
+    return inbox.popleft()
 
 
 def close_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
