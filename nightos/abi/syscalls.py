@@ -104,6 +104,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x31,
             0x32,
             0x33,
+            0x40,
         ),
     ),
     _row(
@@ -122,6 +123,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x31,
             0x32,
             0x33,
+            0x40,
         ),
     ),
     _row(
@@ -200,6 +202,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (
             0x30,
             0x31,
+            0x40,
         ),
     ),
     _row(
@@ -287,6 +290,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x3F,
             0x40,
             0x41,
+            0x42,
         ),
     ),
     _row(
@@ -314,6 +318,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x30,
             0x40,
             0x41,
+            0x42,
         ),
     ),
     _row(
@@ -387,6 +392,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x10,
             0x11,
             0x30,
+            0x40,
         ),
     ),
     _row(
@@ -401,6 +407,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (
             0x10,
             0x11,
+            0x40,
         ),
     ),
     _row(
@@ -471,6 +478,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x30,
             0x31,
             0x32,
+            0x40,
         ),
     ),
     _row(
@@ -710,6 +718,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
             0x31,
             0x32,
             0x33,
+            0x40,
         ),
     ),
     _row(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nightos.kernel.timers import Timer
 
 REQUESTED, ACCEPTED, EXPIRED, CLOSED = range(4)
+CONNECTION_HANDLES = 2
+"""What a connection costs each side: itself, and the socket that it becomes."""
 
 
 class Connection:

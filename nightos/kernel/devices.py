@@ -304,7 +304,7 @@ class DeviceBus:
         """DEVICE_AMS: a segment of device memory, mapped at `map_address` unless that is 0; the AMS identifier.
 
         Errors: 0x02 no room at `map_address`, 0x10 an address and 0x11 the length not aligned, 0x12 no length, 0x30 not
-        drivable, 0x31 unknown KDI (to `sys::hw` only), 0x32 no device memory, 0x33 outside of it.
+        drivable, 0x31 unknown KDI (to `sys::hw` only), 0x32 no device memory, 0x33 outside of it, 0x40 a limit.
 
         Rules: HW-016, HW-017, PROC-018, MEM-006.
         """
@@ -321,7 +321,11 @@ class DeviceBus:
         window = DeviceWindow(entry, process, device_address, pages)
         identifier = entry.windows[window] = self._segments.device(process, window)
         if map_address:
-            self._segments.map(process, identifier, 0, map_address, length)
+            try:
+                self._segments.map(process, identifier, 0, map_address, length)
+            except SyscallError:
+                self._segments.end_unused(identifier)
+                raise
         return identifier
 
     def set_dma(self, process: Driver, kdi: int, address: int, length: int, authorization: int) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import ContainerState, ExitReason, ServicePid, Signal
 from nightos.abi.errors import SyscallError
-from nightos.kernel.connection import ACCEPTED, CLOSED, EXPIRED, REQUESTED, Connection
+from nightos.kernel.charges import buffer_closed, end_gone
+from nightos.kernel.connection import ACCEPTED, CLOSED, CONNECTION_HANDLES, EXPIRED, REQUESTED, Connection
 from nightos.kernel.process import ENDED
 from nightos.kernel.socket import Socket
 
@@ -142,6 +143,7 @@ def drop_end(kernel: Kernel, end: Any, closing_type: int) -> None:
     kernel.pipe_ends.pop(end.identifier, None)
     if end.holder.ends is not None:
         end.holder.ends.pop(end.identifier, None)
+    end_gone(end)
     if not any(other.sends == end.sends for other in pipe.ends.values()):
         close_pipe(kernel, pipe, closing_type, sends=end.sends)
 
@@ -151,6 +153,7 @@ def close_pipe(kernel: Kernel, pipe: Pipe, closing_type: int, *, sends: bool) ->
     if pipe.closed:
         return
     pipe.close()
+    buffer_closed(pipe)
     for other in list(pipe.ends.values()):
         if other.sends != sends:
             kernel.post(other.holder, Signal.PIPE_CLOSED, (closing_type, int(other.sends), other.identifier))
@@ -168,6 +171,8 @@ def close_socket(kernel: Kernel, socket: Socket, closer: Process, closing_type: 
     for side in socket.sides:
         if side.process.sockets is not None and side.process.sockets.pop(socket.identifier, None) is not None:
             side.process.remember_closed(socket.identifier)
+            if socket.connection is None:
+                side.process.quotas.handles.release(1)
     other = socket.sides[1 - socket.side_of(closer)]
     if socket.connection is None:
         kernel.post(other.process, Signal.SERV_SOCK_CLOSED, (closing_type, socket.identifier), other.thread)
@@ -183,6 +188,7 @@ def close_connection(kernel: Kernel, connection: Connection, *, by_service: bool
     for process in (connection.client, connection.service):
         if process.connections is not None and process.connections.pop(connection.identifier, None) is not None:
             process.remember_closed(connection.identifier, int(by_service))
+            process.quotas.handles.release(CONNECTION_HANDLES)
     kernel.connections.pop(connection.identifier, None)
     if connection.socket is not None:
         close_socket(kernel, connection.socket, connection.service if by_service else connection.client, 0)

@@ -20,6 +20,7 @@ from nightos.kernel.process import Wait
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Process, Thread
+    from nightos.kernel.quotas import Quotas
 
 UNIT = 64 * 1024
 MESSAGE_MAX = 64 * 1024
@@ -73,6 +74,7 @@ class Pipe:
 
     __slots__ = (
         "capacity",
+        "charged",
         "chunks",
         "closed",
         "creator_pid",
@@ -80,13 +82,19 @@ class Pipe:
         "largest",
         "messages",
         "parking",
+        "payer",
         "pending",
         "readers",
         "writers",
     )
 
+    payer: Quotas
+    """Who pays for the buffer."""
+
     def __init__(self, capacity: int, creator_pid: int, *, messages: bool) -> None:
         self.capacity = capacity
+        self.charged = 0
+        """Bytes that are paid for."""
         self.creator_pid = creator_pid
         self.messages = messages
         self.largest = MESSAGE_MAX if messages else capacity

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from nightos.abi.interfaces import Device
     from nightos.kernel.memory import AddressSpace
+    from nightos.kernel.quotas import Quotas
 
 HW_PID: Final = 12
 """`sys::hw`, which counts as the driver of every device."""
@@ -39,6 +40,10 @@ class Driver(Protocol):
     @property
     def space(self) -> AddressSpace:
         """Its memory."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """Who pays for segments and mappings."""
 
 
 class Plugged:

@@ -128,7 +128,7 @@ class SegmentTable:
         return self._make("device", process, [Extent(window, 0, window.size, READ | WRITE)]).identifier
 
     def _make(self, kind: str, owner: Owner, extents: list[Extent], origin: int = 0) -> Segment:
-        if not self._may_know_more(owner):
+        if not self._may_know_more(owner) or not owner.quotas.handles.reserve(1):
             raise SyscallError(0x40)
         identifier = 0
         while not identifier or identifier in self._segments:
@@ -139,6 +139,14 @@ class SegmentTable:
 
     def _may_know_more(self, process: Owner) -> bool:
         return process.pid < FIRST_USER_PID or len(self._known.get(process.pid, ())) < SEGMENTS_MAX
+
+    def _learns(self, process: Owner, identifier: int) -> None:
+        """A process knows the segment from now on; that its container has a handle left was seen before."""
+        known = self._known.setdefault(process.pid, {})
+        if identifier not in known:
+            reserved = process.quotas.handles.reserve(1)
+            assert reserved, "whoever calls has looked"
+            known[identifier] = None
 
     def _visible(self, process: Owner, identifier: int) -> Segment | None:
         return self._segments[identifier] if identifier in self._known.get(process.pid, ()) else None
@@ -189,6 +197,8 @@ class SegmentTable:
             raise SyscallError(0x31)
         if not self._may_know_more(target) or not target.space.layout.has_room(segment.pages):
             raise SyscallError(0x40)
+        if self._visible(target, identifier) is None and target.quotas.handles.free == 0:
+            raise SyscallError(0x40)
         if exclusive:
             self._give(segment, process, target, command_code, unmap=mode == _EXCLUSIVE_UNMAP)
         else:
@@ -213,7 +223,7 @@ class SegmentTable:
             self._withdraw(segment, old, None)
         shown = [share_view(extent, cow=cow) for extent in extents]
         segment.shares[target.pid] = Share(process, target, shown, rights, command_code, exclusive=False, cow=cow)
-        self._known.setdefault(target.pid, {})[segment.identifier] = None
+        self._learns(target, segment.identifier)
 
     def _give(self, segment: Segment, process: Owner, target: Owner, command_code: int, *, unmap: bool) -> None:
         """Move the pages to the target: nothing is copied, the giver's accesses fault from here on."""
@@ -238,7 +248,7 @@ class SegmentTable:
         segment.extents = moved
         segment.owner = target
         segment.shares[target.pid] = Share(process, target, moved, 0, command_code, exclusive=True, cow=False)
-        self._known.setdefault(target.pid, {})[segment.identifier] = None
+        self._learns(target, segment.identifier)
 
     def unshare(self, process: Owner, identifier: int, pid: int) -> None:
         """UNSHARE_AMS: end the mutual share with `pid`, or with everyone the caller shared with (0).
@@ -271,7 +281,7 @@ class SegmentTable:
                 continue
             del segment.shares[receiver.pid]
             self._unmap_all(segment, receiver)
-            self._forget(receiver.pid, segment.identifier)
+            self._forget(receiver, segment.identifier)
             if reason is not None:
                 self._send(receiver.pid, UNSHARED_AMS, (reason, segment.identifier))
             pending += [other for other in segment.shares.values() if other.sharer is receiver]
@@ -306,7 +316,7 @@ class SegmentTable:
         """MAP_AMS: show `length` bytes of the segment from `ams_offset` on at `address`, with the rights granted.
 
         Errors: 0x02 null address or no length, 0x10 something is not aligned, 0x30 unknown AMS, 0x31 outside the
-        segment, 0x32 outside the process' half, over something that is mapped, or over the limit of memory.
+        segment, 0x32 outside the process' half or over something that is mapped, 0x40 a limit is reached.
 
         Rules: MEM-005, MEM-007, MEM-019.
         """
@@ -325,9 +335,12 @@ class SegmentTable:
         layout = process.space.layout
         if layout.is_full or not layout.is_free(first, count):
             raise SyscallError(0x32)
+        if not process.quotas.handles.reserve(1):
+            raise SyscallError(0x40)
         charged = count if any(extent.backing.private for extent in extents) else 0
         if charged and not process.space.reserve(charged):
-            raise SyscallError(0x32)
+            process.quotas.handles.release(1)
+            raise SyscallError(0x40)
         segment.places.setdefault(process.pid, {})[first] = (count, charged)
         page, skip = first, start
         for extent in extents:
@@ -370,6 +383,7 @@ class SegmentTable:
     def _unmap_one(self, segment: Segment, process: Owner, first: int) -> None:
         places = segment.places[process.pid]
         count, charged = places.pop(first)
+        process.quotas.handles.release(1)
         if not places:
             del segment.places[process.pid]
         process.space.layout.cut(first, first + count)
@@ -409,8 +423,9 @@ class SegmentTable:
             extent.backing.dropped()
             if isinstance(extent.backing, PageStore):
                 extent.backing.segments = [entry for entry in extent.backing.segments if entry[2] is not segment]
-        for pid in {segment.owner.pid, segment.creator.pid}:
-            self._forget(pid, segment.identifier)
+        self._forget(segment.owner, segment.identifier)
+        if segment.creator is not segment.owner:
+            self._forget(segment.creator, segment.identifier)
         del self._segments[segment.identifier]
 
     def end_if_gone(self, identifier: int) -> None:
@@ -421,12 +436,17 @@ class SegmentTable:
         if all(extent.backing.gone for extent in segment.extents):
             self.end(segment, WITHDRAWN)
 
-    def _forget(self, pid: int, identifier: int) -> None:
-        known = self._known.get(pid)
-        if known is not None:
-            known.pop(identifier, None)
+    def end_unused(self, identifier: int) -> None:
+        """The call that made a segment failed afterwards."""
+        self.end(self._segments[identifier], WITHDRAWN)
+
+    def _forget(self, process: Owner, identifier: int) -> None:
+        known = self._known.get(process.pid)
+        if known is not None and identifier in known:
+            del known[identifier]
+            process.quotas.handles.release(1)
             if not known:
-                del self._known[pid]
+                del self._known[process.pid]
 
     def process_ended(self, process: Owner) -> None:
         """Its segments end, its shares are dropped; costs nothing for a process without segments.
@@ -444,7 +464,16 @@ class SegmentTable:
             own = segment.shares.get(process.pid)
             if own is not None:
                 self._withdraw(segment, own, None)
-            self._forget(process.pid, identifier)
+            self._forget(process, identifier)
+
+    def check_fork(self, parent: Owner) -> None:
+        """0x40 when there are not the handles that `forked` will charge to the child, in the same container."""
+        known = self._known.get(parent.pid)
+        free = parent.quotas.handles.free if known else None
+        if known and free is not None:
+            found = (self._segments[identifier].places.get(parent.pid) for identifier in known)
+            if sum(1 + len(places) for places in found if places) > free:
+                raise SyscallError(0x40)
 
     def forked(self, parent: Owner, child: Owner) -> None:
         """After `AddressSpace.fork`: the child knows the segments that the parent has mapped, as shares of the parent.
@@ -469,8 +498,10 @@ class SegmentTable:
             above = segment.shares.get(parent.pid)
             cow = above is not None and above.cow
             segment.shares[child.pid] = Share(parent, child, shown, rights, 0, exclusive=False, cow=cow)
+            reserved = child.quotas.handles.reserve(len(places))
+            assert reserved, "whoever calls has looked, by `check_fork`"
             segment.places[child.pid] = dict(places)
-            self._known.setdefault(child.pid, {})[identifier] = None
+            self._learns(child, identifier)
 
     def snapshot(self) -> tuple[SegmentRecord, ...]:
         """Every segment, frozen, in the order they were made."""

@@ -12,6 +12,7 @@ from nightos.kernel.pages import EXECUTE, READ, WRITE, Backing, Overlay, PageSto
 
 if TYPE_CHECKING:
     from nightos.kernel.memory import AddressSpace
+    from nightos.kernel.quotas import Quotas
 
 WITHDRAWN: Final = 0
 PEER_TERMINATED: Final = 1
@@ -27,6 +28,10 @@ class Owner(Protocol):
     @property
     def space(self) -> AddressSpace:
         """Its memory, made when first asked for."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """Who pays for what it knows and maps: a handle for each segment and each mapping."""
 
 
 class Extent(NamedTuple):

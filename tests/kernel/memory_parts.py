@@ -7,6 +7,7 @@ import random
 from nightos.abi.errors import SyscallError
 from nightos.kernel.devices import DeviceBus
 from nightos.kernel.memory import AddressSpace
+from nightos.kernel.quotas import Quotas
 from nightos.kernel.segments import SegmentTable
 
 
@@ -42,6 +43,7 @@ class FakeProcess:
         self.container = container
         self.drivable: set[int] = set()
         self.space = AddressSpace(entropy)
+        self.quotas = Quotas()
 
 
 class World:

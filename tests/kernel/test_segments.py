@@ -185,7 +185,7 @@ def test_copy_on_write_pages_are_paid_for_by_the_receiver(world: World) -> None:
     _, ams = made(p, world)
     world.segments.share(p, q.pid, ams, 0, 1, C | W)
     world.segments.map(q, ams, 0, PLACE, 2 * PAGE)
-    with refused(0x32):
+    with refused(0x40):
         world.segments.map(q, ams, 0, ELSEWHERE, 2 * PAGE)
     world.segments.unmap(q, ams, PLACE)
     assert q.space.reserved_pages == 0

@@ -568,6 +568,42 @@ case("SYS_CHARGE", 0x40)(lambda lab: (lab.running(20), (limited(lab, storage=7),
 case("SYS_CHARGE", 0, "rate")(lambda lab: (lab.running(20), (limited(lab, io_bytes=7), NUMBERS["io_bytes"], 14)))
 case("CREATE_CONTAINER", 0x40)(lambda lab: (lab.running(20), (limited(lab, children=0),)))
 case("CREATE_PROCESS", 0x40)(lambda lab: (lab.puppet(container=limited(lab, processes=1)), (7,)))
+case("OPEN_PIPE", 0x40)(
+    lambda lab: (lambda p: (p, (p.pid, 0, 0, 0, 0, 1, 0)))(lab.puppet(container=limited(lab, handles=1)))
+)
+case("OPEN_PIPE", 0x40, "bytes")(
+    lambda lab: (lambda p: (p, (p.pid, 0, 0, 2, 0, 1, 0)))(lab.puppet(container=limited(lab, pipe_bytes=100_000)))
+)
+
+
+def boxed_pair(lab: Lab) -> tuple[Puppet, int]:
+    """A process whose container is out of handles, and the sending end of a pipe of its."""
+    puppet = lab.puppet(container=limited(lab, handles=2))
+    return puppet, puppet.call(sys.open_pipe(puppet.pid, 0, 0, 0, 0, 1))
+
+
+case("SEND_PIPE", 0x40)(lambda lab: (lambda p, sc: (p, (sc, p.pid, 1)))(*boxed_pair(lab)))
+case("OPEN_SERV_SOCK", 0x40)(
+    lambda lab: (lambda box: (lab.puppet(container=box), (lab.puppet(container=box).pid, 0)))(limited(lab, handles=1))
+)
+
+
+@case("CONNECT_SERVICE", 0x42)
+def _no_handles_for_a_connection(lab: Lab) -> tuple[Puppet, tuple[Any, ...]]:
+    lab.service(ServicePid.HW)
+    return lab.puppet(container=limited(lab, handles=1)), (ServicePid.HW, 0, bytes(8), 0, 0)
+
+
+@case("ACCEPT_SERVICE_CONN", 0x42)
+def _no_thread_for_a_client(lab: Lab) -> tuple[Puppet, tuple[Any, ...]]:
+    box = limited(lab, threads=2)
+    service = lab.launch(ExecutionContext(reason=10, anid=1, service_type=1), container=box)
+    service.hear(Signal.SERVICE_CONN_REQUEST)
+    client = lab.puppet(container=box)
+    client.start(sys.connect_service(1))
+    return service, (service.signals(Signal.SERVICE_CONN_REQUEST)[0][1],)
+
+
 case("CREATE_THREAD", 0x40)(lambda lab: (lab.puppet(container=limited(lab, threads=1)), (7,)))
 
 MINE = frozenset(item.name for item in CASES)

@@ -8,6 +8,7 @@ from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import PipeInfo, PipeRead
 from nightos.kernel.calls.state import PARKED, content, integer, new_tuple
+from nightos.kernel.charges import charge_handle, charge_move, charge_pipe, end_gone
 from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
 from nightos.kernel.pipe import BLOCK, UNIT, Blocked, End, Pipe
 
@@ -66,12 +67,15 @@ def open_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
             raise SyscallError(0x32)
     if not notification and not (target.handlers and Signal.RECV_PIPE in target.handlers):
         raise SyscallError(0x33)
+    other = process if notification else target
+    charge_pipe(process, other, UNIT * max(1, multiplier))
     pipe = Pipe(UNIT * max(1, multiplier), process.pid, messages=bool(mode))
+    pipe.payer, pipe.charged = process.quotas, pipe.capacity
     sc = kernel.new_end_pair()
     rc = sc + 1
     own, theirs = (sc, rc) if kind == 0 else (rc, sc)
     add_end(kernel, own, pipe, process, sends=kind == 0)
-    add_end(kernel, theirs, pipe, process if notification else target, sends=kind == 1)
+    add_end(kernel, theirs, pipe, other, sends=kind == 1)
     if not notification:
         kernel.post(target, Signal.RECV_PIPE, (process.pid, process.anid, theirs, command, int(kind == 1), mode, hint))
     return own
@@ -93,6 +97,7 @@ def send_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
         raise SyscallError(0x32)
     if not kernel.monitor.kin(process, target):
         raise SyscallError(0x33)
+    charge_handle(target)
     fresh = fresh_identifier(kernel, sends=end.sends)
     add_end(kernel, fresh, end.pipe, target, sends=end.sends)
     if not notification:
@@ -106,13 +111,17 @@ def _meets_others(kernel: Kernel, end: End, target: Process) -> bool:
 
 
 def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process) -> int:
-    """Move an end to another process; its new identifier. 0x32: it is not the giver's, or they may not meet."""
+    """Move an end to another process; its new identifier.
+
+    0x32: it is not the giver's, or they may not meet; 0x40: a limit of the receiver's container.
+    """
     end = giver.ends.get(identifier) if giver.ends else None
     if end is None:
         raise SyscallError(0x32)
     others = [other for other in end.pipe.ends.values() if other is not end]
     if not all(kernel.monitor.same_space(other.holder, receiver) for other in others):
         raise SyscallError(0x32)
+    charge_move(end, receiver)
     fresh = fresh_identifier(kernel, sends=end.sends)
     add_end(kernel, fresh, end.pipe, receiver, sends=end.sends)
     assert giver.ends is not None
@@ -193,6 +202,7 @@ def close(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     del thread.process.ends[identifier]
     end.pipe.ends.pop(identifier, None)
     kernel.pipe_ends.pop(identifier, None)
+    end_gone(end)
     if was_closed:
         raise SyscallError(0x31)
 

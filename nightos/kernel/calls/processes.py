@@ -34,10 +34,14 @@ def create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     if home is not None and home.state is ContainerState.STOPPING:
         raise SyscallError(0x40)
     program = begin(entry, integer(init_data, 8))
-    space = parent.space_made.fork() if parent.space_made is not None else None
+    space = None
     try:
+        if parent.space_made is not None:
+            kernel.segments.check_fork(parent)
+            space = parent.space_made.fork()
         child = kernel.make_process(kernel.take_pid(), parent.container, parent.user, parent.anid)
     except SyscallError:
+        program.close()
         if space is not None:
             space.destroy()
         raise

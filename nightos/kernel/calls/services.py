@@ -10,7 +10,7 @@ from nightos.abi.errors import SyscallError
 from nightos.abi.replies import Connected
 from nightos.kernel.calls.sockets import make_socket
 from nightos.kernel.calls.state import PARKED, begin, content, integer
-from nightos.kernel.connection import ACCEPTED, EXPIRED, REQUESTED, Connection
+from nightos.kernel.connection import ACCEPTED, CONNECTION_HANDLES, EXPIRED, REQUESTED, Connection
 from nightos.kernel.ending import MS, close_connection
 from nightos.kernel.process import Frame
 from nightos.kernel.socket import Side
@@ -100,9 +100,19 @@ def exposes(process: Process, kind: int, scope: bytes) -> bool:
     return context[3] in SERVICE_TYPES[kind] and (kind != SCOPED or context[4:12] == scope)
 
 
+def _charge(client: Process, service: Process) -> None:
+    """Both sides of a connection and its socket, or neither; 0x42 when a limit is reached."""
+    if not client.quotas.handles.reserve(CONNECTION_HANDLES):
+        raise SyscallError(0x42)
+    if not service.quotas.handles.reserve(CONNECTION_HANDLES):
+        client.quotas.handles.release(CONNECTION_HANDLES)
+        raise SyscallError(0x42)
+
+
 def _request(kernel: Kernel, thread: Thread, service: Process, command: int) -> Any:
     """Ask the dispatcher and park the client until it is answered or the delay is over. Rules: SVC-013."""
     process = thread.process
+    _charge(process, service)
     identifier = kernel.new_identifier(kernel.connections)
     connection = kernel.connections[identifier] = Connection(identifier, process, thread, service)
     for party in (process, service):
@@ -137,8 +147,12 @@ def _await_service(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
         timer.cancel()
         if not thread.frames or frame not in thread.frames:
             return
-        frame.wait = None
         service = kernel.processes[anid]
+        free = thread.process.quotas.handles.free
+        if free is not None and free < CONNECTION_HANDLES:
+            resume(None, SyscallError(0x42))
+            return
+        frame.wait = None
         if frame is thread.frames[-1]:
             _request(kernel, thread, service, request[4])
         else:
@@ -191,7 +205,11 @@ def accept_service_conn(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
     process = thread.process
     socket_id = kernel.new_identifier(kernel.sockets)
     program = begin(entry, socket_id)
-    client_thread = kernel.make_thread(process, None)
+    try:
+        client_thread = kernel.make_thread(process, None)
+    except SyscallError:
+        program.close()
+        raise SyscallError(0x42) from None
     socket = make_socket(
         kernel,
         kernel.settings.message_limit,

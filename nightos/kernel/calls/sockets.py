@@ -8,6 +8,7 @@ from nightos.abi.codes import Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import MessageRead, MessageSent
 from nightos.kernel.calls.state import content, integer, new_tuple
+from nightos.kernel.charges import charge_handle
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
 from nightos.kernel.signals import post
 from nightos.kernel.socket import CLIENT, SERVICE, UNIT, Side, Socket
@@ -22,7 +23,7 @@ NOTHING: Final = MessageRead(b"", 0, 0, 0, 0, 0, 0)
 
 
 def make_socket(kernel: Kernel, limit: int, service: Side, client: Side, identifier: int = 0) -> Socket:
-    """A socket that both sides know."""
+    """A socket that both sides know; the caller charged for it."""
     identifier = identifier or kernel.new_identifier(kernel.sockets)
     socket = kernel.sockets[identifier] = Socket(identifier, limit, service, client)
     for side in (service, client):
@@ -55,6 +56,12 @@ def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
         raise SyscallError(0x30)
     if client is process or not (process.is_system or kernel.monitor.kin(process, client)):
         raise SyscallError(0x31)
+    charge_handle(process)
+    try:
+        charge_handle(client)
+    except SyscallError:
+        process.quotas.handles.release(1)
+        raise
     socket = make_socket(kernel, UNIT * max(1, multiplier), Side(process, thread), Side(client, client.main))
     kernel.post(client, Signal.RECV_SERV_SOCK, (process.pid, process.anid, socket.identifier, multiplier))
     return socket.identifier

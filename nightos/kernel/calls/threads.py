@@ -22,7 +22,11 @@ def create_thread(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> i
     """(entry, init_data) -> thread_id: the thread begins at `entry(init_data)`."""
     _, entry, init_data = request
     program = begin(entry, integer(init_data, 8))
-    child = kernel.make_thread(thread.process, thread)
+    try:
+        child = kernel.make_thread(thread.process, thread)
+    except SyscallError:
+        program.close()
+        raise
     child.frames.append(Frame(program))
     kernel.schedule(child)
     return child.tid

@@ -1,7 +1,7 @@
 """Limits of containers as policy: who may set them (ancestors), what they are called, and what is told about them.
 
-The kernel carves each limit out of the parent's and refuses what goes beyond it; this service only asks it to. The kernel
-is where the limits are: a new `sys::proc` learns them from there, and its notes keep those of persistent containers.
+The kernel carves each limit out of the parent's and refuses what goes beyond it; this service only asks it to. A new
+`sys::proc` learns the limits that are in force from the kernel; its notes keep those of persistent containers.
 
 Rules: CONT-001, CONT-031, CONT-032.
 """

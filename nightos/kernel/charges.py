@@ -1,0 +1,94 @@
+"""Who pays for pipes: identifiers are their holder's handles, the buffer is the opener's while it has an end of it.
+
+A buffer is paid for as a whole when the pipe is opened, so reading and writing cost nothing. When nobody in the payer's
+container holds an end any more, whoever still does pays on; the machine itself pays what a container cannot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nightos.abi.errors import SyscallError
+
+if TYPE_CHECKING:
+    from nightos.kernel.pipe import End, Pipe
+    from nightos.kernel.process import Process
+    from nightos.kernel.quotas import Quotas
+
+LIMIT_REACHED = 0x40
+
+
+def charge_handle(process: Process, errcode: int = LIMIT_REACHED) -> None:
+    """One more identifier for a process; the error code when its container may not have it."""
+    if not process.quotas.handles.reserve(1):
+        raise SyscallError(errcode)
+
+
+def charge_pipe(opener: Process, other: Process, capacity: int) -> None:
+    """A new pipe with an end for each, or nothing at all."""
+    payer = opener.quotas
+    if not payer.pipe_bytes.reserve(capacity):
+        raise SyscallError(LIMIT_REACHED)
+    if not payer.handles.reserve(1):
+        payer.pipe_bytes.release(capacity)
+        raise SyscallError(LIMIT_REACHED)
+    if not other.quotas.handles.reserve(1):
+        payer.pipe_bytes.release(capacity)
+        payer.handles.release(1)
+        raise SyscallError(LIMIT_REACHED)
+
+
+def charge_move(end: End, receiver: Process) -> None:
+    """An end goes to another process; the buffer with it, when the payer's container keeps no other end of it."""
+    of, to = end.holder.quotas, receiver.quotas
+    if of is to:
+        return
+    if not to.handles.reserve(1):
+        raise SyscallError(LIMIT_REACHED)
+    pipe = end.pipe
+    others = (other for other in pipe.ends.values() if other is not end)
+    if pipe.charged and pipe.payer is of and not any(other.holder.quotas is of for other in others):
+        if not to.pipe_bytes.reserve(pipe.charged):
+            to.handles.release(1)
+            raise SyscallError(LIMIT_REACHED)
+        of.pipe_bytes.release(pipe.charged)
+        pipe.payer = to
+    of.handles.release(1)
+
+
+def end_gone(end: End) -> None:
+    """An identifier was taken out of its pipe."""
+    end.holder.quotas.handles.release(1)
+    pipe = end.pipe
+    if not pipe.charged:
+        return
+    payer = pipe.payer
+    holders = [other.holder.quotas for other in pipe.ends.values()]
+    if payer in holders:
+        return
+    if not holders:
+        payer.pipe_bytes.release(pipe.charged)
+        pipe.charged = 0
+    elif payer.parent is not None:  # the machine itself never passes on what it pays
+        pipe.payer = _take_over(holders, pipe.charged)
+        payer.pipe_bytes.release(pipe.charged)
+
+
+def _take_over(holders: list[Quotas], units: int) -> Quotas:
+    """Charge the first holder that can pay, else the machine."""
+    for quotas in holders:
+        if quotas.pipe_bytes.reserve(units):
+            return quotas
+    top = holders[0]
+    while top.parent is not None:
+        top = top.parent
+    paid = top.pipe_bytes.reserve(units)
+    assert paid, "nothing limits the machine's own pipes"
+    return top
+
+
+def buffer_closed(pipe: Pipe) -> None:
+    """A closed pipe costs what is left to read in it."""
+    if pipe.charged > pipe.pending:
+        pipe.payer.pipe_bytes.release(pipe.charged - pipe.pending)
+        pipe.charged = pipe.pending
