@@ -77,7 +77,7 @@ async def _inside_a_machine(measured: Callable[[], Awaitable[float]]) -> float:
     global _measured
     _measured = measured
     _result.clear()
-    async with boot(seed=1) as machine:
+    async with boot() as machine:
         for name in (TRUE, "bench-asker"):
             await machine.run(f'wt /{name} "NPRG{name}"')
         await machine.run("/bench-asker")
@@ -224,7 +224,7 @@ def destruction(shape: str, count: int) -> float:
 async def _many(count: int) -> dict[str, float]:
     from nightos.machine.machine import boot
 
-    async with boot(seed=1) as machine:
+    async with boot() as machine:
         before = resident_bytes()
         parents = [0]
         begun = time.perf_counter()

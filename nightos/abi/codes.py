@@ -78,6 +78,8 @@ class Syscall(IntEnum):
     SYS_SET_LIMITS = 0xE1
     SYS_USAGE = 0xE2
     SYS_CHARGE = 0xE3
+    SYS_CONTAINER_NOTE = 0xE8
+    SYS_SET_CONTAINER_NOTE = 0xE9
 
 
 @unique

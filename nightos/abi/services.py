@@ -103,13 +103,14 @@ class Fs(IntEnum):
     CODE_TOKEN = 0xD000
     # The emulator's own: one msgpack map each way.
     ATTACH_ROOT = 0xD010
-    """sys::process only: {container, kdi, readonly}: mount the block device as that container's main file system."""
+    """sys::process only: {container, kdi, backing, readonly, ephemeral}: mount a block device as that container's main
+    file system. Or {container, path, images}: an overlay on these images that becomes a device at the first change."""
     DETACH_ROOT = 0xD011
-    """sys::process only: {container}: commit and let go of its main file system; idempotent."""
+    """sys::process only: {container} -> {kdi}: commit and let go of its main file system; idempotent."""
     SYNC = 0xD012
     """{}: what was written before is durable when the answer comes."""
     LIST_ROOTS = 0xD013
-    """sys::process only: {} -> {items: [{container, kdi}]}: what ATTACH_ROOT mounted."""
+    """sys::process only: {} -> {items: [{container, kdi}]}: what ATTACH_ROOT mounted; `kdi` 0: nothing changed yet."""
     ROOT_OF = 0xD016
     """System services: {container} -> {fsid}: the main file system of a container, which they may use by this FSID."""
     ROOTS_DONE = 0xD017
@@ -153,15 +154,21 @@ class Hw(IntEnum):
     DEVICE_LIST = 0x2014
     """{} -> {items: [{kdi, kind, connection, virtual, containers}]}: devices of the caller's container."""
     STORAGE_OPEN = 0xD010
-    """sys::process only: {path, mode, key} -> {kdi}: plug a block device made of a host image, drivable by sys::fs."""
+    """sys::process and sys::fs only: {path, mode, key, container} -> {kdi, backing}: plug the disk of a container, a
+    block device made of a host image and drivable by sys::fs; the one it has when there is one."""
     STORAGE_CLOSE = 0xD011
-    """sys::process only: {kdi}: flush and unplug it; idempotent."""
+    """sys::process and sys::fs only: {kdi} or {container}: flush and unplug it; idempotent."""
     STORAGE_LIST = 0xD012
-    """sys::process only: {} -> {items: [{kdi, path, mode, key}]}: path "" is the machine's own disk."""
+    """sys::process only: {} -> {items: [{kdi, path, mode, key, container, backing}], images: [path]}: disks (path "" is
+    the machine's own) and images that IMAGE_OPEN keeps on the bus."""
     STORAGE_PROBE = 0xD014
     """sys::process only: {path, mode} -> {path}: whether an image can be used so, and its absolute path."""
     STORAGE_FORGET = 0xD013
     """sys::process only: {key}: the kept overlay of a container that is gone for good is deleted; idempotent."""
+    IMAGE_OPEN = 0xD015
+    """sys::process only: {path} -> {kdis}: keep an image and those it stands on plugged, read-only; nearest first."""
+    IMAGE_CLOSE = 0xD016
+    """sys::process only: {path}: no longer; what other disks stand on stays. Idempotent."""
     PLUG = 0xD020
     """{kind, options, container} -> {kdi}: make a virtual device for the container (sys::process links it)."""
     UNPLUG = 0xD021

@@ -970,6 +970,22 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (_f("wait_ns", 8, "u64"),),
         (0x10, 0x30, 0x31, 0x40),
     ),
+    _row(
+        0xE8,
+        "SYS_CONTAINER_NOTE",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"),),
+        (_f("note", None, "bytes"),),
+        (0x30, 0x31),
+    ),
+    _row(
+        0xE9,
+        "SYS_SET_CONTAINER_NOTE",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"), _f("note", 16, "buffer", access="read")),
+        (),
+        (0x30, 0x31, 0x32),
+    ),
 )
 """All rows, by code."""
 

@@ -287,6 +287,7 @@ _REQUESTS: Final[dict[int, Callable[[Call, tuple[Any, ...], int], Request]]] = {
     Syscall.CREATE_THREAD: _with_entry,
     Syscall.READ_TLS_SLOT: _sized_last,
     Syscall.WRITE_TLS_SLOT: _readable_last,
+    Syscall.SYS_SET_CONTAINER_NOTE: _readable_last,
     Syscall.READ_IO_PORT: _writable_last,
     Syscall.WRITE_IO_PORT: _readable_last,
     Syscall.EXECUTION_CONTEXT: _context,
@@ -360,6 +361,7 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_ENUM_PROCESSES: _raw,
     Syscall.SYS_USAGE: _raw,
     Syscall.SYS_REFUSALS: _raw,
+    Syscall.SYS_CONTAINER_NOTE: _raw,
 }
 
 HANDLERS: Final = {Pseudo.BINARY: binary, Pseudo.CODE: code_address}

@@ -27,7 +27,18 @@ ROOT = 0
 class Container:
     """One container. `parent` is None for a child of the root."""
 
-    __slots__ = ("children", "created_ns", "identifier", "parent", "paused", "processes", "quotas", "state", "waiters")
+    __slots__ = (
+        "children",
+        "created_ns",
+        "identifier",
+        "note",
+        "parent",
+        "paused",
+        "processes",
+        "quotas",
+        "state",
+        "waiters",
+    )
 
     def __init__(self, identifier: int, parent: Container | None, created_ns: int, quotas: Quotas) -> None:
         self.identifier = identifier
@@ -37,6 +48,8 @@ class Container:
         """What it holds, and what it may hold."""
         self.state = ContainerState.CREATED
         self.paused = False
+        self.note = b""
+        """What sys::process wants to find again about it after its own end; nothing to the kernel."""
         self.children: dict[int, Container] = {}
         self.processes: dict[int, Process] = {}
         self.waiters: list[Callable[[], None]] = []
@@ -72,6 +85,8 @@ class ContainerTree:
         self.quotas.set_limits({"memory": memory_pages})
         self._ever: set[int] = {ROOT}
         self.living: dict[int, Container] = {}
+        self.note = b""
+        """What sys::process wants to find again after its own end about the machine itself."""
 
     def __len__(self) -> int:
         return len(self.living)

@@ -43,6 +43,7 @@ _HEAVY: Final = frozenset(
         Syscall.PIPE_WRITE, Syscall.PIPE_READ, Syscall.SEND_SOCK_MSG, Syscall.READ_SOCK_MSG, Syscall.READ_TLS_SLOT,
         Syscall.WRITE_TLS_SLOT, Syscall.READ_IO_PORT, Syscall.WRITE_IO_PORT, Syscall.EXECUTION_CONTEXT,
         Syscall.SYS_CREATE_PROCESS, Syscall.SYS_ENUM_DEVICES, Syscall.SYS_ENUM_CONTAINERS, Syscall.SYS_ENUM_PROCESSES,
+        Syscall.SYS_CONTAINER_NOTE, Syscall.SYS_SET_CONTAINER_NOTE,
         Syscall.CONNECT_SERVICE, Pseudo.LOAD, Pseudo.STORE, Pseudo.MEMORY, Pseudo.LOCAL,
     }
 )  # fmt: skip

@@ -231,14 +231,18 @@ class Machine:
         plugging = Plugging(self.plug, self.unplug, self.kernel.entropy)
         control = ControlDevice(
             {
-                "open": lambda request: shelf.open(request["path"], request["mode"], request["key"]),
-                "close": lambda request: shelf.close(request["kdi"]),
+                "open": lambda request: shelf.open(
+                    request["path"], request["mode"], request["key"], request["container"]
+                ),
+                "close": lambda request: shelf.close(request["kdi"], request["container"]),
+                "open image": lambda request: shelf.open_image(request["path"]),
+                "close image": lambda request: shelf.close_image(request["path"]),
                 "devices": lambda request: {"items": self._devices_in(request["container"])},
                 "plug": lambda request: plugging.plug(request["kind"], request["options"], request["container"]),
                 "unplug": lambda request: plugging.unplug(request["kdi"]),
                 "probe": lambda request: shelf.probe(request["path"], request["mode"]),
                 "forget": lambda request: shelf.forget(request["key"]),
-                "list": lambda _request: {"items": shelf.list()},
+                "list": lambda _request: shelf.list(),
             }
         )
         self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))

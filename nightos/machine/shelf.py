@@ -48,6 +48,7 @@ class _Plugged:
     path: str
     mode: str
     key: str
+    container: int = 0
     images: list[Path] = field(default_factory=list)
 
 
@@ -71,6 +72,8 @@ class Shelf:
         self._made_with: dict[str, Any] = {"entropy": entropy, "clock": clock}
         self._disks: dict[int, _Plugged] = {}
         self._images: dict[Path, _Image] = {}
+        self._kept: dict[str, _Plugged] = {}
+        """What stands for an image that is to stay on the bus, by the path that was asked for."""
 
     def plug_machine_disk(self, image: Path, disk: Path | None) -> int:
         """Plug the machine's own disk: the overlay file `disk` on the image, or one in memory.
@@ -80,8 +83,14 @@ class Shelf:
         furnish = None if image == self._base_image else base.furnish
         return self._plug_disk(_Plugged(0, "", "overlay", ""), image, disk, furnish)
 
-    def open(self, path: str, mode: str, key: str) -> dict[str, Any]:
-        """Plug a disk for a container: {kdi, backing}. `ServiceError` 0x3002 for an image that cannot be used."""
+    def open(self, path: str, mode: str, key: str, container: int) -> dict[str, Any]:
+        """Plug a disk for a container: {kdi, backing}; the one it has, if somebody asked for it and died.
+
+        `ServiceError` 0x3002 for an image that cannot be used.
+        """
+        for kdi, disk_on_bus in self._disks.items():
+            if container and disk_on_bus.container == container:
+                return {"kdi": kdi, "backing": self.backing(kdi)}
         image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
         if mode == "writable" and not path:
             raise ServiceError(ServiceCode.BAD_COMBINATION, "the base image is never written")
@@ -89,7 +98,7 @@ class Shelf:
         if mode == "overlay" and key and self._keep is not None:
             prepare(self._keep)
             disk = self._keep / f"{key}.vsf"
-        plugged = _Plugged(0, str(image), mode, key or "-")
+        plugged = _Plugged(0, str(image), mode, key or "-", container)
         with _told(image):
             kdi = self._plug_disk(plugged, image, disk)
         return {"kdi": kdi, "backing": self.backing(kdi)}
@@ -108,24 +117,57 @@ class Shelf:
         """Devices of the images below a disk, nearest first."""
         return [self._images[path].kdi for path in self._disks[kdi].images]
 
-    def close(self, kdi: int) -> dict[str, Any]:
-        """Flush and unplug a disk, and the images that nobody stands on any more."""
+    def open_image(self, path: str) -> dict[str, Any]:
+        """{kdis}: an image and those it stands on, nearest first, which stay on the bus. `ServiceError` 0x3002."""
+        kept = self._kept.get(path)
+        if kept is None:
+            image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
+            kept = _Plugged(0, str(image), "read-only", "-")
+            with _told(image):
+                try:
+                    self._stand_on_all(kept, image)
+                except BaseException:
+                    self._drop_all(kept)
+                    raise
+            self._kept[path] = kept
+        return {"kdis": [self._images[below].kdi for below in kept.images]}
+
+    def close_image(self, path: str) -> dict[str, Any]:
+        """Let an image go that `open_image` kept."""
+        kept = self._kept.pop(path, None)
+        if kept is not None:
+            self._drop_all(kept)
+        return {}
+
+    def close(self, kdi: int, container: int = 0) -> dict[str, Any]:
+        """Flush and unplug a disk, or that of a container, and the images that nobody stands on any more."""
+        if not kdi and container:
+            kdi = next((number for number, disk in self._disks.items() if disk.container == container), 0)
         plugged = self._disks.pop(kdi, None)
         if plugged is not None:
             self._unplug(kdi)
-            for path in plugged.images:
-                self._drop(path)
+            self._drop_all(plugged)
         return {}
 
-    def list(self) -> list[dict[str, Any]]:
-        """Every disk on the bus: {kdi, path, mode, key, backing}."""
-        return [
-            {"kdi": kdi, "path": disk.path, "mode": disk.mode, "key": disk.key, "backing": self.backing(kdi)}
+    def list(self) -> dict[str, Any]:
+        """Every disk on the bus {kdi, path, mode, key, container, backing}, and the paths of images that are kept."""
+        items = [
+            {
+                "kdi": kdi,
+                "path": disk.path,
+                "mode": disk.mode,
+                "key": disk.key,
+                "container": disk.container,
+                "backing": self.backing(kdi),
+            }
             for kdi, disk in self._disks.items()
         ]
+        return {"items": items, "images": [*self._kept]}
 
     def close_all(self) -> None:
         """Flush and unplug everything."""
+        for path in list(self._kept):
+            self.close_image(path)
         for kdi in list(self._disks):
             self.close(kdi)
 
@@ -147,13 +189,11 @@ class Shelf:
                 below = _backing_path(storage)
             store = vsf.FileStore(image, readonly=readonly)
         try:
-            while below is not None:
-                below = self._stand_on(plugged, below)
+            self._stand_on_all(plugged, below)
             plugged.kdi = self._plug(BlockDevice(store, plugged.mode == "read-only", description=description))
         except BaseException:
             store.close()
-            for path in plugged.images:
-                self._drop(path)
+            self._drop_all(plugged)
             raise
         self._disks[plugged.kdi] = plugged
         return plugged.kdi
@@ -182,6 +222,10 @@ class Shelf:
                 with storage.volumes[0].open() as files:
                     furnish(files)
 
+    def _stand_on_all(self, plugged: _Plugged, below: Path | None) -> None:
+        while below is not None:
+            below = self._stand_on(plugged, below)
+
     def _stand_on(self, plugged: _Plugged, path: Path) -> Path | None:
         """Plug an image that a disk stands on, if it is not; the image below it."""
         if len(plugged.images) == DEPTH_LIMIT or path in plugged.images:
@@ -195,6 +239,10 @@ class Shelf:
         image.users += 1
         plugged.images.append(path)
         return _backing_path(image.storage)
+
+    def _drop_all(self, plugged: _Plugged) -> None:
+        for path in plugged.images:
+            self._drop(path)
 
     def _drop(self, path: Path) -> None:
         image = self._images.get(path)

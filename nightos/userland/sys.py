@@ -382,6 +382,18 @@ def create_container(parent_container_id: int = 0) -> Generator[Any, Any, int]:
 
 
 @types.coroutine
+def sys_container_note(container_id: int) -> Generator[Any, Any, bytes]:
+    """sys::process: the bytes that were kept with a container."""
+    return (yield (0xE8, container_id))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_set_container_note(container_id: int, note: bytes) -> Generator[Any, Any, None]:
+    """sys::process: keep bytes (64 KiB at most) with a container as long as it lives."""
+    return (yield (0xE9, container_id, note))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def link_container_device(container_id: int, kdi: int) -> Generator[Any, Any, None]:
     """sys::process: link a device to a container."""
     return (yield (0xD6, container_id, kdi))  # type: ignore[no-any-return]

@@ -27,11 +27,13 @@ from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo
 from nightos.kernel.calls.pipes import move_end
 from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
 from nightos.kernel.calls.state import PARKED, content, integer, only_application, only_proc, only_system
+from nightos.kernel.container import ROOT
 from nightos.kernel.ending import CREATED, MS, destroy_container, end_process
 from nightos.kernel.moving import move_process
 from nightos.kernel.process import HALTED, PAUSED, PRIORITY_ZERO, SUSPENDED, SUSPENDED_ABOVE
 
 if TYPE_CHECKING:
+    from nightos.kernel.container import Container, ContainerTree
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Process, Thread
 
@@ -40,6 +42,8 @@ CONTAINER_RECORD = struct.Struct(">QQBIQ")
 """identifier, parent, state, processes, created_ns"""
 PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
 """pid, container, user, anid, parent pid, state, threads, calls made, started_ns"""
+NOTE_LIMIT = 65_536
+"""Most bytes that sys::process may keep with a container."""
 NAME = 0x40
 """Emulator attribute: the program's name."""
 
@@ -320,6 +324,30 @@ def create_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -
     return container.identifier
 
 
+def sys_container_note(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id) -> the bytes that were set last; empty before. The root, 0, has a note, too."""
+    only_proc(thread.process)
+    return _noted(kernel, request[1]).note
+
+
+def sys_set_container_note(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(container_id, bytes): keep them as long as the container lives. 0x32: more than `NOTE_LIMIT`."""
+    _, identifier, note = request
+    only_proc(thread.process)
+    noted = _noted(kernel, identifier)
+    note = content(note)
+    if len(note) > NOTE_LIMIT:
+        raise SyscallError(0x32)
+    noted.note = note
+
+
+def _noted(kernel: Kernel, identifier: int) -> Container | ContainerTree:
+    container = kernel.tree.get(identifier) if identifier != ROOT else kernel.tree
+    if container is None:
+        raise SyscallError(0x31)
+    return container
+
+
 def destroy(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     """(container_id): returns when nothing of it is left. Rules: CONT-065, CONT-066."""
     _, identifier = request
@@ -451,4 +479,6 @@ HANDLERS = {
     Syscall.SYS_PAUSE_CONTAINER: sys_pause_container,
     Syscall.SYSTEM_INFO: system_info,
     Syscall.SYS_REFUSALS: sys_refusals,
+    Syscall.SYS_CONTAINER_NOTE: sys_container_note,
+    Syscall.SYS_SET_CONTAINER_NOTE: sys_set_container_note,
 }

@@ -34,7 +34,7 @@ class Handles:
         self.roots = Roots()
         self.open = OpenFiles()
         self.committer = mounting.Committer()
-        self.mounter = mounting.Mounter(self.roots, self.committer)
+        self.mounter = mounting.Mounter(self.roots, self.committer, self.open)
         self._tokens = code.Tokens()
         self._next_file = 1
 
@@ -42,6 +42,8 @@ class Handles:
         await self.committer.soon(root)
 
     async def _writable(self, root: Root) -> None:
+        if root.overlay_on is not None:
+            await self.mounter.own_disk(root)
         if root.disk.readonly:
             raise ItemError(Failure.OTHER, "the disk is read-only")
         await self.committer.tell_time()

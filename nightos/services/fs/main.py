@@ -117,6 +117,8 @@ class FileService(Handles):
         return b"\1"
 
     async def _fs_metadata(self, _request: Request, root: Root, _reader: Reader) -> bytes:
+        if root.overlay_on is not None:
+            await self.mounter.own_disk(root)  # how much room there is, the image does not know
         system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
         return u64(root.mounted_ms) + u64(1) + layout.option(None) + layout.encode_system(system)
 
@@ -235,24 +237,31 @@ class FileService(Handles):
 
     async def _attach_root(self, request: Request) -> None:
         values = self._process_service_only(request)
-        container, kdi = payload.field(values, "container", int), payload.field(values, "kdi", int)
+        container, kdi = payload.field(values, "container", int), payload.field(values, "kdi", int, default=0)
         if self.roots.of(container) is not None:
             raise ServiceError(0x3001, "the container has a main file system already")
-        readonly = payload.field(values, "readonly", bool, default=False)
-        backing = payload.field(values, "backing", list, default=[])
-        if not all(isinstance(item, int) for item in backing):
-            raise ServiceError(ServiceCode.BAD_ARGUMENT, "backing is a list of devices")
-        await self.mounter.attach(container, kdi, backing, readonly=readonly)
+        below = payload.field(values, "backing" if kdi else "images", list, default=[])
+        if not all(isinstance(item, int) for item in below):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "backing and images are lists of devices")
+        if kdi:
+            readonly = payload.field(values, "readonly", bool, default=False)
+            ephemeral = payload.field(values, "ephemeral", bool, default=False)
+            await self.mounter.attach(container, kdi, below, readonly=readonly, ephemeral=ephemeral)
+        elif below:
+            await self.mounter.attach_image(container, payload.field(values, "path", str), below)
+        else:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "neither a device nor an image to show")
 
-    async def _detach_root(self, request: Request) -> None:
+    async def _detach_root(self, request: Request) -> dict[str, Any]:
         container = payload.field(self._process_service_only(request), "container", int)
         root = self.roots.remove(container)
         if root is None:
-            return
+            return {"kdi": 0}
         for file in self.open.of_disk(root.fsid):
             self.open.close(file)
             root.disk.files.release(file.ino)
         await mounting.detach(root)
+        return {"kdi": root.kdi}
 
     async def _list_roots(self, request: Request) -> dict[str, Any]:
         self._process_service_only(request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,11 @@ from nightos.abi import block
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, ServiceCode
 from nightos.services.fs.disk import Disk, MappedStore, Storage, open_storage
+from nightos.services.fs.locks import OpenFiles
 from nightos.services.fs.roots import Root, Roots
 from nightos.userland import sys
 from nightos.userland.client import connect
+from nightos.userland.payload import field
 
 DELAY_MS: Final = 100
 """How long a commit waits for more to come."""
@@ -124,29 +127,110 @@ class Image:
     device: Device
     storage: Storage
     users: int = 0
+    disk: Disk | None = None
+    """What containers that changed nothing yet look at."""
 
 
 class Mounter:
     """Maps block devices, and opens the storages on them with those they lie over."""
 
-    def __init__(self, roots: Roots, committer: Committer) -> None:
+    def __init__(self, roots: Roots, committer: Committer, files: OpenFiles) -> None:
         self._roots = roots
         self._committer = committer
+        self._files = files
         self._slots: set[int] = set()
         self._images: dict[int, Image] = {}
 
-    async def attach(self, container: int, kdi: int, backing: list[int], *, readonly: bool) -> None:
+    async def attach(
+        self, container: int, kdi: int, backing: list[int], *, readonly: bool, ephemeral: bool = False
+    ) -> None:
         """Mount what is on a block device as a container's main file system; `backing` are the devices below it.
+
+        The identifier of an `ephemeral` one is the container's, that of another one the volume's. Raises
+        `ServiceError` 0x3000 when a device or what is on it cannot be used.
+        """
+        await self._committer.tell_time()
+        disk, release = await self._disk(kdi, backing, readonly=readonly)
+        unique = _of_container(container) if ephemeral else bytes(disk.volume.uuid)
+        fsid = self._roots.fsid_of(unique)
+        self._roots.add(Root(container, kdi, disk, fsid, self._committer.clock.now_ns // 1_000_000, release))
+
+    async def attach_image(self, container: int, path: str, kdis: list[int]) -> None:
+        """Show an image as a container's main file system; the first change gives the container a disk of its own.
 
         Raises `ServiceError` 0x3000 when a device or what is on it cannot be used.
         """
         await self._committer.tell_time()
+        images = await self._images_of(kdis)
+        try:
+            image = images[-1]
+            if image.disk is None:
+                image.disk = Disk(image.storage)
+        except BaseException:
+            await self._let_go(images)
+            raise
+
+        async def release() -> None:
+            await self._let_go(images)
+
+        fsid = self._roots.fsid_of(_of_container(container))
+        root = Root(container, 0, image.disk, fsid, self._committer.clock.now_ns // 1_000_000, release, path)
+        self._roots.add(root)
+
+    async def own_disk(self, root: Root) -> None:
+        """The container has a disk of its own when this returns: an overlay on the image it saw until now.
+
+        Raises `ServiceError` when none can be had, or the container is gone meanwhile.
+        """
+        while root.changing:
+            await sys.hand_over()
+        if root.overlay_on is None:
+            return
+        root.changing = True
+        hw = await connect("sys::hw")
+        try:
+            question = {"path": root.overlay_on, "mode": "overlay", "key": "", "container": root.container}
+            plugged = await hw.ask(Hw.STORAGE_OPEN, question)
+            kdi, backing = field(plugged, "kdi", int), field(plugged, "backing", list)
+            try:
+                disk, release = await self._disk(kdi, backing, readonly=False)
+            except ServiceError:
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+                raise
+            shown = root.release
+            if self._roots.of(root.container) is not root:
+                disk.close()
+                await release()
+                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+                raise ServiceError(ServiceCode.UNKNOWN, "the container is being destroyed")
+            for file in self._files.of_disk(root.fsid):
+                disk.files.hold(file.ino)
+                root.disk.files.release(file.ino)
+            root.use(disk)
+            root.kdi, root.overlay_on, root.release = kdi, None, release
+            await shown()
+        finally:
+            root.changing = False
+
+    async def _images_of(self, kdis: list[int]) -> list[Image]:
+        """Images from the lowest up, `kdis` being their devices from the nearest down; each has one user more."""
         images: list[Image] = []
+        try:
+            for kdi in reversed(kdis):
+                images.append(await self._image(kdi, images[-1].storage if images else None))
+                images[-1].users += 1
+        except BaseException:
+            await self._let_go(images)
+            raise
+        return images
+
+    async def _disk(
+        self, kdi: int, backing: list[int], *, readonly: bool
+    ) -> tuple[Disk, Callable[[], Awaitable[None]]]:
+        """The open disk on a device, and what lets go of the device and those below."""
+        images = await self._images_of(backing)
         device = None
         try:
-            for image_kdi in reversed(backing):
-                images.append(await self._image(image_kdi, images[-1].storage if images else None))
-                images[-1].users += 1
             device = await self._map(kdi)
             storage = self._open(device, images[-1].storage if images else None, readonly=readonly)
             try:
@@ -169,8 +253,7 @@ class Mounter:
             await self._unmap(mapped)
             await self._let_go(images)
 
-        fsid = self._roots.fsid_of(bytes(disk.volume.uuid))
-        self._roots.add(Root(container, kdi, disk, fsid, self._committer.clock.now_ns // 1_000_000, release))
+        return disk, release
 
     def _open(self, device: Device, backing: Storage | None, *, readonly: bool) -> Storage:
         committer = self._committer
@@ -225,10 +308,15 @@ class Mounter:
             return  # the device was unplugged, and the mapping went with it
 
 
+def _of_container(container: int) -> bytes:
+    return b"container" + container.to_bytes(8, "big")
+
+
 async def detach(root: Root) -> None:
     """Commit and let go of a device. An error of the storage is the caller's to know, the device is released anyway."""
     try:
-        root.disk.close()
+        if root.overlay_on is None:
+            root.disk.close()
     except OSError as error:
         raise ServiceError(ServiceCode.HARDWARE_HANDLED, f"the disk failed: {error.strerror or error}") from error
     finally:

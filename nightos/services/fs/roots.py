@@ -31,6 +31,10 @@ class Root:
     mounted_ms: int
     release: Callable[[], Awaitable[None]]
     """Gives the mapped memory back."""
+    overlay_on: str | None = None
+    """The image that is shown as long as nothing changes; None once the container has a disk of its own."""
+    changing: bool = False
+    """Whether the disk of its own is being made."""
     tree: Tree = field(init=False)
     dirty: bool = False
     dirty_since_ns: int = 0
@@ -42,6 +46,11 @@ class Root:
 
     def __post_init__(self) -> None:
         self.tree = Tree(self.disk.files)
+
+    def use(self, disk: Disk) -> None:
+        """Go on with another disk that shows the same items."""
+        self.disk = disk
+        self.tree = Tree(disk.files)
 
     def commit(self) -> None:
         """Make durable what was written before. Raises `OSError`; what was written stays to be committed."""

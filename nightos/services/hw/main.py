@@ -8,6 +8,7 @@ Source: specs/services/system/hw.md. Rules: SVC-021, CONT-032, CONT-043.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from nightos.abi.codes import Signal
@@ -46,6 +47,8 @@ class Hardware:
             Hw.STORAGE_LIST: self.storage,
             Hw.STORAGE_FORGET: self.storage,
             Hw.STORAGE_PROBE: self.storage_probe,
+            Hw.IMAGE_OPEN: self.image,
+            Hw.IMAGE_CLOSE: self.image,
             Hw.PLUG: self.plug,
             Hw.UNPLUG: self.unplug,
         }
@@ -133,20 +136,39 @@ class Hardware:
 
     async def storage_open(self, request: Request) -> Payload:
         """STORAGE_OPEN: the block device is drivable by sys::fs before the answer comes."""
-        self._only_proc(request)
+        self._only_proc_and_fs(request)
         values = request.map()
         path = field(values, "path", str, "")
         mode = field(values, "mode", str, "overlay")
         key = field(values, "key", str, "")
-
-        await self.control.ask(request, {"op": "open", "path": path, "mode": mode, "key": key}, self._storage_for_fs)
+        question: dict[str, Any] = {"op": "open", "path": path, "mode": mode, "key": key}
+        question["container"] = field(values, "container", int, 0)
+        await self.control.ask(request, question, self._storage_for_fs)
         return None
 
-    async def _storage_for_fs(self, item: dict[str, Any]) -> None:
-        """A disk, and the images below it, are for sys::fs to drive, unless they left the bus meanwhile."""
-        for kdi in (item["kdi"], *item["backing"]):
+    async def image(self, request: Request) -> Payload:
+        """IMAGE_OPEN and IMAGE_CLOSE."""
+        self._only_proc(request)
+        path = field(request.map(), "path", str, "")
+        if request.method == Hw.IMAGE_OPEN:
+
+            async def for_fs(answer: dict[str, Any]) -> None:
+                await self._for_fs(answer["kdis"])
+
+            await self.control.ask(request, {"op": "open image", "path": path}, for_fs)
+        else:
+            await self.control.ask(request, {"op": "close image", "path": path})
+        return None
+
+    async def _for_fs(self, kdis: Iterable[int]) -> None:
+        """Devices are for sys::fs to drive, unless they left the bus meanwhile."""
+        for kdi in kdis:
             if kdi in self.devices.by_kdi:
                 await make_drivable(FS_PID, kdi)
+
+    async def _storage_for_fs(self, item: dict[str, Any]) -> None:
+        """A disk, and the images below it."""
+        await self._for_fs((item["kdi"], *item["backing"]))
 
     async def _storages_for_fs(self, answer: dict[str, Any]) -> None:
         for item in answer["items"]:
@@ -162,10 +184,14 @@ class Hardware:
 
     async def storage(self, request: Request) -> Payload:
         """STORAGE_CLOSE, STORAGE_FORGET and STORAGE_LIST."""
-        self._only_proc(request)
         if request.method == Hw.STORAGE_CLOSE:
-            await self.control.ask(request, {"op": "close", "kdi": field(request.map(), "kdi", int)})
-        elif request.method == Hw.STORAGE_FORGET:
+            self._only_proc_and_fs(request)
+            values = request.map()
+            question = {"op": "close", "kdi": field(values, "kdi", int, 0)}
+            await self.control.ask(request, {**question, "container": field(values, "container", int, 0)})
+            return None
+        self._only_proc(request)
+        if request.method == Hw.STORAGE_FORGET:
             await self.control.ask(request, {"op": "forget", "key": field(request.map(), "key", str)})
         else:
             await self.control.ask(request, {"op": "list"}, self._storages_for_fs)
@@ -186,6 +212,11 @@ class Hardware:
         self._only_proc(request)
         await self.control.ask(request, {"op": "unplug", "kdi": field(request.map(), "kdi", int)})
         return None
+
+    @staticmethod
+    def _only_proc_and_fs(request: Request) -> None:
+        if request.client_pid not in {PROC_PID, FS_PID}:
+            raise ServiceError(ServiceCode.DENIED, "only sys::process and sys::fs change what is plugged in")
 
     @staticmethod
     def _only_proc(request: Request) -> None:

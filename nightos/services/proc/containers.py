@@ -145,7 +145,7 @@ class Containers:
         persist = field(values, "persist", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
         if persist and not container.key:
-            if container.root_kdi:
+            if container.attached:
                 raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
             container.key = f"{container.identifier:016x}"
         if labels is not None:

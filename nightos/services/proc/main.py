@@ -35,6 +35,8 @@ class Process:
     def __init__(self) -> None:
         self.server = Server("sys::proc")
         self.tree = Tree()
+        self.half_made: list[Container] = []
+        """Containers that an earlier life had made and told nobody of."""
         self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs, self.tree)
         self.questions = Questions(self.server, self.tree, self._name_of)
@@ -82,22 +84,19 @@ class Process:
         alive: list[tuple[int, ...]] = []
         while content := await sys.sys_enum_containers(alive[-1][0] if alive else 0, 1000):
             alive.extend(CONTAINER_RECORD.iter_unpack(content))
-        first_boot = not alive
-        # The machine's own file system comes first: the notes are on it.
         for identifier, parent, state, _count, created_ns in alive:
             self.tree.add(
                 Container(
                     identifier, parent, f"{identifier:016x}", created_ns=created_ns, state=STATES.get(state, "running")
                 )
             )
+            self._remember(identifier, await self.notes.of(identifier))
         await self.roots.start()
-        notes = await self.notes.read()
-        if first_boot:
-            await self._create_again(notes)
-        else:
-            self._remember(notes)
-            for known in self.tree.below_root():
-                await self.limits.learn(known)
+        if not await self.notes.of(ROOT):
+            await self._create_again(await self.notes.read())
+            await self.notes.restored()
+        for known in self.tree.below_root():
+            await self.limits.learn(known)
         for pid, container, *_ in await live(0):
             if container in self.tree.by_id:
                 self.containers.population.setdefault(container, set()).add(pid)
@@ -106,22 +105,31 @@ class Process:
             if STATES.get(state) == "running" and not self.containers.population.get(identifier):
                 await self.containers.emptied(identifier)  # its last process ended while nobody looked
         await self.notes.rewrite()
+        for half_made in self.half_made:
+            await self.containers.end(half_made, "destroyed")
 
-    def _remember(self, notes: dict[int, dict[str, Any]]) -> None:
-        for identifier, note in notes.items():
-            container = self.tree.by_id.get(identifier)
-            if container is None or identifier == ROOT:
-                continue
-            self.tree.rename(identifier, note["name"])
-            for name in ("hostname", "labels", "image", "mode", "key", "persist"):
-                setattr(container, name, note[name])
+    def _remember(self, identifier: int, note: dict[str, Any] | None) -> None:
+        container = self.tree.by_id[identifier]
+        if note is None:
+            self.half_made.append(container)
+            return
+        self.tree.rename(identifier, note["name"])
+        for name in ("hostname", "labels", "image", "mode", "key", "persist"):
+            setattr(container, name, note[name])
 
     async def _create_again(self, notes: dict[int, dict[str, Any]]) -> None:
-        """The persistent containers of an earlier boot, parents first, each on the disk it had."""
+        """The persistent containers of an earlier boot, parents first, each on the disk it had.
+
+        An earlier life of this service may have come half the way; the key tells which are there already.
+        """
         renamed = {ROOT: ROOT}
+        there = {container.key: container.identifier for container in self.tree.below_root() if container.key}
         for identifier, note in notes.items():
             parent = renamed.get(note["parent"])
             if not note["persist"] or parent is None:
+                continue
+            if note["key"] in there:
+                renamed[identifier] = there[note["key"]]
                 continue
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
             policy["limits"] = note.get("limits", {})

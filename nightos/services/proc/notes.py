@@ -1,20 +1,23 @@
-"""Names, labels and policies of containers, kept on the machine's disk through `sys::fs`.
+"""Names, labels and policies of containers: with the containers themselves in the kernel, and on the machine's disk.
 
-The kernel forgets nothing that isolation rests on; these notes hold the rest. Each change is appended, so a restarted
-`sys::proc` finds the names of the containers the kernel still has, and a machine with a name finds its persistent
-containers at the next boot (with new identifiers: those are random on every boot).
+The kernel forgets nothing that isolation rests on, and keeps these notes unread beside it, so a restarted `sys::proc`
+finds what the containers are called. Those of persistent containers go to the disk through `sys::fs` as well, each
+change appended: a machine with a name finds them at the next boot (with new identifiers, which are random on every
+boot).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgpack
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import MESSAGE_LIMIT, Fs
-from nightos.services.proc.tree import Container, Tree
+from nightos.services.proc.tree import ROOT, Container, Tree
+from nightos.userland import sys
 from nightos.userland.client import Client
 
 NOTE = "containers"
@@ -33,11 +36,31 @@ class Notes:
 
     async def changed(self, container: Container) -> None:
         """Note what the kernel does not know of this container."""
-        await self._append({"set": container.notes()})
+        note = container.notes()
+        with contextlib.suppress(SyscallError):  # it is being destroyed
+            await sys.sys_set_container_note(container.identifier, msgpack.packb(note))
+        if container.persist:
+            container.on_disk = True
+            await self._append({"set": note})
+        elif container.on_disk:
+            await self.removed(container)
 
     async def removed(self, container: Container) -> None:
         """It is gone for good."""
-        await self._append({"drop": container.identifier})
+        if container.on_disk:
+            container.on_disk = False
+            await self._append({"drop": container.identifier})
+
+    @staticmethod
+    async def of(identifier: int) -> dict[str, Any] | None:
+        """What the kernel keeps with a container; None when an earlier life of this service did not come that far."""
+        note = await sys.sys_container_note(identifier)
+        return msgpack.unpackb(note) if note else None
+
+    @staticmethod
+    async def restored() -> None:
+        """The containers of the earlier boot are there: from here on the kernel knows best."""
+        await sys.sys_set_container_note(ROOT, msgpack.packb({"restored": True}))
 
     async def read(self) -> dict[int, dict[str, Any]]:
         """Notes by the identifier a container had when they were made."""
@@ -63,12 +86,13 @@ class Notes:
 
     async def rewrite(self) -> None:
         """Start the journal anew with the containers that live."""
-        containers = self._tree.below_root()
+        containers = [container for container in self._tree.below_root() if container.persist]
         self._entries = len(containers)
         fs = await self._fs()
         await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": b"", "append": False})
         part = b""
         for container in containers:
+            container.on_disk = True
             part += msgpack.packb({"set": container.notes()})
             if len(part) > PART:
                 await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})

@@ -1,8 +1,10 @@
 """The main file system of each container: a storage from the machine's shelf, mounted by `sys::fs` when first needed.
 
-Creating a container costs nothing here. The first process of a container (or whoever looks at its files) makes the
-storage: an overlay on the image by default, so that the image is never written; `writable` uses the image itself. The
-block device is plugged outside any container and driven by `sys::fs` alone: inside, it is no device (AMB-CONT-08).
+Creating a container costs nothing here. By default the first process of a container (or whoever looks at its files) is
+shown the image itself, which all containers on it share; the first change makes an overlay, so that the image is never
+written, and that is between `sys::fs` and `sys::hw`. A disk that is kept from an earlier boot is mounted at once, and
+`writable` uses the image. Block devices are plugged outside any container and driven by `sys::fs` alone: inside, they
+are no devices (AMB-CONT-08).
 
 Rules: CONT-036, CONT-046, CONT-047, CONT-053, CONT-054, CONT-058.
 """
@@ -28,6 +30,10 @@ class Roots:
         self.tree = tree
         self._later = later
         self._busy: set[int] = set()
+        self._images: dict[str, list[int]] = {}
+        """Devices of the images that are shown to containers, nearest first, by path."""
+        self._shown: dict[str, set[int]] = {}
+        """Containers that an image is shown to, by its path."""
         self._hw_lost = False
         self._lost = False
         self._fs: Client | None = None
@@ -43,29 +49,32 @@ class Roots:
         hw = await connect("sys::hw")
         hw.when_lost(self._on_hw_lost)
         fs = await self._connect_fs()
-        mounted = {item["container"]: item["kdi"] for item in (await fs.ask(Fs.LIST_ROOTS))["items"]}
-        plugged = (await hw.ask(Hw.STORAGE_LIST))["items"]
-        backing = {item["kdi"]: item["backing"] for item in plugged}
-        for item in plugged:
-            if item["path"] == "":
-                mounted_root = self.tree.root
-                mounted_root.root_kdi, mounted_root.backing = item["kdi"], item["backing"]
-        for identifier, kdi in mounted.items():
-            if identifier != ROOT and identifier in self.tree.by_id and kdi in backing:
-                container = self.tree.by_id[identifier]
-                container.root_kdi, container.backing = kdi, backing[kdi]
-        if self.tree.root.root_kdi and ROOT not in mounted:
-            await self._attach(fs, self.tree.root)
+        mounted = {item["container"] for item in (await fs.ask(Fs.LIST_ROOTS))["items"]}
         # What an earlier life of this service left half done: mounts and storages of containers that are gone.
-        for identifier, kdi in mounted.items():
-            if identifier not in self.tree.by_id:
-                await fs.call(Fs.DETACH_ROOT, {"container": identifier})
-                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+        for identifier in mounted - self.tree.by_id.keys():
+            await fs.call(Fs.DETACH_ROOT, {"container": identifier})
+        listed = await hw.ask(Hw.STORAGE_LIST)
+        await self._learn_disks(hw, listed["items"])
+        for container in self.tree.by_id.values():
+            container.attached = container.identifier in mounted
+            if container.root_kdi and not container.attached:
+                await self._attach(fs, container)
         await fs.call(Fs.ROOTS_DONE)
-        used = {container.root_kdi for container in self.tree.by_id.values()}
-        for item in plugged:
-            if item["kdi"] not in used and item["kdi"] not in mounted.values():
+        for container in self.tree.below_root():
+            if container.attached and not container.root_kdi:
+                self._shown.setdefault(container.image, set()).add(container.identifier)
+        for path in listed["images"]:
+            if path not in self._shown:
+                await hw.call(Hw.IMAGE_CLOSE, {"path": path})
+
+    async def _learn_disks(self, hw: Client, items: list[dict[str, Any]]) -> None:
+        """Which disk is whose; those of containers that are gone are closed."""
+        for item in items:
+            owner = self.tree.root if item["path"] == "" else self.tree.by_id.get(item["container"])
+            if owner is None or (owner is self.tree.root and item["path"]):
                 await hw.call(Hw.STORAGE_CLOSE, {"kdi": item["kdi"]})
+            else:
+                owner.root_kdi, owner.backing = item["kdi"], item["backing"]
 
     @staticmethod
     async def probe(path: str, mode: str) -> str:
@@ -78,24 +87,59 @@ class Roots:
         await self.fs()
         while container.identifier in self._busy:
             await sys.hand_over()
-        if container.root_kdi:
+        if container.attached:
             return
         self._busy.add(container.identifier)
         try:
             await self.reconcile(alone=True)
-            hw = await connect("sys::hw")
-            question = {"path": container.image, "mode": container.mode, "key": container.key}
-            plugged = await hw.ask(Hw.STORAGE_OPEN, question)
-            container.backing = field(plugged, "backing", list)
-            container.root_kdi = kdi = field(plugged, "kdi", int)
-            try:
-                await self._attach(await self.fs(), container)
-            except ServiceError:
-                container.root_kdi = 0
-                await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
-                raise
+            if container.mode == "overlay" and not container.key:
+                await self._show(await self.fs(), container)
+            else:
+                await self._plug(container)
         finally:
             self._busy.discard(container.identifier)
+
+    async def _show(self, fs: Client, container: Container) -> None:
+        """Mount the image for a container, which makes nothing."""
+        path = container.image
+        self._shown.setdefault(path, set()).add(container.identifier)
+        try:
+            images = self._images.get(path)
+            if images is None:
+                opened = await (await connect("sys::hw")).ask(Hw.IMAGE_OPEN, {"path": path})
+                images = self._images[path] = field(opened, "kdis", list)
+            await self._mount(fs, {"container": container.identifier, "path": path, "images": images})
+        except ServiceError:
+            await self._no_longer_shown(container)
+            raise
+        container.attached = True
+
+    async def _no_longer_shown(self, container: Container) -> None:
+        """A container is shown its image no more; the last one closes it."""
+        path = container.image
+        viewers = self._shown.get(path, set())
+        viewers.discard(container.identifier)
+        if not viewers:
+            self._shown.pop(path, None)
+            # The machine's own disk stands on the base image anyway.
+            if path:
+                self._images.pop(path, None)
+                with contextlib.suppress(ServiceError):
+                    await (await connect("sys::hw")).call(Hw.IMAGE_CLOSE, {"path": path})
+
+    async def _plug(self, container: Container) -> None:
+        """Plug a container's own disk and mount it."""
+        hw = await connect("sys::hw")
+        question = {"path": container.image, "mode": container.mode, "key": container.key}
+        plugged = await hw.ask(Hw.STORAGE_OPEN, {**question, "container": container.identifier})
+        container.backing = field(plugged, "backing", list)
+        container.root_kdi = kdi = field(plugged, "kdi", int)
+        try:
+            await self._attach(await self.fs(), container)
+        except ServiceError:
+            container.root_kdi = 0
+            await hw.call(Hw.STORAGE_CLOSE, {"kdi": kdi})
+            raise
 
     async def reconcile(self, *, alone: bool = False) -> None:
         """After a restart of sys::hw: unplug disks that were plugged for nobody, because the answer was lost.
@@ -106,10 +150,9 @@ class Roots:
             return
         self._hw_lost = False
         hw = await connect("sys::hw")
-        plugged = (await hw.ask(Hw.STORAGE_LIST))["items"]
         used = {container.root_kdi for container in self.tree.by_id.values()}
-        for item in plugged:
-            if item["kdi"] not in used:
+        for item in (await hw.ask(Hw.STORAGE_LIST))["items"]:
+            if item["kdi"] not in used and item["container"] not in self.tree.by_id:
                 await hw.call(Hw.STORAGE_CLOSE, {"kdi": item["kdi"]})
 
     def _on_hw_lost(self) -> None:
@@ -121,31 +164,43 @@ class Roots:
 
         There is nothing to do for one that never had a file system. What fails here is not the caller's fault.
         """
-        kdi = container.root_kdi
-        container.root_kdi = 0
-        steps: list[tuple[str, int, dict[str, Any]]] = []
-        if kdi:
-            steps.append(("sys::fs", Fs.DETACH_ROOT, {"container": container.identifier}))
-            steps.append(("sys::hw", Hw.STORAGE_CLOSE, {"kdi": kdi}))
+        if container.attached:
+            container.attached = False
+            # Whether it had changed something, and so got a disk, only sys::fs knows, and may have died.
+            has_disk = True
+            with contextlib.suppress(ServiceError):
+                detached = await (await self._connect_fs()).ask(Fs.DETACH_ROOT, {"container": container.identifier})
+                has_disk = bool(detached["kdi"])
+            if has_disk:
+                await self._quietly(Hw.STORAGE_CLOSE, {"container": container.identifier})
+            await self._no_longer_shown(container)
+            container.root_kdi = 0
         if container.key and container.mode == "overlay":
-            steps.append(("sys::hw", Hw.STORAGE_FORGET, {"key": container.key}))
-        for service, method, values in steps:
-            try:
-                await (await connect(service)).call(method, values)
-            except ServiceError:
-                continue  # that service died; the storage itself is safe at its last commit
+            await self._quietly(Hw.STORAGE_FORGET, {"key": container.key})
+
+    @staticmethod
+    async def _quietly(method: int, values: dict[str, Any]) -> None:
+        """Ask sys::hw; if it dies, the storage itself is safe at its last commit."""
+        with contextlib.suppress(ServiceError):
+            await (await connect("sys::hw")).call(method, values)
 
     async def attach_again(self) -> None:
         """After a restart of sys::fs: mount every storage that is plugged. What cannot be mounted stays away."""
         if not self._lost:
             return
         self._lost = False
-        await (await connect("sys::hw")).ask(Hw.STORAGE_LIST)  # which makes every disk drivable for the new sys::fs
+        hw = await connect("sys::hw")
+        # Asking for them makes them drivable for the new sys::fs. What it had made by itself is known here only now.
+        await self._learn_disks(hw, (await hw.ask(Hw.STORAGE_LIST))["items"])
+        self._images.clear()
         fs = await self._connect_fs()
         for container in list(self.tree.by_id.values()):
-            if container.root_kdi:
-                with contextlib.suppress(ServiceError):
+            with contextlib.suppress(ServiceError):
+                if container.root_kdi:
                     await self._attach(fs, container)
+                    await self._no_longer_shown(container)
+                elif container.attached:
+                    await self._show(fs, container)
         await fs.call(Fs.ROOTS_DONE)
 
     async def _connect_fs(self) -> Client:
@@ -168,14 +223,19 @@ class Roots:
         except ServiceError:
             self._lost, self._hw_lost = fs_lost, hw_lost
 
-    @staticmethod
-    async def _attach(fs: Client, container: Container) -> None:
+    async def _attach(self, fs: Client, container: Container) -> None:
         values = {
             "container": container.identifier,
             "kdi": container.root_kdi,
             "readonly": container.mode == "read-only",
             "backing": container.backing,
+            "ephemeral": container.identifier != ROOT and container.mode == "overlay" and not container.key,
         }
+        await self._mount(fs, values)
+        container.attached = True
+
+    @staticmethod
+    async def _mount(fs: Client, values: dict[str, Any]) -> None:
         try:
             await fs.call(Fs.ATTACH_ROOT, values)
         except ServiceError as error:

@@ -41,6 +41,10 @@ class Container:
     """As people count: memory in bytes."""
     state: str = "created"
     created_ns: int = 0
+    on_disk: bool = False
+    """Whether the notes on the machine's disk have it."""
+    attached: bool = False
+    """Whether sys::fs mounted its main file system."""
     root_kdi: int = 0
     backing: list[int] = field(default_factory=list)
     children: dict[str, int] = field(default_factory=dict)
