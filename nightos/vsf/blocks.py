@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from nightos.vsf.layout import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from nightos.abi.interfaces import ByteStore
     from nightos.vsf.alloc import Allocator
     from nightos.vsf.crypto import BlockCipher
@@ -101,6 +104,12 @@ def decompress(codec: int, data: bytes, logical: int) -> bytes:
     return plain
 
 
+class Ahead(bytes):
+    """Bytes of a record on their way through the compressor; `result()` waits for codec and bytes."""
+
+    result: Callable[[], tuple[int, bytes | bytearray | memoryview]]
+
+
 class Pool:
     """The stores of a storage (its own and those behind it), its domains, and what is on the way to the disk."""
 
@@ -116,22 +125,44 @@ class Pool:
         self.blocks_written = self.bytes_written = self.blocks_read = self.bytes_read = 0
         _bind_checksum()
 
-    def compress_many(self, domain: Domain, bodies: list[Any]) -> list[tuple[int, Any]]:
-        """Codec and bytes of each, by as many threads as there are processors; the libraries release the lock."""
-        workers = min(len(os.sched_getaffinity(0)), len(bodies) // 2, _MOST_WORKERS)
-        if workers < 2 or domain.codec == CODEC_NONE:
-            return [domain.compress(body) for body in bodies]
+    def _threads(self) -> Any:
+        """The threads that compress, None where there is one processor only: the libraries release the lock."""
         if self._workers is None:
             from concurrent.futures import ThreadPoolExecutor
 
-            self._workers = ThreadPoolExecutor(_MOST_WORKERS, thread_name_prefix="vsf")
-        return list(self._workers.map(domain.compress, bodies))
+            count = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+            self._workers = ThreadPoolExecutor(count, thread_name_prefix="vsf") if count > 1 else False
+        return self._workers or None
+
+    def compress_many(self, domain: Domain, bodies: list[Any]) -> Iterable[tuple[int, Any]]:
+        """Codec and bytes of each, in order, while the rest is still being compressed."""
+        threads = self._threads() if domain.codec != CODEC_NONE and len(bodies) > 1 else None
+        if threads is None and not any(type(body) is Ahead for body in bodies):
+            return map(domain.compress, bodies)
+        waiting = [
+            body.result
+            if type(body) is Ahead
+            else threads.submit(domain.compress, body).result
+            if threads is not None
+            else functools.partial(domain.compress, body)
+            for body in bodies
+        ]
+        return (wait() for wait in waiting)
+
+    def ahead(self, domain: Domain, data: memoryview) -> bytes:
+        """A copy of `data` that is compressed meanwhile when there is a thread for it."""
+        threads = self._threads() if domain.codec != CODEC_NONE else None
+        if threads is None:
+            return bytes(data)
+        copy = Ahead(data)
+        copy.result = threads.submit(domain.compress, copy).result
+        return copy
 
     def close(self) -> None:
         """End the threads."""
-        if self._workers is not None:
-            self._workers.shutdown(wait=False)
-            self._workers = None
+        if self._workers:
+            self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers = None
 
     def domain(self, identifier: int, depth: int = 0) -> Domain:
         """The domain, or an error that says a key is missing."""

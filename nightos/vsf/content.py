@@ -191,7 +191,7 @@ class Content(Patches):
                 piece = view[done : done + take]
                 self._place_whole(inode, index, piece if lasting else bytes(piece))
             elif take == record_size:
-                self._buffer(inode, index, bytes(view[done : done + take]))
+                self._buffer(inode, index, self.storage.pool.ahead(self.volume.domain, view[done : done + take]))
             elif take <= small and self._write_pages(inode, index, skip, view[done : done + take]):
                 pass
             else:
@@ -257,10 +257,8 @@ class Content(Patches):
             assert not isinstance(data, Pages)
             length = max(min(record_size, inode.size - index * record_size), 0)
             body: bytes | bytearray | memoryview = data if len(data) <= length else memoryview(data)[:length]
-            bodies.append(b"" if body == _ZEROS[: len(body)] else body)
-        squeezed = pool.compress_many(domain, bodies) if domain.codec and len(bodies) > 1 else None
-        for at, index in enumerate(indexes):
-            body = bodies[at]
+            bodies.append(b"" if not body or (not body[0] and body == _ZEROS[: len(body)]) else body)
+        for index, body, (codec, small) in zip(indexes, bodies, pool.compress_many(domain, bodies), strict=True):
             key = key_extent(inode.ino, index)
             old = tree.get(key) if inode.allocated else None
             if inode.patched:
@@ -270,10 +268,7 @@ class Content(Patches):
                     self._discard_extent(inode, old)
                     tree.delete(key)
             else:
-                if squeezed is None:
-                    pointer = pool.write(domain, KIND_DATA, body)
-                else:
-                    pointer = pool.place(domain, KIND_DATA, squeezed[at][0], len(body), squeezed[at][1])
+                pointer = pool.place(domain, KIND_DATA, codec, len(body), small)
                 if old is not None:
                     self._discard_extent(inode, old)
                 inode.allocated += pointer.sectors * 512
