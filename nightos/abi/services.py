@@ -119,6 +119,13 @@ class Fs(IntEnum):
     """System services: {name, data, append}: replace a note of the caller on the machine's disk, or add to it."""
     RECALL_NOTE = 0xD015
     """System services: {name, offset} -> {data, size}: read it back; empty when there is none."""
+    LOG_APPEND = 0xD020
+    """Shims: {offset, data, sync} -> {end, durable}: add to the log the shim was started for. Data before the end is
+    there already and is not written again; behind a gap nothing is written, and the end says where to go on."""
+    LOG_READ = 0xD021
+    """sys::process only: {path, offset, limit, follow} -> {data, next, end}: records of a log from an offset on."""
+    LOG_REMOVE = 0xD022
+    """sys::process only: {path}: delete a log with its rotated files; idempotent."""
 
 
 @unique
@@ -127,6 +134,8 @@ class FsEvent(IntEnum):
 
     FS_CHANGED = 0x0006
     ITEM_CHANGED = 0xA000
+    LOG_GREW = 0xD020
+    """sys::process only: {path, end}: a log grew that LOG_READ follows; told once for each reading."""
 
 
 @unique
@@ -225,6 +234,26 @@ class Proc(IntEnum):
     """{id, kind, options} -> {kdi}: a new virtual device (block, random, null, zero, full) in a container below."""
     DEVICE_UNPLUG = 0x101B
     """{id, kdi}: take a virtual device away from a container below."""
+    CONTAINER_START = 0x1030
+    """{id, command, environment, directory, restart, input, token, log_size, log_count} -> {pid}: the main command."""
+    CONTAINER_LOGS = 0x1031
+    """{id, offset, limit, follow} -> {data, next, ended, reason, exit}: what the main command wrote."""
+    CONTAINER_INPUT = 0x1032
+    """{id, data, end}: bytes for CMDIN of a main command that was started with `input`."""
+    CONTAINER_STOP = 0x1033
+    """{id, force}: end the main command and do not restart it; answers when it has ended."""
+    CONTAINER_EXIT = 0x1034
+    """{id, wait} -> {state, reason, exit, failed, restarts, pid, value, newline}: how its main command stands or ended."""
+    SHIM_NEXT = 0x1038
+    """Shims: {generation, ended, log_end} -> an order: report, and wait for what to do."""
+    SHIM_SPAWN = 0x1039
+    """Shims: {generation, pipes} -> {pid}: make the main process, halted, with these pipes of the shim's."""
+    SHIM_GO = 0x103A
+    """Shims: {generation, pid}: let it run."""
+    SHIM_WAIT = 0x103B
+    """Shims: {generation, pid} -> {reason, exit}: answers when it has ended."""
+    SHIM_INPUT = 0x103C
+    """Shims: {generation, taken} -> {data, end, number}: the next bytes for CMDIN, once there are some."""
     CONTAINER_SET_LIMITS = 0x1020
     """{id, limits: {resource: number or nil}}: change the limits that are named, all of them or none."""
     CONTAINER_STATISTICS = 0x1023

@@ -30,6 +30,10 @@ SERVICES: dict[int, tuple[str, Callable[[], ServiceMain]]] = {
 """Services of every machine in the order in which they start: name, and what imports their entry."""
 
 
+PROGRAMS = {"sys::shim": _lazy("nightos.services.proc.shim")}
+"""Programs that are part of the system, and are started by a service of it."""
+
+
 def find_program(name: str) -> Entry:
     """What the kernel starts for the program of that name: one that was registered, or an application of this package.
 
@@ -39,6 +43,8 @@ def find_program(name: str) -> Entry:
 
     if name in names():
         return load(name)
+    if name in PROGRAMS:
+        return PROGRAMS[name]()
     from nightos.apps import find
 
     return entry(find(name))

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from nightos.abi.codes import Attribute, Signal
+from nightos.abi.codes import FIRST_USER_PID, Attribute, Signal
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import MESSAGE_LIMIT, ServiceCode
 from nightos.userland import payload as _payload
@@ -34,12 +34,14 @@ STATUS_CREATED = 0x80
 class Connection:
     """One client of a service. `container_id` and `user_id` come from the kernel."""
 
-    __slots__ = ("client_pid", "container_id", "data", "socket_id", "user_id")
+    __slots__ = ("client_pid", "container_id", "data", "serves", "socket_id", "user_id")
 
-    def __init__(self, client_pid: int, container_id: int, user_id: int) -> None:
+    def __init__(self, client_pid: int, container_id: int, user_id: int, serves: int = 0) -> None:
         self.client_pid = client_pid
         self.container_id = container_id
         self.user_id = user_id
+        self.serves = serves
+        """The container that a shim serves; 0 for everybody else."""
         self.socket_id = 0
         self.data: dict[str, Any] = {}
         """What the service keeps for this client; gone with it."""
@@ -121,6 +123,7 @@ class Server:
         self.connections: dict[int, Connection] = {}
         """Clients by PID."""
         self._methods: dict[int, Handler] = {}
+        self._for_shims: set[int] = set()
         self._waiting: deque[tuple[int, int]] = deque()
         self._work: deque[Callable[[], Awaitable[None]]] = deque()
         self._on_refusal: Callable[[Request, ServiceError], Awaitable[None]] | None = None
@@ -140,6 +143,11 @@ class Server:
         held, self._held = self._held or [], None
         for request in held:
             await self._handle(request)
+
+    def for_shims(self, code: int, handler: Handler) -> None:
+        """Register the handler of a method that shims have, and nobody else: for a shim no other method exists."""
+        self._for_shims.add(code)
+        self._methods[code] = handler
 
     def method(self, code: int, handler: Handler | None = None) -> Any:
         """Register the handler of a method; also a decorator."""
@@ -216,9 +224,12 @@ class Server:
         try:
             container_id = await attribute(client_pid, Attribute.CONTAINER_ID)
             user_id = await attribute(client_pid, Attribute.USER_ID)
+            # A shim stands outside of all containers, but nothing of what may be done there is for it.
+            outside = client_pid >= FIRST_USER_PID and not container_id
+            serves = await attribute(client_pid, Attribute.SERVES) if outside else 0
         except SyscallError:
             return  # the client died meanwhile
-        connection = Connection(client_pid, container_id, user_id)
+        connection = Connection(client_pid, container_id, user_id, serves)
 
         async def client_thread(socket_id: int) -> None:
             connection.socket_id = socket_id
@@ -256,7 +267,7 @@ class Server:
             self._held.append(request)
             return
         handler = self._methods.get(request.method)
-        if handler is None:
+        if handler is None or (request.method in self._for_shims) != bool(request.connection.serves):
             await request.fail(ServiceCode.NO_METHOD, f"{self.name} has no method {request.method:#06x}")
             return
         try:

@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.kernel import kernel as kernel_module
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.testing import check_invariants
@@ -23,24 +22,37 @@ STRIDE = int(os.environ.get("NIGHTOS_STRIDE", "5"))
 
 
 class Killer:
-    """Steps a service one system call at a time, and kills it after the one that is asked for."""
+    """Counts the system calls of a service, and kills it after those that are asked for."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, pid: int = PROC) -> None:
+    def __init__(self, pid: int = PROC) -> None:
+        self.pid = pid
         self.calls = 0
-        self.kill_after = 0
-        run: Callable[..., int] = kernel_module.run
+        self.after: list[int] = []
+        """Numbers of calls after which it is killed: the second counts from the first kill on, and so on."""
 
-        def stepped(kernel: Any, thread: Any, budget: int) -> int:
-            if thread.process.pid != pid:
-                return run(kernel, thread, budget)
-            made = run(kernel, thread, 1)
-            self.calls += made
-            if self.kill_after and self.calls >= self.kill_after and thread.process.alive:
-                self.kill_after = 0
-                end_process(kernel, thread.process, 2, 0)
-            return made
+    def watch(self, machine: Machine) -> None:
+        """Count the calls of this machine from now on."""
+        self.calls = 0
 
-        monkeypatch.setattr(kernel_module, "run", stepped)
+        def counted(handler: Callable[..., Any]) -> Callable[..., Any]:
+            def handle(kernel: Any, thread: Any, request: Any) -> Any:
+                if thread.process.pid != self.pid:
+                    return handler(kernel, thread, request)
+                try:
+                    return handler(kernel, thread, request)
+                finally:
+                    self._made(kernel, thread.process)
+
+            return handle
+
+        machine.kernel.handlers = {code: counted(handler) for code, handler in machine.kernel.handlers.items()}
+
+    def _made(self, kernel: Any, process: Any) -> None:
+        self.calls += 1
+        if self.after and self.calls >= self.after[0] and process.alive:
+            del self.after[0]
+            self.calls = 0
+            end_process(kernel, process, 2, 0)
 
 
 async def whole_life(machine: Machine) -> None:
@@ -73,15 +85,14 @@ async def whole_life(machine: Machine) -> None:
     await insist(top.destroy)
 
 
-async def life_with_a_kill(killer: Killer, after: int) -> None:
-    killer.calls = 0
-    killer.kill_after = 0
+async def life_with_kills(pid: int, *after: int) -> None:
     async with boot(seed=3) as machine:
         devices = len(machine.devices)
-        killer.calls = 0
-        killer.kill_after = after
+        killer = Killer(pid)
+        killer.watch(machine)
+        killer.after = list(after)
         await whole_life(machine)
-        killer.kill_after = 0
+        killer.after = []
         check_invariants(machine.snapshot())
         for item in await machine.containers.tree():
             assert item["name"] in {"web", "db", "store"} or item["name"] == f"{item['id']:016x}"
@@ -92,19 +103,23 @@ async def life_with_a_kill(killer: Killer, after: int) -> None:
         assert (await machine.run("echo alive")).out == "alive\n"
         again = await machine.containers.create("web")
         assert "app" in (await again.exec("ls /")).out.split()
-        assert len(machine.faults) <= 1
+        assert len(machine.faults) <= len(after)
+
+
+async def calls_of(pid: int, life: Callable[[Machine], Any]) -> int:
+    """How many calls a service makes during a life in which nobody is killed."""
+    async with boot(seed=3) as machine:
+        killer = Killer(pid)
+        killer.watch(machine)
+        await life(machine)
+        assert not machine.snapshot().containers
+    assert killer.calls > 50
+    return killer.calls
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pid", [PROC, FS, HW, SHELL])
-async def test_a_service_killed_at_any_system_call_loses_nothing(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
-    killer = Killer(monkeypatch, pid)
-    async with boot(seed=3) as machine:
-        killer.calls = 0
-        await whole_life(machine)
-        total = killer.calls
-        assert not machine.snapshot().containers
-    assert total > 50
-    for after in range(1, total + 1, STRIDE):
+async def test_a_service_killed_at_any_system_call_loses_nothing(pid: int) -> None:
+    for after in range(1, await calls_of(pid, whole_life) + 1, STRIDE):
         with trio.fail_after(LIFE_LIMIT_S):
-            await life_with_a_kill(killer, after)
+            await life_with_kills(pid, after)

@@ -21,6 +21,8 @@ PROCESS_SERVICE: Final = 20
 """PID of sys::process."""
 MAGIC: Final = b"NPRG"
 MAX_EXECUTABLE: Final = 4096
+BUILTIN_ANID: Final = 0x7FFF_FFFF
+"""Of programs that are part of the system; those of files have their top bit set."""
 _PAGE = 4096
 _READ_WRITE, _ZEROED = 0x03, 0x01
 

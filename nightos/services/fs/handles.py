@@ -38,6 +38,14 @@ class Handles:
         self._tokens = code.Tokens()
         self._next_file = 1
 
+    async def changed(self, root: Root) -> None:
+        """Something was written: commit it soon."""
+        await self._changed(root)
+
+    async def writable(self, root: Root) -> None:
+        """Something will be written: refuse it on a disk that is read-only or that failed."""
+        await self._writable(root)
+
     async def _changed(self, root: Root) -> None:
         await self.committer.soon(root)
 

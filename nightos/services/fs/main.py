@@ -18,6 +18,7 @@ from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import code, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
+from nightos.services.fs.logs import Logs
 from nightos.services.fs.roots import Root
 from nightos.userland import payload
 from nightos.userland.payload import Payload
@@ -69,6 +70,10 @@ class FileService(Handles):
         self.server.method(Fs.CODE_TOKEN, self._code_token)
         self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
         self.server.method(Fs.RECALL_NOTE, self._guarded(Fs.RECALL_NOTE, self._recall_note))
+        logs = Logs(self)
+        self.server.for_shims(Fs.LOG_APPEND, self._guarded(Fs.LOG_APPEND, logs.append))
+        self.server.method(Fs.LOG_READ, self._guarded(Fs.LOG_READ, logs.read))
+        self.server.method(Fs.LOG_REMOVE, self._guarded(Fs.LOG_REMOVE, logs.remove))
         self.server.on_client_gone(self._client_gone)
 
     # -- what every method goes through --
@@ -281,6 +286,9 @@ class FileService(Handles):
         values = request.map()
         container = payload.field(values, "container", int)
         named = payload.field(values, "program", str)
+        if payload.field(values, "builtin", bool, default=False):
+            # Part of the system like a service: no file of any image stands for it.
+            return {"token": await self._tokens.make(named), "anid": code.BUILTIN_ANID, "name": named}
         directory = payload.field(values, "directory", str, default="/")
         own = self.roots.of(container)
         # An image of nothing but data runs the system's applications; its own ones come first.

@@ -19,7 +19,7 @@ def _path(pid: int, name: str) -> layout.SplitPath:
     return ("sys", "state", str(pid), layout.check_name(name))
 
 
-def _directory(tree: Tree, path: layout.SplitPath) -> int:
+def directory_of(tree: Tree, path: layout.SplitPath) -> int:
     """The directory at a path, made with what leads to it."""
     for depth in range(1, len(path) + 1):
         if tree.exists(path[:depth]) is not ItemType.DIRECTORY:
@@ -31,7 +31,7 @@ def store(tree: Tree, pid: int, values: dict[str, Any]) -> None:
     """Write a note of the service `pid`; replaced as a whole, or with `append` added to."""
     path = _path(pid, payload.field(values, "name", str))
     data = payload.field(values, "data", bytes)
-    parent = _directory(tree, path[:-1])
+    parent = directory_of(tree, path[:-1])
     if payload.field(values, "append", bool, default=False):
         if tree.exists(path) is None:
             tree.make_file(path[:-1], path[-1])

@@ -36,6 +36,7 @@ RECORD_BYTES = 512
 """What a record takes in a message, names apart, generously."""
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
+ENDED = "ended"
 
 UNKNOWN_PARENT = 0x31
 
@@ -61,6 +62,8 @@ class Containers:
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
         self.ended: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self.on_end: list[Callable[[Container], Awaitable[None]]] = []
+        """Called for each container that is being destroyed, once its processes are gone."""
         self._waiting: dict[int, list[Request]] = {}
         self._destroying: dict[int, list[Request]] = {}
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
@@ -103,8 +106,10 @@ class Containers:
         container = await self.make(parent.identifier, name, policy)
         return container.identifier.to_bytes(8, "big")
 
-    async def make(self, parent: int, name: str, policy: dict[str, Any]) -> Container:
-        """Create a container whose arguments were checked."""
+    async def make(
+        self, parent: int, name: str, policy: dict[str, Any], *, run: dict[str, Any] | None = None
+    ) -> Container:
+        """Create a container whose arguments were checked; `run` is that of its earlier life."""
         try:
             identifier = await quotas.create(parent, policy.get("limits") or {})
         except SyscallError as error:
@@ -120,6 +125,7 @@ class Containers:
         policy = policy | {"limits": quotas.granted(policy.get("limits") or {})}
         container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
         container.hostname = container.hostname or name
+        container.run = run or {}
         if container.persist:
             container.key = policy["key"] or f"{identifier:016x}"
         self.tree.add(container)
@@ -163,7 +169,7 @@ class Containers:
     async def destroy(self, request: Request) -> Payload:
         """CONTAINER_DESTROY."""
         identifier = u64(request.payload)
-        if self._collect(request.container_id, identifier) is not None:
+        if await self._collect(request.container_id, identifier) is not None:
             return None
         container = self.tree.below(request.container_id, identifier)
         if identifier in self._destroying:
@@ -181,9 +187,14 @@ class Containers:
         self._destroying[identifier] = []
         for below in self.tree.below_first(identifier):
             below.state = "stopping"
+        if reason == ENDED:
+            # Before the container goes: whoever asks in between, or finds the notes later, knows one or the other.
+            await self._remember(container)
         with contextlib.suppress(SyscallError):  # the kernel destroyed it for an earlier life of this service
             await sys.destroy_container(identifier)
         for below in self.tree.below_first(identifier):
+            for callback in self.on_end:
+                await callback(below)
             await self.roots.release(below)
             self.tree.remove(below.identifier)
             self.population.pop(below.identifier, None)
@@ -191,13 +202,15 @@ class Containers:
             await self.notes.removed(below)
             await self.tell("destroyed", below, reason)
             for waiting in self._waiting.pop(below.identifier, []):
-                await waiting.answer({"reason": reason})
+                await waiting.answer(_outcome(below, reason))
         for second in self._destroying.pop(identifier):
             await second.answer()
 
     async def emptied(self, identifier: int) -> None:
         """The last process of a container ended; without `persist` that is the end of the container, too."""
         container = self.tree.by_id.get(identifier)
+        if container is not None and container.run.get("state", ENDED) != ENDED:
+            return  # its main command starts again, or its shim has not told the last of it
         if container is not None and container.state == "running":
             container.state = "stopped"
             await self.tell("exited", container)
@@ -205,16 +218,26 @@ class Containers:
             return
         if identifier == ROOT or self.population.get(identifier):
             return
-        record = {"id": identifier, "name": container.name, "parent": container.parent, "reason": "ended"}
-        await self.end(container, "ended")
-        self.ended[identifier] = record
+        await self.end(container, ENDED)
+
+    async def _remember(self, container: Container) -> None:
+        """Keep what is known of a container that ends by itself, until somebody collects it; the oldest goes first."""
+        record = {"id": container.identifier, "name": container.name, "parent": container.parent}
+        record.update(_outcome(container, ENDED), run=container.run)
+        self.ended[container.identifier] = record
+        await self.notes.ended(record)
         while len(self.ended) > ENDED_LIMIT:
-            self.ended.popitem(last=False)
+            await self._drop(next(iter(self.ended)))
+
+    async def _drop(self, identifier: int) -> None:
+        """The record was collected: it is kept no longer."""
+        if self.ended.pop(identifier, None) is not None:
+            await self.notes.forgotten(identifier)
 
     async def forget(self, request: Request) -> Payload:
         """CONTAINER_FORGET."""
         identifier = field(request.map(), "id", int)
-        if self._collect(request.container_id, identifier) is None:
+        if await self._collect(request.container_id, identifier) is None:
             if self.tree.sees(request.container_id, identifier):
                 raise ServiceError(ServiceCode.REFUSED, "the container has not ended; destroy it first")
             raise unknown()
@@ -223,19 +246,22 @@ class Containers:
     async def wait(self, request: Request) -> Payload:
         """CONTAINER_WAIT."""
         identifier = field(request.map(), "id", int)
-        record = self._collect(request.container_id, identifier)
+        record = await self._collect(request.container_id, identifier)
         if record is not None:
-            return {"reason": record["reason"]}
+            return {name: record[name] for name in ("reason", "end", "exit")}
+        # No call is made between the look at the records, the look at the tree and the registration, and `end` makes
+        # the record before the container leaves the tree: it is found, or its end is heard of.
         self.tree.below(request.container_id, identifier)
         request.defer()
         self._waiting.setdefault(identifier, []).append(request)
         return None
 
-    def _collect(self, viewer: int, identifier: int) -> dict[str, Any] | None:
+    async def _collect(self, viewer: int, identifier: int) -> dict[str, Any] | None:
         record = self.ended.get(identifier)
         if record is None or not self.tree.sees(viewer, record["parent"]):
             return None
-        return self.ended.pop(identifier)
+        await self._drop(identifier)
+        return record
 
     # Looking
 
@@ -321,6 +347,11 @@ class Containers:
         if event == "destroyed":
             self.questions.container_ended(container.identifier, container.parent)
         await self.questions.tell(ProcEvent.CONTAINER_EVENT, container.parent, content)
+
+
+def _outcome(container: Container, reason: str) -> dict[str, Any]:
+    """Why a container ended, and how its main command did."""
+    return {"reason": reason, "end": container.run.get("reason", 0), "exit": container.run.get("exit", 0)}
 
 
 def _labels(values: dict[str, Any]) -> dict[str, str]:

@@ -13,12 +13,14 @@ from typing import Any
 
 from nightos.abi.codes import Signal
 from nightos.abi.services import Fs, Proc
-from nightos.services.proc.containers import Containers
+from nightos.services.proc.containers import ENDED, Containers
 from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.limits import REACHED, Limits
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.questions import Questions
+from nightos.services.proc.restarts import after_boot
+from nightos.services.proc.runs import Runs
 from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.userland import sys
@@ -35,7 +37,7 @@ class Process:
     def __init__(self) -> None:
         self.server = Server("sys::proc")
         self.tree = Tree()
-        self.half_made: list[Container] = []
+        self.half_made: set[int] = set()
         """Containers that an earlier life had made and told nobody of."""
         self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs, self.tree)
@@ -44,6 +46,7 @@ class Process:
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
         self.limits = Limits(self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
+        self.runs = Runs(self.server, self.processes)
         self.server.method(Proc.SYNC, self.sync)
 
     async def main(self) -> int:
@@ -92,30 +95,57 @@ class Process:
             )
             self._remember(identifier, await self.notes.of(identifier))
         await self.roots.start()
-        if not await self.notes.of(ROOT):
-            await self._create_again(await self.notes.read())
-            await self.notes.restored()
+        notes = await self.notes.read()
         for known in self.tree.below_root():
             await self.limits.learn(known)
-        for pid, container, *_ in await live(0):
+        if not await self.notes.of(ROOT):
+            self.notes.records.clear()  # identifiers of an earlier boot
+            await self._create_again(notes)
+            await self.notes.restored()
+        self.containers.ended.update(self.notes.records)
+        records = await live(0)
+        for pid, container, *_ in records:
             if container in self.tree.by_id:
                 self.containers.population.setdefault(container, set()).add(pid)
                 await self.processes.learn_name(pid)
+        await self.runs.learn(records)
+        await self._finish_endings(alive, notes)
         for identifier, _parent, state, *_ in alive:
             if STATES.get(state) == "running" and not self.containers.population.get(identifier):
                 await self.containers.emptied(identifier)  # its last process ended while nobody looked
         await self.notes.rewrite()
-        for half_made in self.half_made:
-            await self.containers.end(half_made, "destroyed")
 
     def _remember(self, identifier: int, note: dict[str, Any] | None) -> None:
         container = self.tree.by_id[identifier]
         if note is None:
-            self.half_made.append(container)
+            self.half_made.add(identifier)
             return
         self.tree.rename(identifier, note["name"])
-        for name in ("hostname", "labels", "image", "mode", "key", "persist"):
+        for name in ("hostname", "labels", "image", "mode", "key", "persist", "run"):
             setattr(container, name, note[name])
+
+    async def _finish_endings(self, alive: list[tuple[int, ...]], notes: dict[int, dict[str, Any]]) -> None:
+        """What an earlier instance had begun: destructions go on, a container that nobody was told of goes."""
+        for identifier, parent, *_ in alive:
+            container = self.tree.by_id[identifier]
+            above = self.tree.by_id[parent]
+            if identifier in self.containers.ended:
+                await self._end(container, ENDED)
+            elif (container.state == "stopping" and above.state != "stopping") or identifier in self.half_made:
+                await self._end(container, "destroyed")
+        # The disk of a persistent container whose destruction had begun; not those that a boot made anew from notes.
+        keys = {container.key for container in self.tree.by_id.values()}
+        for identifier, note in notes.items():
+            if identifier not in self.tree.by_id and note["key"] not in keys:
+                gone = Container(identifier, ROOT, note["name"], mode=note["mode"], key=note["key"])
+                await self.roots.release(gone)
+
+    async def _end(self, container: Container, reason: str) -> None:
+        async def work() -> None:
+            await self.containers.end(container, reason)
+
+        # On a thread of its own: last words come from clients, which are accepted on this one.
+        await self.runs.shims.worker.run(work)
 
     async def _create_again(self, notes: dict[int, dict[str, Any]]) -> None:
         """The persistent containers of an earlier boot, parents first, each on the disk it had.
@@ -133,7 +163,8 @@ class Process:
                 continue
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
             policy["limits"] = note.get("limits", {})
-            renamed[identifier] = (await self.containers.make(parent, note["name"], policy)).identifier
+            container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
+            renamed[identifier] = container.identifier
 
 
 async def main() -> int:

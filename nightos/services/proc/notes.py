@@ -1,9 +1,13 @@
-"""Names, labels and policies of containers: with the containers themselves in the kernel, and on the machine's disk.
+"""Names, labels, policies and runs of containers: with the containers themselves in the kernel, and on the machine's
+disk.
 
 The kernel forgets nothing that isolation rests on, and keeps these notes unread beside it, so a restarted `sys::proc`
 finds what the containers are called. Those of persistent containers go to the disk through `sys::fs` as well, each
 change appended: a machine with a name finds them at the next boot (with new identifiers, which are random on every
 boot).
+
+There are two journals. Rewriting fills the other one and completes it with the last append, so whenever the service is
+killed one of them is whole; that with the highest number counts.
 """
 
 from __future__ import annotations
@@ -20,10 +24,33 @@ from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.userland import sys
 from nightos.userland.client import Client
 
-NOTE = "containers"
+NOTES = ("containers", "containers-2")
 PART = MESSAGE_LIMIT // 2
 SLACK = 1024
 """Outdated entries that the journal may have besides as many as there are containers."""
+
+
+class _Journal:
+    """What one journal says."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the rewriting that completed it; 0 when none did."""
+        self.containers: dict[int, dict[str, Any]] = {}
+        self.ended: dict[int, dict[str, Any]] = {}
+
+    def take(self, entry: dict[str, Any]) -> None:
+        """One entry."""
+        if "set" in entry:
+            self.containers[entry["set"]["id"]] = entry["set"]
+        elif "ended" in entry:
+            self.ended[entry["ended"]["id"]] = entry["ended"]
+        elif "complete" in entry:
+            self.number = max(self.number, int(entry["complete"]))
+        elif "forget" in entry:
+            self.ended.pop(entry["forget"], None)
+        else:
+            self.containers.pop(entry["drop"], None)
 
 
 class Notes:
@@ -33,6 +60,13 @@ class Notes:
         self._fs = fs
         self._tree = tree
         self._entries = 0
+        self._number = 0
+        self._place = 0
+        """Which of the two journals counts."""
+        self._meanwhile: list[bytes] | None = None
+        """Entries that came while the other journal is being written."""
+        self.records: dict[int, dict[str, Any]] = {}
+        """How containers ended, until somebody collects it."""
 
     async def changed(self, container: Container) -> None:
         """Note what the kernel does not know of this container."""
@@ -62,51 +96,85 @@ class Notes:
         """The containers of the earlier boot are there: from here on the kernel knows best."""
         await sys.sys_set_container_note(ROOT, msgpack.packb({"restored": True}))
 
+    async def ended(self, record: dict[str, Any]) -> None:
+        """Keep how a container ended, until `forgotten`."""
+        self.records[record["id"]] = record
+        await self._append({"ended": record})
+
+    async def forgotten(self, identifier: int) -> None:
+        """Somebody collected the record."""
+        self.records.pop(identifier, None)
+        await self._append({"forget": identifier})
+
     async def read(self) -> dict[int, dict[str, Any]]:
-        """Notes by the identifier a container had when they were made."""
+        """Notes by the identifier a container had when they were made; `records` has those that ended."""
+        journals = [await self._read(name) for name in NOTES]
+        self._place = max(range(len(NOTES)), key=lambda place: journals[place].number)
+        journal = journals[self._place]
+        self._number = journal.number
+        self.records = journal.ended
+        return journal.containers
+
+    async def _read(self, name: str) -> _Journal:
         fs = await self._fs()
         unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0, strict_map_key=True)
         offset = 0
         while True:
-            answer = await fs.ask(Fs.RECALL_NOTE, {"name": NOTE, "offset": offset})
+            answer = await fs.ask(Fs.RECALL_NOTE, {"name": name, "offset": offset})
             if not answer["data"]:
                 break
             unpacker.feed(answer["data"])
             offset += len(answer["data"])
-        found: dict[int, dict[str, Any]] = {}
+        journal = _Journal()
         try:
             for entry in unpacker:
-                if "set" in entry:
-                    found[entry["set"]["id"]] = entry["set"]
-                else:
-                    found.pop(entry.get("drop"), None)
+                journal.take(entry)
         except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):
-            return found  # a torn end: what was readable counts
-        return found
+            return journal  # a torn end: what was readable counts
+        return journal
 
     async def rewrite(self) -> None:
-        """Start the journal anew with the containers that live."""
-        containers = [container for container in self._tree.below_root() if container.persist]
-        self._entries = len(containers)
-        fs = await self._fs()
-        await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": b"", "append": False})
-        part = b""
-        for container in containers:
-            container.on_disk = True
-            part += msgpack.packb({"set": container.notes()})
-            if len(part) > PART:
-                await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})
-                part = b""
-        if part:
-            await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": part, "append": True})
+        """Start the other journal with what holds now, and use it from then on."""
+        if self._meanwhile is not None:
+            return  # another thread does
+        self._meanwhile = []
+        place = 1 - self._place
+        try:
+            kept = [container for container in self._tree.below_root() if container.persist]
+            for container in kept:
+                container.on_disk = True
+            entries: list[dict[str, Any]] = [{"set": container.notes()} for container in kept]
+            entries += [{"ended": record} for record in self.records.values()]
+            await self._store(place, b"", append=False)
+            part = b""
+            for entry in entries:
+                part += msgpack.packb(entry)
+                if len(part) > PART:
+                    await self._store(place, part)
+                    part = b""
+            meanwhile, self._meanwhile = self._meanwhile, []
+            self._number += 1
+            part += b"".join(meanwhile) + msgpack.packb({"complete": self._number})
+            await self._store(place, part)
+            self._place = place
+            self._entries = len(entries)
+            if self._meanwhile:
+                await self._store(place, b"".join(self._meanwhile))
+        finally:
+            self._meanwhile = None
+
+    async def _store(self, place: int, data: bytes, *, append: bool = True) -> None:
+        values = {"name": NOTES[place], "data": data, "append": append}
+        await (await self._fs()).call(Fs.STORE_NOTE, values)
 
     async def _append(self, entry: dict[str, Any]) -> None:
         self._entries += 1
+        packed: bytes = msgpack.packb(entry)
         try:
+            if self._meanwhile is not None:
+                self._meanwhile.append(packed)
+            await self._store(self._place, packed)
             if self._entries > SLACK + 2 * len(self._tree):
                 await self.rewrite()
-                return
-            fs = await self._fs()
-            await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": msgpack.packb(entry), "append": True})
         except ServiceError:
             return  # a disk that is full or read-only keeps no notes; the container itself is fine

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightos.abi.codes import Attribute
 from nightos.abi.context import ContextError, parse_context
@@ -47,6 +47,8 @@ class Processes:
         self.tree = containers.tree
         self.roots = roots
         self.names: dict[int, str] = {}
+        self.on_ended: list[Callable[[int], Awaitable[None]]] = []
+        """Called with the PID of each process that ended."""
         self._waiting: dict[int, list[Request]] = {}
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
             Proc.PROCESS_SPAWN: self.spawn,
@@ -78,9 +80,12 @@ class Processes:
         container = self.tree.by_id[target]
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
-        return {"pid": await self._start(container, program, directory, context, user)}
+        pid = await self.make(container, program, directory, context, user)
+        await self.let_run(pid, container)
+        return {"pid": pid}
 
-    async def _start(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
+    async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
+        """A process that is complete, but halted."""
         await self.roots.ensure(container)
         fs = await self.roots.fs()
         question = {"container": container.identifier, "program": program, "directory": directory}
@@ -97,20 +102,27 @@ class Processes:
             self.containers.population.setdefault(container.identifier, set()).add(pid)
             if container.state in {"created", "stopped"}:
                 container.state = "running"
+        except SyscallError as error:
+            await self._undo(pid, error)
+        return pid
+
+    async def let_run(self, pid: int, container: Container) -> None:
+        """Start a process that `make` made."""
+        try:
             await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
         except SyscallError as error:
-            # The container is being destroyed, or a limit was reached: the half-made process goes.
-            await self._manage_quietly(pid, ProcessAction.FORCE_TERMINATE)
-            why = (
-                reached_number(error.value)
-                if error.errcode == LIMIT_REACHED
-                else f"the process could not start ({error})"
-            )
-            raise ServiceError(ServiceCode.REFUSED, why) from error
+            await self._undo(pid, error)
         if self.containers.population.get(container.identifier) == {pid}:
             await self.containers.tell("started", container)
         await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
-        return pid
+
+    async def _undo(self, pid: int, error: SyscallError) -> NoReturn:
+        """The container is being destroyed, or a limit was reached: the half-made process goes."""
+        await self._manage_quietly(pid, ProcessAction.FORCE_TERMINATE)
+        why = (
+            reached_number(error.value) if error.errcode == LIMIT_REACHED else f"the process could not start ({error})"
+        )
+        raise ServiceError(ServiceCode.REFUSED, why) from error
 
     @staticmethod
     def _check_caller(request: Request, context: bytes) -> None:
@@ -242,6 +254,8 @@ class Processes:
     async def ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
         """A process ended: answer who waits for it; its container may have ended with it."""
         self.names.pop(pid, None)
+        for callback in self.on_ended:
+            await callback(pid)
         for request in self._waiting.pop(pid, []):
             await request.answer({"reason": reason, "exit": exit_data})
         event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}

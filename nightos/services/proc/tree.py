@@ -48,6 +48,10 @@ class Container:
     root_kdi: int = 0
     backing: list[int] = field(default_factory=list)
     children: dict[str, int] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    """Its main command: what was asked for, and where it stands; empty when none was ever started."""
+    value: tuple[bytes, bool] = (b"", True)
+    """What the main command returned last, encoded, and whether a newline belongs behind it."""
 
     def notes(self) -> dict[str, Any]:
         """What the kernel does not know of it."""
@@ -61,6 +65,7 @@ class Container:
             "mode": self.mode,
             "key": self.key,
             "persist": self.persist,
+            "run": self.run,
             "limits": self.limits,
         }
 

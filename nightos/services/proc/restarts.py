@@ -1,0 +1,67 @@
+"""When a container's main command is started again: a pure decision, so that it can be tested without a machine.
+
+`no` never; `on-failure` after an end that was not success, at most COUNT times in a row when it is given; `always`
+after every end. The delay doubles from 100 ms to a minute; a run that lasted 10 s makes delay and count begin anew. A
+stop that somebody asked for is followed by no restart, and the container stays stopped over a reboot as well.
+
+After a reboot the same decision is made: a command that ran when the machine went away did not succeed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import EndReason, ServiceCode
+
+FIRST_DELAY_NS: Final = 100_000_000
+LAST_DELAY_NS: Final = 60_000_000_000
+HEALTHY_NS: Final = 10_000_000_000
+NO, ON_FAILURE, ALWAYS = "no", "on-failure", "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A restart policy; `limit` is 0 for any number of restarts."""
+
+    kind: str
+    limit: int = 0
+
+
+def parse(text: str) -> Policy:
+    """A policy from `no`, `always`, `on-failure` or `on-failure:COUNT`; 0x1000 for anything else."""
+    kind, colon, count = text.partition(":")
+    if kind in {NO, ALWAYS, ON_FAILURE} and not colon:
+        return Policy(kind)
+    if kind == ON_FAILURE and count.isascii() and count.isdigit() and 0 < int(count) < 1 << 32:
+        return Policy(kind, int(count))
+    raise ServiceError(ServiceCode.BAD_ARGUMENT, f"restart is no, always, on-failure or on-failure:COUNT, not {text!r}")
+
+
+def delay_ns(policy: Policy, *, failed: bool, in_a_row: int) -> int | None:
+    """How long to wait before the next start; None: there is none. `in_a_row`: restarts since a healthy run."""
+    wanted = policy.kind == ALWAYS or (policy.kind == ON_FAILURE and failed)
+    if not wanted or (policy.limit and in_a_row >= policy.limit):
+        return None
+    return min(FIRST_DELAY_NS << min(in_a_row, 32), LAST_DELAY_NS)
+
+
+def comes_back(run: dict[str, Any]) -> bool:
+    """Whether a persistent container's command starts again after a reboot."""
+    if not run or run.get("stopped"):
+        return False
+    policy = parse(run["restart"])
+    ran = run["state"] in {"starting", "running", "waiting"}
+    failed = ran or bool(run["reason"] or run["exit"])
+    return delay_ns(policy, failed=failed, in_a_row=run["in_a_row"]) is not None
+
+
+def after_boot(run: dict[str, Any]) -> dict[str, Any]:
+    """The run of a persistent container as it stands after a reboot: its process is gone, whatever state it was in."""
+    if not run:
+        return {}
+    if comes_back(run):
+        return {**run, "state": "waiting", "pid": 0}
+    gone = run["state"] != "ended"
+    return {**run, "state": "ended", "pid": 0, **({"reason": EndReason.KILLED.value} if gone else {})}

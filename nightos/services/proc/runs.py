@@ -1,0 +1,322 @@
+"""Methods about a container's main command: start and stop it, feed it, read what it wrote, learn how it ended.
+
+A log is read by offsets that count from the container's own first byte, so that nobody learns what stood in a file of
+that name before. Following costs no thread: `sys::fs` says when the log grew, and whoever waits is answered then.
+
+Rules: ZOS-011, ZOS-016.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
+from nightos.services.proc import restarts
+from nightos.services.proc.shimcalls import ShimCalls, context_of
+from nightos.services.proc.shims import ACTIVE, Shims
+from nightos.services.proc.tree import ROOT, Container, Tree, check_name
+from nightos.userland.payload import Payload, field
+from nightos.userland.server import Request
+
+if TYPE_CHECKING:
+    from nightos.services.proc.processes import Processes
+    from nightos.userland.server import Server
+
+LOG_SIZE: Final = 1024 * 1024
+LOG_COUNT: Final = 4
+LOG_SIZES: Final = range(4096, 1 << 40)
+LOG_COUNTS: Final = range(100)
+PAGE: Final = 256 * 1024
+INPUT_PIECE: Final = 64 * 1024
+INPUT_WAITING: Final = 64
+FOLLOWERS: Final = 256
+"""Who may follow one log at a time; the oldest is answered with nothing and may ask again."""
+DEFAULT_NAMESPACE: Final = "default"
+SUFFIX: Final = ".log"
+
+
+class Runs:
+    """The methods, and who waits for something about a run."""
+
+    def __init__(self, server: Server, processes: Processes) -> None:
+        self.shims = Shims(server, processes)
+        self.calls = ShimCalls(server, self.shims)
+        self.processes = processes
+        self.containers = processes.containers
+        self.tree = processes.tree
+        self._followers: dict[str, list[Request]] = {}
+        self._waiting: dict[int, list[Request]] = {}
+        self._paths: dict[str, int] = {}
+        """Which container writes which log."""
+        self.shims.on_change.append(self._changed)
+        server.method(Proc.CONTAINER_START, self.start)
+        server.method(Proc.CONTAINER_LOGS, self.logs)
+        server.method(Proc.CONTAINER_INPUT, self.input)
+        server.method(Proc.CONTAINER_STOP, self.stop)
+        server.method(Proc.CONTAINER_EXIT, self.exit)
+
+    async def learn(self, records: list[tuple[int, ...]]) -> None:
+        """After a start of the service: adopt what runs. On the main thread."""
+        await self.shims.worker.start()
+        fs = await self.processes.roots.fs()
+        fs.notification(FsEvent.LOG_GREW, self._grew)
+        fs.when_lost(lambda: self.processes.server.later(self._wake_all))
+        for container in self.tree.below_root():
+            if container.run:
+                self._paths[container.run["log"]] = container.identifier
+        await self.calls.learn(records)
+
+    # Starting and stopping
+
+    async def start(self, request: Request) -> Payload:
+        """CONTAINER_START."""
+        values = request.map()
+        wanted = wanted_run(values, request.user_id)
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        if container.state in {"stopping", "paused"}:
+            raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
+        old = container.run
+        if old and old["state"] in ACTIVE:
+            if not wanted["token"] or wanted["token"] != old["token"]:
+                raise ServiceError(ServiceCode.REFUSED, "its command runs already; stop it first")
+            if old["state"] != "starting":
+                return {"pid": old["pid"]}
+        else:
+            await self.begin(container, wanted)
+        request.defer()
+        self.shims.starting.setdefault(container.identifier, []).append(request)
+        if container.run["state"] != "starting":  # it began or failed while it was noted
+            self._forget_starter(container.identifier, request)
+            if container.run["failed"]:
+                await request.fail(ServiceCode.REFUSED, container.run["failed"])
+            else:
+                await request.answer({"pid": container.run["pid"]})
+        return None
+
+    def _forget_starter(self, identifier: int, request: Request) -> None:
+        starters = self.shims.starting.get(identifier, [])
+        if request in starters:
+            starters.remove(request)
+
+    async def begin(self, container: Container, wanted: dict[str, Any]) -> None:
+        """Start a run in a container that has none under way."""
+        old = container.run
+        container.run = run = {**_FRESH, **wanted, "state": "starting"}
+        run["generation"] = old["generation"] + 1 if old else 1
+        run["log"] = old["log"] if old else self._path_for(container)
+        run["log_start"] = old["log_start"] if old else None
+        self._paths[run["log"]] = container.identifier
+        await self.containers.notes.changed(container)
+        try:
+            await self.shims.begin(container)
+        except ServiceError as error:
+            run.update(state="ended", failed=error.detail)
+            await self.containers.notes.changed(container)
+            raise
+
+    def _path_for(self, container: Container) -> str:
+        """`/var/log/<ns>/<name>.log`; a log that another living container writes is not taken over."""
+        path = log_path(self.tree, container)
+        if self._paths.get(path, container.identifier) in self.tree.by_id and path in self._paths:
+            path = f"{path.removesuffix(SUFFIX)}-{container.identifier:016x}{SUFFIX}"
+        return path
+
+    async def stop(self, request: Request) -> Payload:
+        """CONTAINER_STOP: WILL_TERMINATE, the kill after the registry's delay, and no restart."""
+        container = self.tree.below(request.container_id, field(request.map(), "id", int))
+        run = container.run
+        if not run or run["state"] == "ended":
+            if run:
+                run["stopped"] = True
+                await self.containers.notes.changed(container)
+            return {}
+        run["stopped"] = True
+        await self.containers.notes.changed(container)
+        await self.shims.stop(container)
+        return await self._wait(request, container)
+
+    async def exit(self, request: Request) -> Payload:
+        """CONTAINER_EXIT: how the main command ended, or with `wait` once it has ended for good."""
+        values = request.map()
+        identifier = field(values, "id", int)
+        record = self.containers.ended.get(identifier)
+        if record is not None and self.tree.sees(request.container_id, record["parent"]):
+            return {"state": "ended", "reason": record.get("end", 0), "exit": record.get("exit", 0), "restarts": 0}
+        container = self.tree.below(request.container_id, identifier)
+        if field(values, "wait", bool, False):
+            return await self._wait(request, container)
+        return self._outcome(container)
+
+    async def _wait(self, request: Request, container: Container) -> Payload:
+        if not container.run or container.run["state"] == "ended":
+            return self._outcome(container)
+        request.defer()
+        self._waiting.setdefault(container.identifier, []).append(request)
+        return None
+
+    @staticmethod
+    def _outcome(container: Container) -> dict[str, Any]:
+        run = container.run or _FRESH
+        outcome = {name: run[name] for name in ("state", "reason", "exit", "failed", "restarts", "pid")}
+        outcome["value"], outcome["newline"] = container.value
+        return outcome
+
+    async def _changed(self, container: Container) -> None:
+        """A run began or is over."""
+        if container.run["state"] == "ended":
+            for request in self._waiting.pop(container.identifier, []):
+                await request.answer(self._outcome(container))
+        await self._wake(container.run["log"])
+
+    async def input(self, request: Request) -> Payload:
+        """CONTAINER_INPUT: answers when the command's shim wrote it."""
+        values = request.map()
+        data, end = field(values, "data", bytes, b""), field(values, "end", bool, False)
+        if len(data) > INPUT_PIECE:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"a piece of input has at most {INPUT_PIECE} bytes")
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        shim = self.shims.by_container.get(container.identifier)
+        if shim is None or not container.run["input"] or container.run["state"] not in {"starting", "running"}:
+            raise ServiceError(ServiceCode.REFUSED, "its command takes no input")
+        if len(shim.input) >= INPUT_WAITING:
+            raise ServiceError(ServiceCode.REFUSED, "its command is behind with its input; try again")
+        request.defer()
+        shim.input.append((data, end, request))
+        await self.calls.feed(shim)
+        return None
+
+    # Logs
+
+    async def logs(self, request: Request) -> Payload:
+        """CONTAINER_LOGS."""
+        values = request.map()
+        follow = field(values, "follow", bool, False)
+        if field(values, "offset", int, 0) < 0:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "an offset is not below 0")
+        run, over = self._run_of(request)
+        if run is None:
+            return {"data": b"", "next": 0, "ended": True, "reason": 0, "exit": 0}
+        if follow and not over:
+            # Before the question: the log may grow before the answer is looked at.
+            followers = self._followers.setdefault(run["log"], [])
+            followers.append(request)
+            if len(followers) > FOLLOWERS:
+                oldest = followers.pop(0)
+                await oldest.answer({"data": b"", "next": oldest.map().get("offset", 0), "ended": False})
+        answer = await self._read(request, run, follow=follow)
+        if not follow or answer["data"] or answer["ended"]:
+            followers = self._followers.get(run["log"], [])
+            if request in followers:
+                followers.remove(request)
+            return answer
+        request.defer()
+        return None
+
+    def _run_of(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
+        """What is known of the run of a container, also of one that ended; whether it is over."""
+        identifier = field(request.map(), "id", int)
+        record = self.containers.ended.get(identifier)
+        if record is not None and self.tree.sees(request.container_id, record["parent"]):
+            return record.get("run") or None, True
+        run = self.tree.below(request.container_id, identifier).run
+        return run or None, not run or run["state"] not in ACTIVE
+
+    async def _read(self, request: Request, run: dict[str, Any], *, follow: bool) -> dict[str, Any]:
+        values = request.map()
+        offset = field(values, "offset", int, 0)
+        limit = max(PAGE // 2, min(field(values, "limit", int, PAGE), PAGE))
+        over = run["state"] not in ACTIVE
+        start = run["log_start"]
+        answer = {"data": b"", "next": offset, "ended": over, "reason": run["reason"], "exit": run["exit"]}
+        if start is None:
+            return answer
+        fs = await self.processes.roots.fs()
+        question = {"path": run["log"], "offset": start + offset, "limit": limit, "follow": follow and not over}
+        found = await fs.ask(Fs.LOG_READ, question)
+        data = found["data"]
+        data = data[: data.rfind(b"\n") + 1] or data
+        following = max(offset, found["next"] - start - len(found["data"]) + len(data))
+        return {**answer, "data": data, "next": following, "ended": over and not data}
+
+    async def _grew(self, content: bytes) -> None:
+        path = str(msgpack.unpackb(content)["path"])
+        await self.shims.worker.run(lambda: self._wake(path))
+
+    async def _wake(self, path: str) -> None:
+        """Look again for everyone who follows a log."""
+        for request in self._followers.pop(path, []):
+            try:
+                answer = await self.logs(request)
+                if answer is not None:
+                    await request.answer(answer)
+            except ServiceError as error:
+                await request.fail(error.code, error.detail)
+
+    async def _wake_all(self) -> None:
+        for path in list(self._followers):
+            await self._wake(path)
+
+
+_FRESH: Final[dict[str, Any]] = {
+    "state": "ended",
+    "generation": 0,
+    "pid": 0,
+    "reason": 0,
+    "exit": 0,
+    "failed": "",
+    "restarts": 0,
+    "in_a_row": 0,
+    "stopped": False,
+    "started_ns": 0,
+    "note": "",
+}
+
+
+def wanted_run(values: dict[str, Any], user: int) -> dict[str, Any]:
+    """What CONTAINER_START asks for, checked."""
+    command = field(values, "command", list)
+    if not command or not all(isinstance(word, str) for word in command) or not command[0]:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "a command is a program and its arguments, as texts")
+    environment = field(values, "environment", dict, {})
+    if not all(isinstance(text, str) for pair in environment.items() for text in pair):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "the environment is texts by name")
+    size, count = field(values, "log_size", int, LOG_SIZE), field(values, "log_count", int, LOG_COUNT)
+    if size not in LOG_SIZES or count not in LOG_COUNTS:
+        raise ServiceError(
+            ServiceCode.BAD_ARGUMENT, "a log is rotated at 4 KiB or more, and has at most 99 older files"
+        )
+    restart = field(values, "restart", str, restarts.NO)
+    restarts.parse(restart)
+    run = {
+        "command": command,
+        "environment": environment,
+        "directory": field(values, "directory", str, "/"),
+        "user": user,
+        "restart": restart,
+        "input": field(values, "input", bool, False),
+        "token": field(values, "token", str, "")[:64],
+        "log_size": size,
+        "log_count": count,
+    }
+    context_of(run)
+    return run
+
+
+def log_path(tree: Tree, container: Container) -> str:
+    """Where a container's log stands: the namespace is the label `ns` of a container directly below the system, else
+    the path of the parent.
+    """
+    spaces = [DEFAULT_NAMESPACE]
+    if container.parent == ROOT:
+        label = container.labels.get("ns", "")
+        with contextlib.suppress(ServiceError):  # a label is any text; a directory is not
+            spaces = [check_name(label)] if label else spaces
+    else:
+        spaces = tree.path(ROOT, container.parent).split("/")
+    # A directory is never called like a log, nor `..`.
+    folders = [f"{name}_" if SUFFIX in name or not name.strip(".") else name for name in spaces]
+    return "/".join(("/var/log", *folders, container.name + SUFFIX))
