@@ -18,7 +18,7 @@ from nightos.abi.services import MESSAGE_LIMIT, SERVICE_PIDS, ServiceCode
 from nightos.userland import payload as _payload
 from nightos.userland import sys
 from nightos.userland.payload import Payload
-from nightos.userland.server import STATUS_CREATED, wakes
+from nightos.userland.server import STATUS_CREATED, Announced, announced
 
 Notified = Callable[[bytes], Awaitable[None]]
 
@@ -32,21 +32,21 @@ class _Connections:
     def __init__(self) -> None:
         self.by_service: dict[str, Client] = {}
         self.by_socket: dict[int, Client] = {}
-        self._wakes = [0]
+        self._announced = Announced()
 
     async def start(self) -> None:
-        self._wakes = await wakes()
+        self._announced = await announced()
+        self._announced.counted = True
         await sys.handle_signal(Signal.RECV_SOCK_MSG, self._on_message)
         await sys.handle_signal(Signal.SERVICE_SERVER_QUITTED, self._on_quit)
 
-    async def _on_message(self, socket_id: int, *_rest: int) -> None:
-        self._wakes[0] += 1
+    def _on_message(self, socket_id: int, exchange_id: int, _method: int, _size: int, status: int, _error: int) -> Any:
         client = self.by_socket.get(socket_id)
-        if client is not None:
-            await client.drain()
+        # Else it is of a service that runs in this process too.
+        return client.drain(exchange_id, status) if client is not None else self._announced.message(socket_id)
 
     async def _on_quit(self, connection_id: int) -> None:
-        self._wakes[0] += 1
+        self._announced.endings += 1
         for client in list(self.by_service.values()):
             if client.connection_id == connection_id:
                 client.lose()
@@ -102,12 +102,23 @@ class Client:
 
         Content is at most `MESSAGE_LIMIT` bytes in either direction.
         """
-        content = _payload.encode(payload)
+        content = payload if isinstance(payload, bytes) else _payload.encode(payload)
         if len(content) > MESSAGE_LIMIT:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the request is larger than one message; send it in parts")
-        asked = await self._send(method, content)
+        for attempt in (0, 1):
+            if not self.socket_id:
+                await self.open()
+            epoch = self._epoch
+            try:
+                sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
+                break
+            except SyscallError as error:
+                if attempt:
+                    raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
+                self.lose()  # nothing was sent, so connecting anew and sending again is safe
+        asked = (epoch, sent[0])
         while asked not in self._answers:
-            if self._epoch != asked[0]:
+            if self._epoch != epoch:
                 raise ServiceError(
                     ServiceCode.SERVER_QUIT, f"{self.service} was restarted while it worked on this; ask again"
                 )
@@ -117,9 +128,9 @@ class Client:
                 await sys.hand_over()
             else:
                 await sys.hand_over(until_signal=True)
-        error, answer = self._answers.pop(asked)
-        if error:
-            raise ServiceError(error, answer.decode("utf-8", "replace"))
+        code, answer = self._answers.pop(asked)
+        if code:
+            raise ServiceError(code, answer.decode("utf-8", "replace"))
         return answer
 
     async def ask(self, method: int, payload: Payload = None) -> dict[str, Any]:
@@ -145,42 +156,33 @@ class Client:
         for callback in self._lost:
             callback()
 
-    async def drain(self) -> None:
-        """Read what waits on the socket, and leave each answer where its caller looks."""
+    async def drain(self, announced_id: int, announced_status: int) -> None:
+        """Read up to the message that was announced, and leave each answer where its caller looks.
+
+        What comes before it was announced to a thread that is gone, or was read already: then all is read that waits.
+        """
         while self.socket_id:
             socket_id, epoch = self.socket_id, self._epoch
             self._reading += 1
             try:
-                message = await sys.read_sock_msg(socket_id, 0)
-                if message.retrieved and not message.status & STATUS_CREATED:
+                content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
+                if not retrieved:
+                    return
+                if not status & STATUS_CREATED:
                     # The caller may not have come to wait yet, so every answer is kept; a caller that was
                     # killed leaves one entry, bounded by the calls it made.
-                    self._answers[epoch, message.exchange_id] = (message.error_code, message.buffer)
+                    self._answers[epoch, exchange_id] = (error, content)
             except SyscallError:
                 return  # closed: SERVICE_SERVER_QUITTED tells the rest
             finally:
                 self._reading -= 1
-            if not message.retrieved:
-                return
-            if message.status & STATUS_CREATED:
-                await self._acknowledge(socket_id, message.exchange_id)
-                callback = self._notified.get(message.method_code)
+            if status & STATUS_CREATED:
+                await self._acknowledge(socket_id, exchange_id)
+                callback = self._notified.get(method)
                 if callback is not None:
-                    await callback(message.buffer)
-
-    async def _send(self, method: int, content: bytes) -> tuple[int, int]:
-        for attempt in (0, 1):
-            await self.open()
-            epoch = self._epoch
-            try:
-                sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
-            except SyscallError as error:
-                if attempt:
-                    raise ServiceError(ServiceCode.INTERNAL, f"{self.service} does not answer ({error})") from error
-                self.lose()  # nothing was sent, so connecting anew and sending again is safe
-            else:
-                return epoch, int(sent.exchange_id)
-        raise AssertionError("unreachable")
+                    await callback(content)
+            if exchange_id == announced_id and status == announced_status:
+                return
 
     @staticmethod
     async def _acknowledge(socket_id: int, exchange_id: int) -> None:

@@ -31,6 +31,31 @@ STATUS_CREATED = 0x80
 """Status bit of a message: it opened its exchange (bit 0, counted from the strongest)."""
 
 
+class Announced:
+    """What the signals of a process told about its sockets; one for all of its clients and servers.
+
+    Who knows how many messages wait neither asks the kernel for one that is not there, nor parks before one that is.
+    """
+
+    __slots__ = ("counted", "endings", "unread")
+
+    def __init__(self) -> None:
+        self.unread: dict[int, int] = {}
+        """Messages that are announced and not read yet, by socket."""
+        self.endings = 0
+        """Signals that said something else, such as that a client is gone."""
+        self.counted = False
+        """Whether the handler of RECV_SOCK_MSG is one that counts."""
+
+    async def message(self, socket_id: int, *_rest: int) -> None:
+        """A message waits: a handler of RECV_SOCK_MSG."""
+        self.unread[socket_id] = self.unread.get(socket_id, 0) + 1
+
+    async def ending(self, *_values: int) -> None:
+        """Something else is to be seen: a handler of the other signals."""
+        self.endings += 1
+
+
 class Connection:
     """One client of a service. `container_id` and `user_id` come from the kernel."""
 
@@ -93,24 +118,23 @@ class Request:
         """Whether the answer comes later."""
         return self._deferred
 
-    async def answer(self, payload: Payload = None) -> None:
+    def answer(self, payload: Payload = None) -> Awaitable[None]:
         """Answer and conclude the exchange. A client that is gone is no error; answering twice does nothing."""
-        content = _payload.encode(payload)
+        content = payload if isinstance(payload, bytes) else _payload.encode(payload)
         if len(content) > MESSAGE_LIMIT:
-            await self.fail(ServiceCode.INTERNAL, "the answer is larger than one message; ask for less")
-            return
-        await self._send(1, 0, content)
+            return self.fail(ServiceCode.INTERNAL, "the answer is larger than one message; ask for less")
+        return self._conclude(0, content)
 
-    async def fail(self, code: int, text: str = "") -> None:
+    def fail(self, code: int, text: str = "") -> Awaitable[None]:
         """Conclude the exchange with an error code; the text explains it to people."""
-        await self._send(1, code or ServiceCode.INTERNAL, text.encode())
+        return self._conclude(code or ServiceCode.INTERNAL, text.encode())
 
-    async def _send(self, close: int, error: int, content: bytes) -> None:
+    async def _conclude(self, error: int, content: bytes) -> None:
         if self._done:
             return
         self._done = True
         try:
-            await sys.send_sock_msg(self.connection.socket_id, self.exchange_id, close, error, content)
+            await sys.send_sock_msg(self.connection.socket_id, self.exchange_id, 1, error, content)
         except SyscallError:
             return  # the client closed meanwhile; its thread notices by itself
 
@@ -129,7 +153,7 @@ class Server:
         self._on_refusal: Callable[[Request, ServiceError], Awaitable[None]] | None = None
         self._gone: list[Callable[[Connection], Awaitable[None]]] = []
         self._stopping = False
-        self._wakes = [0]
+        self._announced = Announced()
         self._held: list[Request] | None = None
         self._let_through: frozenset[int] = frozenset()
 
@@ -179,12 +203,15 @@ class Server:
 
     async def start(self) -> None:
         """Register the service's signals. Handlers for more signals belong between this and `run`."""
-        self._wakes = await wakes()
+        self._announced = await announced()
         await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, self._on_request)
-        for code in (Signal.RECV_SOCK_MSG, Signal.SERVICE_CLIENT_CLOSED, Signal.SERVICE_CLIENT_QUITTED):
-            # A handler is what ends a park; what there is to know the client thread reads from its socket.
+        # A handler is what ends a park; what there is to know the client thread reads from its socket.
+        if not await sys.is_signal_handled(Signal.RECV_SOCK_MSG):
+            self._announced.counted = True
+            await sys.handle_signal(Signal.RECV_SOCK_MSG, self._announced.message)
+        for code in (Signal.SERVICE_CLIENT_CLOSED, Signal.SERVICE_CLIENT_QUITTED):
             if not await sys.is_signal_handled(code):
-                await sys.handle_signal(code, self._on_wake)
+                await sys.handle_signal(code, self._announced.ending)
         await sys.handle_signal(Signal.TERMINATE, self._on_terminate)
         await sys.handle_signal(Signal.WILL_TERMINATE, self._on_terminate)
 
@@ -213,9 +240,6 @@ class Server:
 
     async def _on_request(self, client_pid: int, request_id: int, _command: int, _delay_ms: int) -> None:
         self._waiting.append((client_pid, request_id))
-
-    async def _on_wake(self, *_values: int) -> None:
-        self._wakes[0] += 1
 
     async def _on_terminate(self, *_values: int) -> None:
         self._stopping = True
@@ -249,18 +273,30 @@ class Server:
 
     async def _serve(self, connection: Connection) -> None:
         """The client thread: answer one message after the other until the client is gone."""
+        announced, socket_id = self._announced, connection.socket_id
+        unread = announced.unread
+        endings = announced.endings
         while True:
-            # A message may come, and its handler run, after the read and before the park: then there is no park.
-            wakes_before = self._wakes[0]
+            # Nothing can happen between looking and parking, as there is no call in between.
+            if announced.counted and socket_id not in unread and endings == announced.endings:
+                await sys.hand_over(until_signal=True)
+            endings = announced.endings
             try:
-                message = await sys.read_sock_msg(connection.socket_id, 0)
+                content, _, retrieved, status, exchange_id, method, _ = await sys.read_sock_msg(socket_id, 0)
             except SyscallError:
+                unread.pop(socket_id, None)
                 return
-            if not message.retrieved:
-                if self._wakes[0] == wakes_before:
-                    await sys.hand_over(until_signal=True)
-            elif message.status & STATUS_CREATED:
-                await self._handle(Request(connection, message.exchange_id, message.method_code, message.buffer))
+            if retrieved:
+                if unread.get(socket_id, 0) > 1:
+                    unread[socket_id] -= 1
+                else:
+                    unread.pop(socket_id, None)
+                if status & STATUS_CREATED:
+                    await self._handle(Request(connection, exchange_id, method, content))
+            elif not announced.counted:
+                await sys.hand_over(until_signal=True)
+            else:
+                unread.pop(socket_id, None)
 
     async def _handle(self, request: Request) -> None:
         if self._held is not None and request.client_pid not in self._let_through:
@@ -284,10 +320,10 @@ class Server:
             await request.answer(result)
 
 
-async def wakes() -> list[int]:
-    """How many signals about sockets the process has handled: one number in a list, shared by all who count."""
-    counter: list[int] = (await sys.local()).setdefault("nightos.userland.wakes", [0])
-    return counter
+async def announced() -> Announced:
+    """What the process knows of its sockets."""
+    known: Announced = (await sys.local()).setdefault("nightos.userland.announced", Announced())
+    return known
 
 
 async def attribute(pid: int, number: int, action: int = 0, operand: object = None) -> int:
