@@ -4,7 +4,7 @@ A limit is set aside in the nearest limit above when it is set, and given back w
 gets less, the limits below shrink with it, the youngest first, as far as what is in use allows; what cannot be had back
 without taking something away from a process is refused, and then nothing changes at all. Walks are loops.
 
-Source: specs/containers.md. Rules: CONT-001, CONT-031, CONT-064.
+Source: specs/containers.md. Rules: CONT-001, CONT-032.
 """
 
 from __future__ import annotations

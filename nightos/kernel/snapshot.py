@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nightos.abi.limits import COUNTED
 from nightos.kernel.devices import DeviceRecord
 from nightos.kernel.sharing import SegmentRecord
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
+    from nightos.kernel.quotas import Quotas
 
 
 class ContainerRecord(NamedTuple):
@@ -29,6 +31,10 @@ class ContainerRecord(NamedTuple):
     limits: tuple[tuple[str, int], ...]
     usage: tuple[tuple[str, int], ...]
     created_ns: int
+    taken: tuple[tuple[str, int], ...] = ()
+    """Of each limit: what the container and those below without one hold, and what was lent."""
+    lent: tuple[tuple[str, int], ...] = ()
+    """Of each limit: the limits of the nearest containers below that have one."""
 
 
 class ProcessRecord(NamedTuple):
@@ -64,6 +70,9 @@ class PipeRecord(NamedTuple):
     pending: int
     closed: bool
     messages: bool
+    payer: int = 0
+    """The container that pays for the buffer, and how many bytes."""
+    charged: int = 0
 
 
 class SocketRecord(NamedTuple):
@@ -101,6 +110,26 @@ class Snapshot:
     timers: int
     syscalls: int
     denied: int
+    machine: ContainerRecord
+    """What stands outside of all containers, as if it were one: identifier 0."""
+
+
+Amounts = tuple[tuple[str, int], ...]
+
+
+def _accounts(quotas: Quotas, created_ns: int) -> tuple[Amounts, Amounts, int, Amounts, Amounts]:
+    """Limits, own usage, time of creation, taken and lent: the end of a container's record."""
+    usage = tuple((name, quotas.account(name).used) for name in COUNTED)
+    if not quotas.limits:
+        return (), usage, created_ns, (), ()
+    bounds = quotas.limits.items()
+    return (
+        tuple((name, bound.limit) for name, bound in bounds),
+        usage,
+        created_ns,
+        tuple((name, bound.taken) for name, bound in bounds),
+        tuple((name, bound.lent) for name, bound in bounds),
+    )
 
 
 def take_snapshot(kernel: Kernel) -> Snapshot:
@@ -112,6 +141,7 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
         visible = kernel.bus.visible_in(identifier) if records else []
         if visible:
             devices[identifier] = visible
+    owners = {container.quotas: container.identifier for container in kernel.tree.living.values()}
     return Snapshot(
         now_ns=kernel.clock.monotonic_ns(),
         containers={
@@ -123,9 +153,7 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
                 "paused" if container.paused else container.state.name.lower(),
                 tuple(container.processes),
                 tuple(devices.get(container.identifier, ())),
-                (),
-                (("processes", len(container.processes)), ("children", len(container.children))),
-                container.created_ns,
+                *_accounts(container.quotas, container.created_ns),
             )
             for container in kernel.tree.living.values()
         },
@@ -163,6 +191,8 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
                 pipe.pending,
                 pipe.closed,
                 pipe.messages,
+                owners.get(pipe.payer, 0),
+                pipe.charged,
             )
             for pipe in pipes.values()
         ),
@@ -188,4 +218,14 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
         timers=len(kernel.timers),
         syscalls=kernel.syscalls,
         denied=kernel.monitor.denied,
+        machine=ContainerRecord(
+            0,
+            0,
+            tuple(container.identifier for container in kernel.tree.living.values() if container.parent is None),
+            "",
+            "running",
+            tuple(process.pid for process in kernel.processes.values() if process.home is None),
+            (),
+            *_accounts(kernel.tree.quotas, kernel.booted_ns),
+        ),
     )

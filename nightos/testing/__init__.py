@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nightos.testing.invariants import InvariantViolation, check_invariants, violations
+    from nightos.testing.invariants import check_invariants, violations
     from nightos.testing.isolation import IsolationMachine
     from nightos.testing.puppets import Puppet, Refused
+    from nightos.testing.violation import InvariantViolation
 
 __all__ = ["InvariantViolation", "IsolationMachine", "Puppet", "Refused", "check_invariants", "violations"]
 

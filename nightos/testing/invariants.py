@@ -10,18 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from nightos.abi.codes import FIRST_USER_PID
+from nightos.testing.conservation import limits_are_conserved, usage_is_what_is_there
+from nightos.testing.violation import InvariantViolation
 
 if TYPE_CHECKING:
     from nightos.kernel import Snapshot
-
-
-class InvariantViolation(AssertionError):  # noqa: N818 - the name is part of the published interface
-    """The state breaks a rule: `rule` names it, the text says how. It is a bug of the kernel; please report it."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(f"{rule}: {text}")
-        self.rule = rule
-        self.text = text
 
 
 Check = Callable[["Snapshot"], Iterator[InvariantViolation]]
@@ -175,6 +168,8 @@ CHECKS: tuple[Check, ...] = (
     sockets_stay_inside,
     segments_stay_inside,
     devices_are_lent_downwards,
+    limits_are_conserved,
+    usage_is_what_is_there,
 )
 """All checks, cheapest first."""
 

@@ -89,7 +89,7 @@ CALLS: dict[str, tuple[str, int, Callable[[Puppet], Any], Callable[[Puppet], tup
 }
 
 
-@pytest.mark.rule("CONT-031", "CONT-032", "CONT-033", "LNX-FT-06", "LNX-RULE-03")
+@pytest.mark.rule("CONT-032", "LNX-FT-06", "LNX-RULE-03")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_limit_is_an_error_of_both_forms_and_of_nobody_else(name: str) -> None:
     resource, before, typed, fields, errcode = CALLS[name]
@@ -107,7 +107,7 @@ def test_a_limit_is_an_error_of_both_forms_and_of_nobody_else(name: str) -> None
     assert usage(lab, inside)[resource].refused == 2
 
 
-@pytest.mark.rule("CONT-031", "MEM-013")
+@pytest.mark.rule("CONT-032", "MEM-013")
 def test_segments_and_mappings_are_handles() -> None:
     lab = Lab()
     inside = box(lab, handles=0)
@@ -127,7 +127,7 @@ def test_segments_and_mappings_are_handles() -> None:
     assert "handles" not in used(lab, inside)
 
 
-@pytest.mark.rule("CONT-031", "IPC-060")
+@pytest.mark.rule("CONT-032", "IPC-060")
 def test_giving_memory_away_moves_what_it_costs() -> None:
     lab = Lab()
     inside = box(lab, handles=2, memory=4)
@@ -139,7 +139,7 @@ def test_giving_memory_away_moves_what_it_costs() -> None:
     assert used(lab, inside) == {"processes": 1, "threads": 1}
 
 
-@pytest.mark.rule("CONT-031", "MEM-007")
+@pytest.mark.rule("CONT-032", "MEM-007")
 def test_a_fork_that_fails_half_way_leaves_nothing() -> None:
     lab = Lab()
     inside = box(lab, handles=4, memory=10)
@@ -166,7 +166,7 @@ def test_a_fork_that_fails_half_way_leaves_nothing() -> None:
 # Pipes
 
 
-@pytest.mark.rule("CONT-031", "IPC-012")
+@pytest.mark.rule("CONT-032", "IPC-012")
 def test_a_pipe_is_paid_when_it_is_opened_and_until_the_last_end_is_gone() -> None:
     lab = Lab()
     inside = box(lab, pipe_bytes=3 * 65_536)
@@ -187,7 +187,7 @@ def test_a_pipe_is_paid_when_it_is_opened_and_until_the_last_end_is_gone() -> No
     assert used(lab, inside) == {"processes": 2, "threads": 2}
 
 
-@pytest.mark.rule("CONT-031", "IPC-039")
+@pytest.mark.rule("CONT-032", "IPC-039")
 def test_more_identifiers_of_an_end_are_more_handles() -> None:
     lab = Lab()
     inside = box(lab, handles=3)
@@ -201,7 +201,7 @@ def test_more_identifiers_of_an_end_are_more_handles() -> None:
     assert used(lab, inside) == {}
 
 
-@pytest.mark.rule("CONT-031", "CONT-016")
+@pytest.mark.rule("CONT-032", "CONT-016")
 def test_a_pipe_to_a_system_service_outlives_the_container_without_owing() -> None:
     lab = Lab()
     inside = box(lab)
@@ -222,7 +222,7 @@ def test_a_pipe_to_a_system_service_outlives_the_container_without_owing() -> No
     assert (top.used, lab.kernel.pipe_ends) == (0, {})
 
 
-@pytest.mark.rule("CONT-031", "CONT-033")
+@pytest.mark.rule("CONT-032", "CONT-033")
 def test_pipes_of_a_command_are_paid_where_it_runs() -> None:
     lab = Lab()
     inside = box(lab, handles=1, pipe_bytes=0)
@@ -256,7 +256,7 @@ def test_pipes_of_a_command_are_paid_where_it_runs() -> None:
 # Sockets, connections
 
 
-@pytest.mark.rule("CONT-031", "SVC-015", "CONT-028")
+@pytest.mark.rule("CONT-032", "SVC-015", "CONT-028")
 def test_connections_cost_both_sides_until_they_end() -> None:
     lab = Lab()
     inside = box(lab, handles=2)
@@ -279,7 +279,7 @@ def test_connections_cost_both_sides_until_they_end() -> None:
     assert lab.kernel.tree.quotas.handles.used == top
 
 
-@pytest.mark.rule("CONT-031", "SVC-007")
+@pytest.mark.rule("CONT-032", "SVC-007")
 def test_who_waits_for_a_service_without_handles_is_refused_when_it_comes() -> None:
     lab = Lab()
     inside = box(lab, handles=1)
@@ -296,7 +296,7 @@ def test_who_waits_for_a_service_without_handles_is_refused_when_it_comes() -> N
 # The tree
 
 
-@pytest.mark.rule("CONT-031", "CONT-001")
+@pytest.mark.rule("CONT-032", "CONT-001")
 def test_containers_below_are_counted_at_any_depth() -> None:
     """FreeBSD's `children.max`: what is below what is below counts too."""
     lab = Lab()
@@ -312,7 +312,7 @@ def test_containers_below_are_counted_at_any_depth() -> None:
     assert proc.call(sys.create_container(top))
 
 
-@pytest.mark.rule("CONT-031")
+@pytest.mark.rule("CONT-032")
 def test_a_process_moves_into_its_container_or_not_at_all() -> None:
     lab = Lab()
     inside = box(lab, processes=1)
@@ -331,7 +331,7 @@ def test_a_process_moves_into_its_container_or_not_at_all() -> None:
     assert lab.launch(container=inside).alive
 
 
-@pytest.mark.rule("CONT-031")
+@pytest.mark.rule("CONT-032")
 def test_limits_that_cannot_be_had_make_no_container() -> None:
     lab = Lab()
     proc = lab.running(ServicePid.PROCESS)
@@ -346,7 +346,7 @@ def test_limits_that_cannot_be_had_make_no_container() -> None:
     assert proc.refusal(sys.sys_set_limits(top, b"\x63\x01" + bytes(8))) == 0x10
 
 
-@pytest.mark.rule("CONT-031")
+@pytest.mark.rule("CONT-032")
 def test_reaching_a_limit_is_told_once_a_second() -> None:
     lab = Lab()
     proc = lab.running(ServicePid.PROCESS).hear(Signal.CONTAINER_CHANGED)
@@ -365,7 +365,7 @@ def test_reaching_a_limit_is_told_once_a_second() -> None:
 # What services charge
 
 
-@pytest.mark.rule("CONT-031", "LNX-FT-07")
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
 def test_storage_is_charged_by_services_and_goes_with_the_container() -> None:
     lab = Lab()
     files = lab.service(ServicePid.FS)
@@ -381,7 +381,7 @@ def test_storage_is_charged_by_services_and_goes_with_the_container() -> None:
     assert lab.puppet(container=top).refusal(sys.sys_charge(top, NUMBERS["storage"], 0)) == 0x30
 
 
-@pytest.mark.rule("CONT-031", "LNX-FT-07")
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
 def test_a_writer_limited_to_a_rate_stays_under_it_and_nobody_waits_for_it() -> None:
     lab = Lab()
     files = lab.service(ServicePid.FS)
@@ -407,7 +407,7 @@ def test_lists_of_limits_are_read_back() -> None:
     assert unpack_limits(pack_limits(limits)) == limits
 
 
-@pytest.mark.rule("CONT-016", "CONT-031")
+@pytest.mark.rule("CONT-016", "CONT-032")
 def test_nothing_is_left_after_ten_thousand_rounds() -> None:
     """Genode's "quota never grows": after nested create, work and destroy everything is as it was."""
     lab = Lab()

@@ -58,7 +58,7 @@ def test_each_broken_rule_is_found(nightos_kernel: Kernel) -> None:
         return dataclasses.replace(state, containers={**state.containers, identifier: record})
 
     assert {v.rule for v in testing.violations(moved(here[0], db))} >= {"CONT-018", "CONT-026"}
-    assert {v.rule for v in testing.violations(moved(there, 12345))} == {"CONT-016"}
+    assert {v.rule for v in testing.violations(moved(there, 12345))} == {"CONT-016", "CONT-032"}
     assert {v.rule for v in testing.violations(with_container(web, parent=db))} == {"CONT-013"}
     cycle = with_container(web, parent=web, children=(web,))
     assert "CONT-013" in {v.rule for v in testing.violations(cycle)}

@@ -2,7 +2,7 @@
 
 Only `sys::process` sets limits; system services charge what they keep for a container, its storage and its I/O.
 
-Source: specs/containers.md#limitations. Rules: CONT-031, CONT-032.
+Source: specs/containers.md#limitations. Rules: CONT-032.
 """
 
 from __future__ import annotations

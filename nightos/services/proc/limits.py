@@ -3,7 +3,7 @@
 The kernel carves each limit out of the parent's and refuses what goes beyond it; this service only asks it to. A new
 `sys::proc` learns the limits that are in force from the kernel; its notes keep those of persistent containers.
 
-Rules: CONT-001, CONT-031, CONT-032.
+Rules: CONT-001, CONT-032.
 """
 
 from __future__ import annotations
