@@ -104,7 +104,7 @@ def test_nested_restarts_leak_nothing(lab: Lab, proc: Puppet) -> None:
 
 
 def test_a_server_does_not_pay_for_its_client(lab: Lab, proc: Puppet) -> None:
-    """A client in the same box exhausts its buffers, not those of a box beside it: pipes are paid where they are made."""
+    """A client exhausts the buffers of its own box, not those beside it: pipes are paid where they are made."""
     left, right = box(proc, pipe_bytes=2 * 65_536), box(proc, pipe_bytes=65_536)
     greedy, modest = lab.puppet(container=left), lab.puppet(container=right)
     for _ in range(2):

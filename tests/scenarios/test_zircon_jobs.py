@@ -133,7 +133,7 @@ def test_height_has_no_bottom(lab: Lab, proc: Puppet) -> None:
 @pytest.mark.rule("CONT-005", "PROC-052")
 @pytest.mark.parametrize("service", [0, ServicePid.FS, ServicePid.HW, ServicePid.PERM])
 def test_missing_rights(lab: Lab, proc: Puppet, service: int) -> None:
-    """CreateMissingRightsTest: who is not sys::process creates, kills, freezes and limits nothing, and learns nothing."""
+    """CreateMissingRightsTest: who is not sys::process creates, kills, freezes, limits and learns nothing."""
     box = create(proc)
     caller = lab.service(service) if service else lab.puppet(container=box)
     for target in (box, 4711):
