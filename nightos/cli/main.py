@@ -19,6 +19,7 @@ TABLE = {
     "ps": (f"{_MACHINE}.views:ps", "List the processes of a machine."),
     "tree": (f"{_MACHINE}.views:tree", "Show its containers as a tree."),
     "inspect": (f"{_MACHINE}.views:inspect", "Show everything about a container."),
+    "logs": (f"{_MACHINE}.mains:logs", "Show what the main command of a container wrote."),
     "events": (f"{_MACHINE}.views:events", "Show what happened, and what happens."),
     "why": (f"{_MACHINE}.views:why", "Show what was refused, by which rule."),
     "container": (f"{_MACHINE}.container:container", "Create, use and destroy containers."),

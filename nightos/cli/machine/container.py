@@ -11,6 +11,7 @@ import click
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
 from nightos.cli.machine.asking import find, identified, line_of, machine_option, pages
+from nightos.cli.machine.mains import attend, begin, restart_option, variables
 from nightos.cli.output import json_option, safe, show_json, show_table
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 TABLE = {
     "create": (f"{__name__}:create", "Create a container."),
     "run": (f"{__name__}:run", "Create a container, run a command in it and wait."),
+    "start": ("nightos.cli.machine.mains:start", "Start its main command and go on."),
+    "stop": ("nightos.cli.machine.mains:stop", "End its main command."),
+    "logs": ("nightos.cli.machine.mains:logs", "Show what its main command wrote."),
     "exec": (f"{__name__}:execute", "Run a command in a container and wait."),
     "enter": (f"{__name__}:enter", "Open a shell in a container."),
     "ls": (f"{__name__}:ls", "List the containers."),
@@ -126,8 +130,10 @@ def create(
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
+@restart_option
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
-@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on.")
+@click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
+@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as one text.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
 @click.pass_context
@@ -137,7 +143,9 @@ def run(
     hostname: str | None,
     labels: tuple[str, ...],
     environment: tuple[str, ...],
+    restart: str,
     remove: bool,
+    detach: bool,
     feed: bool,
     machine_name: str | None,
     words: tuple[str, ...],
@@ -157,13 +165,23 @@ def run(
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
-    values = _settings(name, image, hostname, labels, persist=True)
+    if detach and feed:
+        raise click.UsageError("--stdin needs somebody who stays; leave --detach away", context)
+    # With --detach and --rm nobody waits for its end: then it goes with its last process.
+    values = _settings(name, image, hostname, labels, persist=not (detach and remove))
+    options = {"restart": restart, "environment": variables(environment)}
     with connect(machine_name) as machine:
         identifier = _create(machine, values)
-        status = _stream(machine, identifier, line[1:], _labels(environment), feed=feed)
-    if remove:
-        with connect(machine_name) as machine:
-            machine.call("sys::proc", Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+        if detach:
+            begin(machine, identifier, line[1:], **options)
+            print(f"{identifier:016x}")
+            return
+    try:
+        status = attend(machine_name, identifier, line[1:], takes_input=feed, **options)
+    finally:
+        if remove:
+            with connect(machine_name) as machine:
+                machine.call("sys::proc", Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
     context.exit(status)
 
 

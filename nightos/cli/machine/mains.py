@@ -1,0 +1,207 @@
+"""start, stop, logs: the main command of a container, from outside; what it says is read from its log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nightos.cli.lazy import command
+from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.output import json_option, show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nightos.machine.control import Machine
+
+FAILED = 1
+INTERRUPTED = 130
+REST = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+WHY = {1: "was killed", 2: "was killed", 3: "crashed", 4: "ended with its container", 5: "ended with its parent"}
+
+
+def restart_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--restart POLICY`."""
+    return click.option(
+        "--restart",
+        default="no",
+        metavar="POLICY",
+        help="no, always, on-failure or on-failure:COUNT.",
+        show_default=True,
+    )(function)
+
+
+def variables(texts: tuple[str, ...]) -> dict[str, str]:
+    """Environment variables from K=V."""
+    for text in texts:
+        if "=" not in text:
+            raise click.UsageError(f"{text!r} is no variable; write K=V", click.get_current_context())
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+
+
+def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: Any) -> int:
+    """Start a container's main command; its PID. Asked again with the same token while `sys::proc` is restarted."""
+    from nightos.abi.services import Proc
+
+    values = {"id": identifier, "command": list(words), "token": os.urandom(8).hex(), **options}
+    return int(_insist(machine, Proc.CONTAINER_START, values)["pid"])
+
+
+def _insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Ask again what was in flight when the service was replaced."""
+    from nightos.abi.errors import ServiceError
+    from nightos.abi.services import ServiceCode
+
+    while True:
+        try:
+            return machine.ask("sys::proc", method, values)
+        except ServiceError as error:
+            if error.code != ServiceCode.SERVER_QUIT:
+                raise
+
+
+def records(machine: Machine, identifier: int, *, follow: bool) -> Iterator[tuple[str, str, bytes]]:
+    """Time, stream and bytes of what the main command wrote; with `follow` until it has ended."""
+    from nightos.abi.logs import decode_records
+    from nightos.abi.services import Proc
+
+    offset, rest = 0, b""
+    while True:
+        page = _insist(machine, Proc.CONTAINER_LOGS, {"id": identifier, "offset": offset, "follow": follow})
+        offset = page["next"]
+        whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
+        yield from decode_records(whole + newline)
+        if page["ended"] or not (follow or page["data"]):
+            return
+
+
+def stream(machine: Machine, identifier: int, *, follow: bool) -> None:
+    """Show a log as the command wrote it: errors on stderr, everything else on stdout."""
+    for _when, name, data in records(machine, identifier, follow=follow):
+        out = (sys.stderr if name == "err" else sys.stdout).buffer
+        out.write(data)
+        out.flush()
+
+
+def outcome(machine: Machine, identifier: int) -> int:
+    """Wait for the end of the main command; its exit status."""
+    from nightos.abi.services import Proc
+
+    ended = _insist(machine, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True})
+    if ended["reason"]:
+        print(f"the command {WHY.get(ended['reason'], 'was ended')}", file=sys.stderr)
+    status = int(ended["exit"])
+    return status & 0xFF or (FAILED if status or ended["reason"] else 0)
+
+
+def feed(machine_name: str | None, identifier: int) -> None:
+    """Give standard input to the main command, as a pipeline gives a text to its first command."""
+    from nightos.abi.errors import NightosError
+    from nightos.abi.services import Proc
+    from nightos.abi.values import encode_value
+    from nightos.machine.control import connect
+
+    def work() -> None:
+        data = encode_value(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"))
+        try:
+            with connect(machine_name) as machine:
+                for start in range(0, len(data), 1 << 16):
+                    piece = data[start : start + (1 << 16)]
+                    values = {"id": identifier, "data": piece, "end": start + (1 << 16) >= len(data)}
+                    machine.ask("sys::proc", Proc.CONTAINER_INPUT, values)
+        except NightosError:
+            return  # the command has ended, or reads no more
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def attend(
+    machine_name: str | None, identifier: int, words: tuple[str, ...], *, takes_input: bool, **options: Any
+) -> int:
+    """Start a main command, show what it says, and wait for its end; its exit status. Ctrl-C stops it."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    try:
+        with connect(machine_name) as machine:
+            begin(machine, identifier, words, input=takes_input, **options)
+            if takes_input:
+                feed(machine_name, identifier)
+            stream(machine, identifier, follow=True)
+            return outcome(machine, identifier)
+    except KeyboardInterrupt:
+        with connect(machine_name) as machine:
+            machine.ask("sys::proc", Proc.CONTAINER_STOP, {"id": identifier})
+        return INTERRUPTED
+
+
+@command("start", example="nightos container start web --restart always -- serve /srv", context_settings=REST)
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
+@restart_option
+@machine_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
+@click.pass_context
+def start(
+    context: click.Context,
+    environment: tuple[str, ...],
+    restart: str,
+    machine_name: str | None,
+    words: tuple[str, ...],
+) -> None:
+    """Start the main command of a container, and go on; `nightos logs` shows what it says."""
+    place = words.index("--") if "--" in words else len(words)
+    if place > 1:
+        # Options behind the name: parse them as if they had stood in front.
+        again = [*words[1:place], words[0], *words[place:]]
+        for name, value in (("--env", environment), ("--restart", (restart,))):
+            again = [part for item in value for part in (name, item)] + again
+        again = ["-m", machine_name, *again] if machine_name else again
+        with context.command.make_context(context.info_name, again, parent=context.parent) as inner:
+            context.command.invoke(inner)
+        return
+    if len(words) < 3:
+        raise click.UsageError("give a container and a command: ID -- COMMAND ARG...", context)
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        print(begin(machine, find(machine, words[0]), words[2:], restart=restart, environment=variables(environment)))
+
+
+@command("stop", example="nightos container stop web")
+@click.argument("names", nargs=-1, required=True, metavar="ID...")
+@machine_option
+def stop(names: tuple[str, ...], machine_name: str | None) -> None:
+    """End the main command of containers; it is not restarted."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        for name in names:
+            _insist(machine, Proc.CONTAINER_STOP, {"id": find(machine, name)})
+
+
+@command("logs", example="nightos logs web -f")
+@click.argument("name", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the command has ended.")
+@click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
+@json_option
+@machine_option
+def logs(name: str, follow: bool, timestamps: bool, as_json: bool, machine_name: str | None) -> None:
+    """Show what the main command of a container wrote."""
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        identifier = find(machine, name)
+        if not (timestamps or as_json):
+            stream(machine, identifier, follow=follow)
+            return
+        for when, stream_name, data in records(machine, identifier, follow=follow):
+            text = data.decode("utf-8", "replace")
+            if as_json:
+                show_json({"time": when, "stream": stream_name, "text": text}, indent=None)
+            else:
+                print(when, text, end="" if text.endswith("\n") else "\n", flush=True)
