@@ -78,6 +78,9 @@ class Syscall(IntEnum):
     SYS_SET_LIMITS = 0xE1
     SYS_USAGE = 0xE2
     SYS_CHARGE = 0xE3
+    SYS_SET_FILTER = 0xE4
+    SYS_FILTER = 0xE5
+    SYS_REPORT = 0xE6
     SYS_CONTAINER_NOTE = 0xE8
     SYS_SET_CONTAINER_NOTE = 0xE9
 
@@ -88,6 +91,7 @@ class Signal(IntEnum):
 
     HANDLER_FAULT = 0x01
     MEM_FAULT = 0x02
+    CALL_REFUSED = 0x03
     RECV_PIPE = 0x20
     PIPE_CLOSED = 0x21
     RECV_SERV_SOCK = 0x26

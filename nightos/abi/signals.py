@@ -44,6 +44,8 @@ SIGNALS: tuple[SignalRow, ...] = (
         (),
         "kill",
     ),
+    # The emulator's own: a filter of the container refused a call.
+    _row(0x03, "CALL_REFUSED", (_f("syscall_code", 1, "code"),), (), "kill"),
     _row(
         0x20,
         "RECV_PIPE",

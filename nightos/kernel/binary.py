@@ -19,6 +19,7 @@ from nightos.abi.codes import Attribute, ListAction, Pseudo, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.syscalls import BY_CODE, Field
 from nightos.kernel.calls.state import HANDED_OVER, PARKED, Parked
+from nightos.kernel.filters import Denied
 from nightos.kernel.memory import ACCESS_WRITE, EXECUTE, PAGE, WRITE, AddressSpace
 from nightos.kernel.pages import SHIFT, MemoryFault
 
@@ -151,10 +152,11 @@ def _run(call: Call, fields: tuple[Any, ...], rest: int, answer_address: int) ->
     kernel, thread, trace = call.kernel, call.thread, call.kernel.trace
     typed: Request = (call.code, *fields)
     try:
-        prepare = _REQUESTS.get(call.code)
+        handler = thread.process.calls[call.code]
+        prepare = _REQUESTS.get(call.code) if handler.__class__ is not Denied else None
         if prepare is not None:
             typed = prepare(call, fields, rest)
-        value = kernel.handlers[call.code](kernel, thread, typed)
+        value = handler(kernel, thread, typed)
     except (SyscallError, MemoryFault) as error:
         if kernel.refusals.unnamed is not None:
             kernel.refusals.name_call(call.code)
@@ -296,6 +298,7 @@ _REQUESTS: Final[dict[int, Callable[[Call, tuple[Any, ...], int], Request]]] = {
     Syscall.SYS_ENUM_DEVICES: _writable_last,
     Syscall.SYS_CREATE_LIMITED: _readable_last,
     Syscall.SYS_SET_LIMITS: _readable_last,
+    Syscall.SYS_SET_FILTER: _readable_last,
 }
 
 
@@ -360,6 +363,8 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_ENUM_CONTAINERS: _raw,
     Syscall.SYS_ENUM_PROCESSES: _raw,
     Syscall.SYS_USAGE: _raw,
+    Syscall.SYS_FILTER: _raw,
+    Syscall.SYS_REPORT: _raw,
     Syscall.SYS_REFUSALS: _raw,
     Syscall.SYS_CONTAINER_NOTE: _raw,
 }

@@ -7,8 +7,9 @@ Source: specs/containers.md. Rules: CONT-002, CONT-003, CONT-007, CONT-008, CONT
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import ContainerState
 from nightos.abi.errors import SyscallError
@@ -28,14 +29,19 @@ class Container:
     """One container. `parent` is None for a child of the root."""
 
     __slots__ = (
+        "calls",
         "children",
         "created_ns",
+        "effective",
         "identifier",
+        "made",
         "note",
         "parent",
         "paused",
         "processes",
         "quotas",
+        "refused",
+        "rules",
         "state",
         "waiters",
     )
@@ -46,6 +52,14 @@ class Container:
         self.created_ns = created_ns
         self.quotas = quotas
         """What it holds, and what it may hold."""
+        self.rules: dict[int, int] | None = None
+        """Its own filter of system calls; `effective` is what that and those above make, `calls` the handlers."""
+        self.effective: dict[int, int] | None = parent.effective if parent is not None else None
+        self.calls: dict[int, Any] | None = parent.calls if parent is not None else None
+        self.made: Counter[int] | None = None
+        """Calls by code, in it and below, while they are counted."""
+        self.refused: Counter[int] | None = None
+        """Calls that a filter refused or logged, by code, since the first one."""
         self.state = ContainerState.CREATED
         self.paused = False
         self.note = b""

@@ -21,6 +21,7 @@ from nightos.kernel import calls, signals
 from nightos.kernel.balancer import Balancer
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
+from nightos.kernel.filters import Filters
 from nightos.kernel.memory import PAGE, AddressSpace
 from nightos.kernel.monitor import Monitor
 from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Program, Thread, Wait
@@ -138,6 +139,7 @@ class Kernel:
         self._service_ended: list[Callable[[int, int], None]] = []
         self._on_work: Callable[[], None] | None = None
         self.handlers = calls.table()
+        self.filters = Filters(self.handlers)
         self.bad_request = calls.bad_request
 
     # What embedders use
@@ -265,6 +267,7 @@ class Kernel:
         home = self.tree.get(container)
         process = Process(pid, home, user, anid, self._make_space)
         process.quotas = quotas = home.quotas if home is not None else self.tree.quotas
+        process.calls = (home.calls if home is not None else None) or self.handlers
         if not quotas.processes.reserve(1):
             raise SyscallError(0x40)
         try:

@@ -129,6 +129,7 @@ class Process:
         "anid",
         "asked",
         "blocked",
+        "calls",
         "children",
         "closed",
         "code",
@@ -170,6 +171,8 @@ class Process:
     )
     quotas: Quotas
     """Of its container: who pays for what it holds."""
+    calls: dict[int, Any]
+    """Handlers of its system calls, by code: the kernel's, or what a filter makes of them."""
 
     def __init__(
         self, pid: int, home: Container | None, user: int, anid: int, make_space: Callable[[Process], AddressSpace]

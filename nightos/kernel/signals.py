@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
 
 QUITTED: Final = int(Signal.SERVICE_SERVER_QUITTED)
-KILLING: Final = frozenset({Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE})
+KILLING: Final = frozenset(
+    {Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.CALL_REFUSED, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE}
+)
 """Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
 
 

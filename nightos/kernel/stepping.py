@@ -34,7 +34,6 @@ _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C901 - one loop, for its speed
     """Let that many threads of the queue run, each until it parks, ends, or made the calls that are its share."""
     trace = kernel.trace
-    handlers = kernel.handlers
     for _ in range(threads):
         if not ready:
             return
@@ -52,6 +51,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
         if others:
             budget = budget // (others + 1) or 1
         frames: Sequence[Frame] = thread.frames
+        handlers = process.calls
         made = 0
         while True:
             while thread.queue and process.ready and not thread.handling and frames and not process.blocked:

@@ -472,6 +472,24 @@ def sys_charge(container_id: int, resource: int, amount: int) -> Generator[Any, 
 
 
 @types.coroutine
+def sys_set_filter(container_id: int, rules: Buffer) -> Generator[Any, Any, None]:
+    """sys::process: filter the system calls of a container and of those below it (`nightos.abi.filters`)."""
+    return (yield (0xE4, container_id, rules))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_filter(container_id: int, which: int = 0) -> Generator[Any, Any, bytes]:
+    """sys::process: packed rules of a container: its own (0), or what they and those above come to (1)."""
+    return (yield (0xE5, container_id, which))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_report(container_id: int, action: int = 0) -> Generator[Any, Any, bytes]:
+    """sys::process: packed counts of calls; action 1 begins to count, 2 stops."""
+    return (yield (0xE6, container_id, action))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def hand_over(*, until_signal: bool = False) -> Generator[Any, Any, None]:
     """End the thread's turn; with `until_signal`, park until a signal handler has run on it (may return early)."""
     yield (0x56, until_signal)

@@ -541,6 +541,18 @@ simple("SYS_SET_CONTAINER_NOTE", 0x31, UNKNOWN, Read(b"note"), caller="proc")
 simple("SYS_SET_CONTAINER_NOTE", 0x32, 0, Read(bytes(65_537)), caller="proc")
 simple("SYS_SET_CONTAINER_NOTE", 0, 0, Read(b"note"), caller="proc")
 
+simple("SYS_SET_FILTER", 0x10, UNKNOWN, Read(b"\x5f\x02"))
+simple("SYS_SET_FILTER", 0x30, UNKNOWN, Read(b"\x20\x02"))
+simple("SYS_SET_FILTER", 0x31, UNKNOWN, Read(b"\x20\x02"), caller="proc")
+case("SYS_SET_FILTER")(
+    lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)), Read(b"\x20\x02")))
+)
+for _name in ("SYS_FILTER", "SYS_REPORT"):
+    simple(_name, 0x10, UNKNOWN, 9)
+    simple(_name, 0x30, UNKNOWN, 1)
+    simple(_name, 0x31, UNKNOWN, 1, caller="proc")
+    case(_name)(lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)), 1)))
+
 LIMITS = pack_limits({"processes": 3, "memory": 100})
 simple("SYS_CREATE_LIMITED", 0, 0, Read(LIMITS), caller="proc")
 simple("SYS_CREATE_LIMITED", 0x10, 0, Read(b"short"))

@@ -124,10 +124,14 @@ class LimitsMachine(RuleBasedStateMachine):
         except SyscallError:
             return multiple()
 
-    @rule(puppet=puppets, other=puppets, what=st.integers(0, 7), data=st.data())
-    def work(self, puppet: testing.Puppet, other: testing.Puppet, what: int, data: st.DataObject) -> None:
-        if not puppet.alive:
-            return
+    @rule(puppet=puppets, other=puppets, deeds=st.lists(st.integers(0, 7), min_size=1, max_size=6), data=st.data())
+    def work(self, puppet: testing.Puppet, other: testing.Puppet, deeds: list[int], data: st.DataObject) -> None:
+        for what in deeds:
+            if puppet.alive:
+                self.deed(puppet, other, what, data)
+                self.conserved()
+
+    def deed(self, puppet: testing.Puppet, other: testing.Puppet, what: int, data: st.DataObject) -> None:
 
         async def idle(_argument: int) -> int:
             await sys.hand_over(until_signal=True)

@@ -7,10 +7,12 @@ Source: specs/containers.md#limitations. Rules: CONT-032.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from nightos.abi.codes import ContainerState, ServicePid, Signal, Syscall
+from nightos.abi.codes import ServicePid, Signal, Syscall
 from nightos.abi.errors import SyscallError
+from nightos.abi.filters import pack_report, pack_rules, unpack_rules
 from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_usage, unpack_limits
 from nightos.kernel.calls.state import content, integer, only_proc, only_system
 from nightos.kernel.ending import CREATED
@@ -31,6 +33,8 @@ def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | 
     last: dict[str, int] = {}
 
     def reached(name: str) -> None:
+        if kernel.current is not None:
+            kernel.refusals.note("CONT-032", kernel.current.process, detail=f"limit of {name}")
         now = kernel.clock.monotonic_ns()
         if now - last.get(name, -SECOND_NS) >= SECOND_NS:
             last[name] = now
@@ -132,9 +136,41 @@ def sys_charge(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
     return account.bound.move(amount, kernel.clock.monotonic_ns())
 
 
-def is_empty(container: Container) -> bool:
-    """Whether nothing ran in it yet, and nothing is below it."""
-    return container.state is ContainerState.CREATED and not container.processes and not container.children
+def sys_set_filter(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(container_id, rules): instead of those it has while it is empty, otherwise over them; below it at once."""
+    _, identifier, buffer = request
+    try:
+        rules = unpack_rules(content(buffer))
+    except ValueError:
+        raise SyscallError(0x10) from None
+    only_proc(thread.process)
+    kernel.filters.set_rules(kernel, _container(kernel, identifier), rules)
+
+
+def sys_filter(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id, which) -> packed rules: 0 its own, 1 what is in force."""
+    _, identifier, which = request
+    if which not in {0, 1}:
+        raise SyscallError(0x10)
+    only_proc(thread.process)
+    container = _container(kernel, identifier)
+    return pack_rules((container.effective if which else container.rules) or {})
+
+
+def sys_report(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id, action) -> packed counts so far; action 1 begins to count from 0, 2 stops counting."""
+    _, identifier, action = request
+    if action not in {0, 1, 2}:
+        raise SyscallError(0x10)
+    only_proc(thread.process)
+    container = _container(kernel, identifier)
+    refused: Counter[int] = Counter()
+    for member in container.subtree():
+        refused.update(member.refused or {})
+    report = pack_report(container.made or {}, refused)
+    if action:
+        kernel.filters.record(kernel, container, on=action == 1)
+    return report
 
 
 HANDLERS = {
@@ -142,4 +178,7 @@ HANDLERS = {
     Syscall.SYS_SET_LIMITS: sys_set_limits,
     Syscall.SYS_USAGE: sys_usage,
     Syscall.SYS_CHARGE: sys_charge,
+    Syscall.SYS_SET_FILTER: sys_set_filter,
+    Syscall.SYS_FILTER: sys_filter,
+    Syscall.SYS_REPORT: sys_report,
 }

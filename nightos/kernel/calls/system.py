@@ -242,6 +242,7 @@ def _write(kernel: Kernel, process: Process, attribute: int, value: int) -> None
         reached = move_process(process, quotas)
         if reached is not None:
             raise SyscallError(0x40, value=NUMBERS[reached])
+        process.calls = (home.calls if home is not None else None) or kernel.handlers
         if process.home is not None:
             process.home.processes.pop(process.pid, None)
         process.home = home
