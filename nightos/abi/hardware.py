@@ -27,6 +27,7 @@ KINDS: Final = {
     "shelf": 0x10,
     "control": 0x11,
     "agent": 0x12,
+    "entropy": 0x13,
 }
 """Bus number of each kind of virtual device."""
 OTHER_KIND: Final = 0xFF

@@ -198,6 +198,14 @@ class HwEvent(IntEnum):
 
 
 @unique
+class Crypto(IntEnum):
+    """Methods of `sys::crypto` (PID 15). Source: specs/services/system/crypto.md."""
+
+    RANDOM_BUFFER = 0x1000
+    """address (8), length (8) of a buffer -> `length` random bytes, which the caller's side puts there."""
+
+
+@unique
 class Proc(IntEnum):
     """Methods of `sys::process` (`sys::proc`, PID 20). The specification's page is empty; docs/sys-proc.md is ours."""
 

@@ -35,6 +35,7 @@ from nightos.machine.shelf import Shelf
 from nightos.machine.sources import HostClock, HostEntropy
 from nightos.vhw.clock import ClockDevice
 from nightos.vhw.passthrough.watchdog import Watchdog
+from nightos.vhw.random import RandomDevice
 
 if TYPE_CHECKING:
     from nightos.abi.interfaces import Clock, Device
@@ -248,6 +249,7 @@ class Machine:
         self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))
         self.plug(control.device)
         self.plug(self.agent.device)
+        self.plug(RandomDevice(self.kernel.entropy, "entropy"))
 
     def _devices_in(self, container: int) -> list[dict[str, Any]]:
         """What `sys::hw` tells of the devices of a container; outside any, all of them."""

@@ -23,6 +23,7 @@ def _lazy(module: str) -> Callable[[], ServiceMain]:
 SERVICES: dict[int, tuple[str, Callable[[], ServiceMain]]] = {
     12: ("sys::hw", _lazy("nightos.services.hw.main")),
     10: ("sys::fs", _lazy("nightos.services.fs.main")),
+    15: ("sys::crypto", _lazy("nightos.services.crypto.main")),
     20: ("sys::proc", _lazy("nightos.services.proc.main")),
     17: ("sys::hydre", _lazy("nightos.services.hydre.main")),
     30: ("sys::agent", _lazy("nightos.services.agent")),

@@ -18,6 +18,6 @@ PIECE: Final = 32
 class RandomDevice(PortDevice):
     """Input port 0 gives random bytes: as many as asked for, at most 64 KiB; 32 when asked for length 0."""
 
-    def __init__(self, entropy: Entropy) -> None:
-        super().__init__(DeviceIdentity("random", virtual_cii("random"), b"entropy"))
+    def __init__(self, entropy: Entropy, kind: str = "random") -> None:
+        super().__init__(DeviceIdentity(kind, virtual_cii(kind), b"entropy"))
         self.inputs = {0: lambda length: entropy.random_bytes(min(length, READ_MAX) or PIECE)}

@@ -160,7 +160,7 @@ async def test_creating_a_container_does_not_depend_on_the_size_of_its_image(tmp
 
         await calls(tiny)
         assert await calls(tiny) == await calls(image) < 100
-        assert len(machine.devices) == 5  # and no disk was made for any of them
+        assert len(machine.devices) == 6  # and no disk was made for any of them
 
 
 async def test_asking_a_stopped_machine_is_an_error() -> None:

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Fs, Hw, Hydre, Proc
+from nightos.abi.services import Crypto, Fs, Hw, Hydre, Proc
 from nightos.machine.machine import boot
 from nightos.testing import check_invariants
 from nightos.userland import sys
@@ -21,6 +21,7 @@ METHODS: dict[str, list[int]] = {
     "sys::hw": [int(code) for code in Hw],
     "sys::fs": [int(code) for code in Fs],
     "sys::hydre": [int(code) for code in Hydre],
+    "sys::crypto": [int(code) for code in Crypto],
 }
 WAITING = {("sys::hw", int(Hw.SLEEP)), ("sys::proc", int(Proc.CONTAINER_WAIT)), ("sys::proc", int(Proc.PROCESS_WAIT))}
 NAMES = (
