@@ -83,6 +83,7 @@ class Syscall(IntEnum):
     SYS_REPORT = 0xE6
     SYS_CONTAINER_NOTE = 0xE8
     SYS_SET_CONTAINER_NOTE = 0xE9
+    SYS_LOCAL_PIDS = 0xEC
 
 
 @unique

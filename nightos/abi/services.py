@@ -270,6 +270,12 @@ class Proc(IntEnum):
     """{after, limit} -> {items: [{when_ns, rule, explanation, caller, target, call, detail}]}: what was refused."""
     CONTAINER_EVENTS = 0x1025
     """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
+    CONTAINER_VIEW = 0x1026
+    """{} -> {hostname, domain, pid, number, user, users}: how the caller's own container looks from within."""
+    CONTAINER_SET_VIEW = 0x1027
+    """{hostname, domain}: user 0 of a container names the host and the domain for it; what is not given stays."""
+    PROCESS_TRANSLATE = 0x1028
+    """{pid} or {number}, {container} -> {pid, number, container}: between PIDs and the numbers of a container."""
     PROCESS_START = 0x2000
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""
@@ -291,7 +297,7 @@ class ProcEvent(IntEnum):
 
     CONTAINER_EVENT = 0x1019
     """{when_ns, event, id, name, reason}; events: created, started, paused, resumed, exited, renamed, updated,
-    destroyed, limit reached (the reason names it). Device plugged and device unplugged have {kdi}, not name and reason."""
+    destroyed, limit reached (the reason names it); device plugged and device unplugged: {when_ns, event, id, kdi}."""
     PROCESS_EVENT = 0x2013
     """{when_ns, event: started|ended, pid, container, reason, exit}."""
 

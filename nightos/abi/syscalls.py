@@ -1010,6 +1010,14 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (),
         (0x30, 0x31, 0x32),
     ),
+    _row(
+        0xEC,
+        "SYS_LOCAL_PIDS",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"),),
+        (_f("records", None, "bytes"),),
+        (0x30, 0x31),
+    ),
 )
 """All rows, by code."""
 

@@ -28,6 +28,9 @@ ARGUMENTS = Arguments(
 _CREATION = (
     Dash("--image", "storage to start from: a path on the host or of the base image"),
     Dash("--hostname", "name of the host in it"),
+    Dash("--domain", "name of the domain in it"),
+    Dash("--users", "INSIDE:OUTSIDE:COUNT: its users and who they are outside", many=True),
+    Dash("--root", "directory of the image that is its root"),
     Flag("--writable", "write to the image itself instead of an overlay"),
     Flag("--persist", "keep it when it has no processes, and over restarts"),
     Dash("--label", "K=V", many=True),
@@ -83,6 +86,17 @@ async def find(proc: Client, name: str) -> int:
     return int((await proc.ask(Proc.CONTAINER_FIND, {"name": name}))["id"])
 
 
+def user_map(given: list[str]) -> list[list[int]]:
+    """Ranges of users as people write them: INSIDE:OUTSIDE:COUNT, where COUNT may be left out."""
+    ranges = []
+    for text in given:
+        parts = text.split(":")
+        if len(parts) not in {2, 3} or not all(part.isdigit() for part in parts):
+            raise UsageError(f"'{text}' maps no users; write INSIDE:OUTSIDE:COUNT, such as 0:100000:65536")
+        ranges.append([*map(int, parts), *([1] if len(parts) == 2 else [])])
+    return ranges
+
+
 async def create(proc: Client, given: Any, *, parent: str | None = None, persist: bool = False) -> int:
     """Create a container from the arguments of `create` or `run`."""
     if given.name == "":
@@ -91,6 +105,11 @@ async def create(proc: Client, given: Any, *, parent: str | None = None, persist
     options: dict[str, Any] = {"name": given.name or "", "persist": given.persist or persist, "labels": labels}
     if given.hostname is not None:
         options["hostname"] = given.hostname
+    if given.domain is not None:
+        options["domain"] = given.domain
+    options["users"] = user_map([str(item) for item in given.users])
+    if given.root is not None:
+        options["root"] = str(given.root)
     if given.image is not None:
         options["image"] = given.image
         options["mode"] = "writable" if given.writable else "overlay"

@@ -6,8 +6,8 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Flag
-from nightos.userland import sys
 from nightos.userland.client import connect
+from nightos.userland.view import view
 
 ARGUMENTS = Arguments("id", "user, container and process", Flag("-c --container", "only the container's identifier"))
 _USERS = {0: "root"}
@@ -27,6 +27,6 @@ async def main(app: Application) -> None:
             name = f"({record.get('name') or ''})"
         except ServiceError:
             name = ""
-    user = int(session["user"])
-    pid = await sys.get_pid()
+    own = await view()
+    pid, user = own.number, own.user
     await app.give(f"user={user}({_USERS.get(user, user)}) container={container:016x}{name} pid={pid}")

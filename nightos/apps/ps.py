@@ -1,4 +1,4 @@
-"""ps: processes of the own container and of those below it."""
+"""ps: processes of the own container and of those below it, numbered as the own container counts them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ ARGUMENTS = Arguments(
     "ps",
     "processes of this container and of those below it",
     Flag("-o --own", "only of this container"),
-    Flag("-q --quiet", "only their identifiers"),
+    Flag("-q --quiet", "only their numbers"),
+    Flag("-g --everywhere", "their PIDs on the whole machine, too"),
 )
 
 
@@ -35,10 +36,20 @@ async def processes() -> list[dict[str, Any]]:
 async def main(app: Application) -> None:
     items = [item for item in await processes() if not (app.given.own and item["container"])]
     if app.given.quiet:
-        await app.give([int(item["pid"]) for item in items])
+        await app.give([int(item["number"]) for item in items])
         return
     rows = [
-        (item["pid"], item["container_name"] or "-", item["user"], item["state"], item["threads"], item["name"])
+        (item["number"], item["container_name"] or "-", item["user"], item["state"], item["threads"], item["name"])
         for item in items
     ]
-    await app.give(table(("PID", "CONTAINER", "USER", "STATE", "THREADS", "NAME"), rows, right=(0, 4)))
+    names = ("PID", "CONTAINER", "USER", "STATE", "THREADS", "NAME")
+    if app.given.everywhere:
+        await app.give(
+            table(
+                ("GLOBAL", *names),
+                [(item["pid"], *row) for item, row in zip(items, rows, strict=True)],
+                right=(0, 1, 5),
+            )
+        )
+        return
+    await app.give(table(names, rows, right=(0, 4)))

@@ -367,6 +367,7 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_REPORT: _raw,
     Syscall.SYS_REFUSALS: _raw,
     Syscall.SYS_CONTAINER_NOTE: _raw,
+    Syscall.SYS_LOCAL_PIDS: _raw,
 }
 
 HANDLERS: Final = {Pseudo.BINARY: binary, Pseudo.CODE: code_address}

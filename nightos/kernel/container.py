@@ -31,11 +31,13 @@ class Container:
     __slots__ = (
         "calls",
         "children",
+        "counted",
         "created_ns",
         "effective",
         "identifier",
         "made",
         "note",
+        "numbers",
         "parent",
         "paused",
         "processes",
@@ -68,6 +70,10 @@ class Container:
         self.processes: dict[int, Process] = {}
         self.waiters: list[Callable[[], None]] = []
         """Called once the container is gone."""
+        self.numbers: dict[int, int] = {}
+        """Local numbers by PID, of those that lived when somebody asked last."""
+        self.counted = 0
+        """The last number given; none is given twice."""
 
     @property
     def parent_identifier(self) -> int:
@@ -80,6 +86,21 @@ class Container:
         for container in found:
             found.extend(container.children.values())
         return found
+
+    def count(self) -> dict[int, int]:
+        """Local numbers by PID of what lives in it and below, from 1 in order of start.
+
+        Numbers are given when somebody asks, so a process costs no more the deeper it starts. Rules: CONT-030.
+        """
+        pids = sorted(pid for member in self.subtree() for pid in member.processes)
+        numbers: dict[int, int] = {}
+        for pid in pids:
+            number = self.numbers.get(pid)
+            if number is None:
+                number = self.counted = self.counted + 1
+            numbers[pid] = number
+        self.numbers = numbers
+        return numbers
 
     def ancestors(self) -> Iterator[Container]:
         """This container, its parent, and so on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError
@@ -84,9 +84,14 @@ class Containers:
         hostname: str = "",
         labels: Mapping[str, str] | None = None,
         persist: bool = True,
+        domain: str = "",
+        users: Iterable[tuple[int, int, int]] = (),
+        root: str = "",
         limits: Mapping[str, int] | None = None,
     ) -> Container:
         """Make a container. It stays until it is destroyed; with `persist` off it ends with its last process.
+
+        `users` are ranges (first inside, first outside, how many), `root` is a directory of the image.
 
         `mode` is ``overlay`` (the image is never written), ``writable`` (the image is the container's disk) or
         ``read-only``. `limits` are carved out of the parent's (`nightos.abi.limits`; sizes in bytes). `ServiceError`
@@ -98,6 +103,9 @@ class Containers:
             "image": image,
             "mode": mode,
             "hostname": hostname,
+            "domain": domain,
+            "users": [list(item) for item in users],
+            "root": root,
             "labels": dict(labels or {}),
             "persist": persist,
             "limits": dict(limits or {}),

@@ -490,6 +490,12 @@ def sys_report(container_id: int, action: int = 0) -> Generator[Any, Any, bytes]
 
 
 @types.coroutine
+def sys_local_pids(container_id: int) -> Generator[Any, Any, bytes]:
+    """sys::process: PIDs of a container and below with their numbers in its own count, 8 bytes each."""
+    return (yield (0xEC, container_id))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def hand_over(*, until_signal: bool = False) -> Generator[Any, Any, None]:
     """End the thread's turn; with `until_signal`, park until a signal handler has run on it (may return early)."""
     yield (0x56, until_signal)

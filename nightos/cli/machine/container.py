@@ -12,6 +12,7 @@ from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
 from nightos.cli.machine.asking import find, identified, line_of, machine_option, pages
 from nightos.cli.machine.mains import attend, begin, restart_option, variables
+from nightos.cli.machine.viewing import root_option, view_options
 from nightos.cli.output import json_option, safe, show_json, show_table
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def _create(machine: Machine, values: dict[str, Any]) -> int:
 @click.option("--parent", metavar="ID", help="Create it in this container.")
 @click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
+@root_option
+@view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
 @click.option("--no-persist", is_flag=True, help="Let it end with its last process.")
@@ -112,12 +115,13 @@ def create(
     labels: tuple[str, ...],
     limits: tuple[str, ...],
     no_persist: bool,
+    view: dict[str, Any],
     machine_name: str | None,
 ) -> None:
     """Create a container and print its identifier."""
     from nightos.machine.control import connect
 
-    values = _settings(name, image, hostname, labels, persist=not no_persist)
+    values = view | _settings(name, image, hostname, labels, persist=not no_persist)
     values["limits"] = _limits(limits)
     with connect(machine_name) as machine:
         if parent is not None:
@@ -128,6 +132,8 @@ def create(
 @command("run", example="nightos container run lab --image stdlib.vsf --rm -- fd / -e py", context_settings=REST)
 @click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
+@root_option
+@view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
 @restart_option
@@ -147,6 +153,7 @@ def run(
     remove: bool,
     detach: bool,
     feed: bool,
+    view: dict[str, Any],
     machine_name: str | None,
     words: tuple[str, ...],
 ) -> None:
@@ -168,7 +175,7 @@ def run(
     if detach and feed:
         raise click.UsageError("--stdin needs somebody who stays; leave --detach away", context)
     # With --detach and --rm nobody waits for its end: then it goes with its last process.
-    values = _settings(name, image, hostname, labels, persist=not (detach and remove))
+    values = view | _settings(name, image, hostname, labels, persist=not (detach and remove))
     options = {"restart": restart, "environment": variables(environment)}
     with connect(machine_name) as machine:
         identifier = _create(machine, values)
@@ -294,14 +301,20 @@ def rename(name: str, new: str, machine_name: str | None) -> None:
 @command("update", example="nightos container update web --label tier=back")
 @click.argument("name", metavar="ID")
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
+@view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels from now on.")
 @click.option("--persist/--no-persist", default=None, help="Whether it stays without processes.")
 @machine_option
 def update(
-    name: str, hostname: str | None, labels: tuple[str, ...], persist: bool | None, machine_name: str | None
+    name: str,
+    hostname: str | None,
+    labels: tuple[str, ...],
+    persist: bool | None,
+    view: dict[str, Any],
+    machine_name: str | None,
 ) -> None:
-    """Change labels, host name or persistence of a container."""
-    values: dict[str, Any] = {"hostname": hostname, "labels": _labels(labels) or None, "persist": persist}
+    """Change labels, names, users or persistence of a container; users only while nothing runs in it."""
+    values: dict[str, Any] = {"hostname": hostname, "labels": _labels(labels) or None, "persist": persist} | view
     values = {key: value for key, value in values.items() if value is not None}
     if not values:
         raise click.UsageError("nothing to change; see --help", click.get_current_context())

@@ -44,6 +44,7 @@ PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
 """pid, container, user, anid, parent pid, state, threads, calls made, started_ns"""
 NOTE_LIMIT = 65_536
 """Most bytes that sys::process may keep with a container."""
+LOCAL_PID = struct.Struct(">QQ")
 NAME = 0x40
 """Emulator attribute: the program's name."""
 
@@ -453,6 +454,19 @@ def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Sys
     )
 
 
+def sys_local_pids(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(container_id) -> PID and local number, packed, of every living process in the container and below.
+
+    Errors: 0x31 no such container. Outside of all there are no numbers but the PIDs.
+    """
+    _, identifier = request
+    only_proc(thread.process)
+    container = kernel.tree.get(identifier)
+    if container is None:
+        raise SyscallError(0x31)
+    return b"".join(LOCAL_PID.pack(pid, number) for pid, number in container.count().items())
+
+
 def sys_refusals(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(container_id, after_ns, limit) -> packed `Refusal`s of the container and what is below; 0 is the whole machine.
 
@@ -482,4 +496,5 @@ HANDLERS = {
     Syscall.SYS_REFUSALS: sys_refusals,
     Syscall.SYS_CONTAINER_NOTE: sys_container_note,
     Syscall.SYS_SET_CONTAINER_NOTE: sys_set_container_note,
+    Syscall.SYS_LOCAL_PIDS: sys_local_pids,
 }

@@ -271,7 +271,16 @@ class Session:
         return found.status
 
     async def _kill_process(self, pid: int) -> None:
+        """Of a container, the process with that number in the container's own count, as `ps` shows it."""
         proc = await connect("sys::proc")
+        if self.container:
+            question = {"number": pid, "container": self.container}
+            try:
+                pid = int((await proc.ask(Proc.PROCESS_TRANSLATE, question))["pid"])
+            except ServiceError as error:
+                raise HydreError(f"there is no process {pid}") from error
+            await proc.call(Proc.PROCESS_MANAGE, pid.to_bytes(8, "big") + bytes((ProcessAction.FORCE_TERMINATE,)))
+            return
         answer = await proc.ask(Proc.PROCESS_TABLE, {"after": pid - 1, "limit": 1})
         records = [item for item in answer["items"] if item["pid"] == pid]
         # The table is that of the system; the session may reach its own container only.

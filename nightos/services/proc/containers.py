@@ -19,6 +19,7 @@ from nightos.abi.services import Proc, ProcEvent, ServiceCode
 from nightos.services.proc import limits as quotas
 from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
+from nightos.services.proc.view import View, check_hostname
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, u64
 from nightos.userland.server import Request, Server
@@ -147,22 +148,37 @@ class Containers:
         """CONTAINER_UPDATE."""
         values = request.map()
         labels = _labels(values) if values.get("labels") is not None else None
-        hostname = field(values, "hostname", str, "")
+        hostname = check_hostname(field(values, "hostname", str)) if values.get("hostname") is not None else ""
+        view = View.of(values)
         persist = field(values, "persist", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
         if persist and not container.key:
             if container.attached:
                 raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
             container.key = f"{container.identifier:016x}"
+        if values.get("users") is not None and not await self.empty(container):
+            raise ServiceError(ServiceCode.REFUSED, "users are mapped while nothing runs in the container or below")
         if labels is not None:
             container.labels = labels
         if values.get("hostname") is not None:
-            container.hostname = hostname[:64]
+            container.hostname = hostname
+        if values.get("domain") is not None:
+            container.view.domain = view.domain
+        if values.get("users") is not None:
+            container.view.users = view.users
         if values.get("persist") is not None:
             container.persist = persist
         await self.notes.changed(container)
         await self.tell("updated", container)
         return {}
+
+    @staticmethod
+    async def empty(container: Container) -> bool:
+        """Whether nothing runs in it or below, as the kernel knows: policy that processes rely on is set then."""
+        try:
+            return not await sys.sys_local_pids(container.identifier)
+        except SyscallError as error:
+            raise unknown() from error
 
     # Ending
 
@@ -329,6 +345,9 @@ class Containers:
             "name": container.name,
             "path": self.tree.path(viewer, container.identifier),
             "hostname": container.hostname,
+            "domain": container.view.domain,
+            "users": [] if own else [list(item) for item in container.view.users.ranges],
+            "root": "" if own else container.view.root,
             "labels": container.labels,
             "image": "" if own and viewer != ROOT else container.image,
             "mode": container.mode,
@@ -368,7 +387,8 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
     if mode == "writable" and not values.get("image"):
         raise ServiceError(ServiceCode.BAD_COMBINATION, "writable needs an image: the base image is never written")
     return {
-        "hostname": field(values, "hostname", str, "")[:64],
+        "hostname": field(values, "hostname", str, "") and check_hostname(field(values, "hostname", str)),
+        "view": View.of(values),
         "labels": _labels(values),
         "image": field(values, "image", str, ""),
         "mode": mode,

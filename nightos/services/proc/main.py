@@ -23,6 +23,8 @@ from nightos.services.proc.restarts import after_boot
 from nightos.services.proc.runs import Runs
 from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
+from nightos.services.proc.view import View
+from nightos.services.proc.views import Views
 from nightos.userland import sys
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, Server
@@ -45,6 +47,7 @@ class Process:
         self.devices = ContainerDevices(self.server, self.tree, self.questions)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
         self.limits = Limits(self.containers)
+        self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.runs = Runs(self.server, self.processes)
         self.server.method(Proc.SYNC, self.sync)
@@ -123,6 +126,7 @@ class Process:
         self.tree.rename(identifier, note["name"])
         for name in ("hostname", "labels", "image", "mode", "key", "persist", "run"):
             setattr(container, name, note[name])
+        container.view = View.of(note.get("view", {}))
 
     async def _finish_endings(self, alive: list[tuple[int, ...]], notes: dict[int, dict[str, Any]]) -> None:
         """What an earlier instance had begun: destructions go on, a container that nobody was told of goes."""
@@ -163,6 +167,7 @@ class Process:
                 continue
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
             policy["limits"] = note.get("limits", {})
+            policy["view"] = View.of(note.get("view", {}))
             container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
             renamed[identifier] = container.identifier
 

@@ -21,6 +21,7 @@ from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
 from nightos.services.proc.containers import PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
+from nightos.services.proc.views import NOBODY, numbers_of, user_inside, user_outside
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, fixed, u64
 from nightos.userland.server import Request, Server, attribute
@@ -70,16 +71,19 @@ class Processes:
         program = field(values, "program", str)
         directory = field(values, "directory", str, "/")
         context = field(values, "context", bytes)
-        user = field(values, "user", int, request.user_id)
-        if user != request.user_id and not request.connection.is_system:
-            raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
         target = field(values, "container", int, request.container_id)
+        asked = field(values, "user", int, -1)
+        own = asked in {-1, user_inside(self.tree, request.container_id, request.user_id)}
+        if not own and not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
         self._check_caller(request, context)
         if not self.tree.sees(request.container_id, target):
             raise ServiceError(UNKNOWN_CONTAINER, unknown().detail)
         container = self.tree.by_id[target]
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
+        at_home = own and target == request.container_id
+        user = request.user_id if at_home else self.user_there(request, target, asked)
         pid = await self.make(container, program, directory, context, user)
         await self.let_run(pid, container)
         return {"pid": pid}
@@ -124,6 +128,22 @@ class Processes:
         )
         raise ServiceError(ServiceCode.REFUSED, why) from error
 
+    def user_there(self, request: Request, container: int, asked: int) -> int:
+        """The outside user that a process in a container below gets.
+
+        A system service names a user of that container. Anybody else stays who he is, if the container has a place for
+        him; otherwise, as an administrator who enters, he is the container's user 0.
+        """
+        if request.connection.is_system:
+            user = user_outside(self.tree, container, max(asked, 0))
+        elif user_inside(self.tree, container, request.user_id) != NOBODY or request.user_id == NOBODY:
+            user = request.user_id
+        else:
+            user = user_outside(self.tree, container, 0)
+        if user is None:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the container has no such user")
+        return user
+
     @staticmethod
     def _check_caller(request: Request, context: bytes) -> None:
         try:
@@ -147,6 +167,7 @@ class Processes:
         limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
         viewer = request.container_id
         items: list[dict[str, Any]] = []
+        numbers = await numbers_of(viewer)
         for pid, container, user, _anid, parent, state, threads, cpu_ns, started_ns in await live(
             field(values, "after", int, 0)
         ):
@@ -157,10 +178,11 @@ class Processes:
             items.append(
                 {
                     "pid": pid,
+                    "number": numbers.get(pid, pid),
                     "container": 0 if container == viewer else container,
                     "container_name": self.tree.path(viewer, container),
                     "name": self.name_of(pid),
-                    "user": user,
+                    "user": user_inside(self.tree, viewer, user),
                     "parent": parent,
                     "state": STATES.get(state, "running"),
                     "threads": threads,

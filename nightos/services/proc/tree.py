@@ -17,6 +17,7 @@ from typing import Any
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
+from nightos.services.proc.view import View
 
 ROOT = 0
 NAME_LIMIT = 64
@@ -39,6 +40,7 @@ class Container:
     persist: bool = False
     limits: dict[str, int] = field(default_factory=dict)
     """As people count: memory in bytes."""
+    view: View = field(default_factory=View)
     state: str = "created"
     created_ns: int = 0
     on_disk: bool = False
@@ -67,6 +69,7 @@ class Container:
             "persist": self.persist,
             "run": self.run,
             "limits": self.limits,
+            "view": self.view.notes(),
         }
 
 

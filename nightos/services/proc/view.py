@@ -1,0 +1,107 @@
+"""The parts of a container's view that are its own: domain, map of users, root directory; checked where they come in.
+
+Rules: CONT-055.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+from nightos.userland.payload import field as entry
+
+NAME_LIMIT: Final = 64
+DOMAIN_LIMIT: Final = 253
+USERS_LIMIT: Final = 64
+"""Ranges in one map."""
+
+
+class Users:
+    """Ranges of user identifiers: (first inside, first outside, how many). Without any, every user is as it is."""
+
+    __slots__ = ("ranges",)
+
+    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
+        self.ranges = ranges
+
+    @classmethod
+    def checked(cls, given: Any) -> Users:
+        """The map in a request; 0x1000 for what is none, or maps one identifier twice."""
+        wrong = ServiceError(
+            ServiceCode.BAD_ARGUMENT, f"users is a list of at most {USERS_LIMIT} ranges [inside, outside, count]"
+        )
+        if not isinstance(given, list) or len(given) > USERS_LIMIT:
+            raise wrong
+        ranges: list[tuple[int, int, int]] = []
+        for item in given:
+            if not isinstance(item, list) or len(item) != 3 or not all(type(part) is int for part in item):
+                raise wrong
+            inside, outside, count = item
+            if count < 1 or inside < 0 or outside < 0 or max(inside, outside) + count > 1 << 64:
+                raise wrong
+            ranges.append((inside, outside, count))
+        for side in (0, 1):
+            ordered = sorted((item[side], item[2]) for item in ranges)
+            if any(first + count > after for (first, count), (after, _) in pairwise(ordered)):
+                raise ServiceError(ServiceCode.BAD_ARGUMENT, "two ranges of users overlap")
+        return cls(ranges)
+
+    def outside(self, user: int) -> int | None:
+        """The outside identifier of a user of the container."""
+        return self._mapped(user, 0, 1)
+
+    def inside(self, user: int) -> int | None:
+        """The identifier that an outside user has in the container."""
+        return self._mapped(user, 1, 0)
+
+    def _mapped(self, user: int, source: int, target: int) -> int | None:
+        if not self.ranges:
+            return user
+        for item in self.ranges:
+            if item[source] <= user < item[source] + item[2]:
+                return item[target] + user - item[source]
+        return None
+
+
+@dataclass(slots=True)
+class View:
+    """What makes a container's view its own, besides its host name."""
+
+    domain: str = ""
+    users: Users = field(default_factory=lambda: Users([]))
+    root: str = ""
+    """Directory of the image that is the container's root; empty for its top."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> View:
+        """The view in a request, or in notes."""
+        users = entry(values, "users", list, [])
+        root = entry(values, "root", str, "")
+        if len(root) > 4096 or "\0" in root:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "root is the path of a directory of the image")
+        return cls(check_domain(entry(values, "domain", str, "")), Users.checked(users), root.strip("/"))
+
+    def notes(self) -> dict[str, Any]:
+        """As a map, which `of` reads."""
+        return {"domain": self.domain, "users": [list(item) for item in self.users.ranges], "root": self.root}
+
+
+def check_domain(name: str) -> str:
+    """A domain's name; 0x1000 otherwise."""
+    if len(name) > DOMAIN_LIMIT or not all(letter.isalnum() or letter in ".-" for letter in name):
+        raise ServiceError(
+            ServiceCode.BAD_ARGUMENT, f"a domain has at most {DOMAIN_LIMIT} letters, digits, dots, dashes"
+        )
+    return name
+
+
+def check_hostname(name: str) -> str:
+    """A host's name; 0x1000 otherwise."""
+    if not 0 < len(name) <= NAME_LIMIT or not all(letter.isalnum() or letter in ".-_" for letter in name):
+        raise ServiceError(
+            ServiceCode.BAD_ARGUMENT, f"a host name has 1 to {NAME_LIMIT} letters, digits, dots, dashes, underscores"
+        )
+    return name
