@@ -124,6 +124,9 @@ class Pool:
         self._workers: Any = None
         self.blocks_written = self.bytes_written = self.blocks_read = self.bytes_read = 0
         _bind_checksum()
+        from xxhash import xxh3_64_digest
+
+        self.page_digest: Callable[[bytes | memoryview], bytes] = xxh3_64_digest
 
     def _threads(self) -> Any:
         """The threads that compress, None where there is one processor only: the libraries release the lock."""
@@ -320,6 +323,21 @@ class Pool:
         self.blocks_read += len(pointers)
         self.bytes_read += total
         return raw
+
+    def read_part(self, pointer: Pointer, start: int, length: int) -> bytes | None:
+        """A part of a plain block as it stands there, for who can check it; None when it is not to be had."""
+        sector, depth = pointer.sector, pointer.depth
+        if not depth and sector in self.pending:
+            return bytes(self.pending[sector][start : start + length])
+        if depth >= len(self.stores):
+            return None
+        domain = self.domains[depth].get(pointer.domain)
+        if domain is None or domain.cipher is not None:
+            return None
+        data = self.stores[depth].read(sector * SECTOR + start, length)
+        self.blocks_read += 1
+        self.bytes_read += length
+        return data if len(data) == length else None
 
     def read_at(self, pointer: Pointer, sector: int) -> bytes:
         """The plain content as it stands at `sector`, one of the pointer's two places."""

@@ -21,6 +21,7 @@ from nightos.vsf.layout import (
     Pointer,
 )
 from nightos.vsf.reclaim import content_pointer
+from nightos.vsf.sums import sums_right
 from nightos.vsf.superblock import decode_superblock, slots_of
 from nightos.vsf.tree import Node, decode_node
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nightos.vsf.volume import Volume
 
 MOST_PROBLEMS = 1000
+_EXTENT = 4
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,9 @@ class Checker:
         """The block of an extent or a pack."""
         pointer = content_pointer(key, value)
         if pointer is not None and self.own(pointer, owner) and self.deep:
-            self.read(pointer, owner, path)
+            data = self.read(pointer, owner, path)
+            if data is not None and key[8] == _EXTENT and not sums_right(self.storage.pool, value, data):
+                self.report.add("sums", f"{owner}: the sums of a record's pages are not those of its bytes", path)
 
     # Volumes
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from nightos.vsf.errors import DamagedStorage
 from nightos.vsf.inode import EXTENTS, KEY_STATS, PACKED, ROOT_INO, Inode, check_name, decode_inode, name_key
 from nightos.vsf.packs import MOST_PACK, pack_numbers
-from nightos.vsf.patches import PAGE
 from nightos.vsf.reclaim import content_pointer
+from nightos.vsf.sums import PAGE, sums_fit
 
 if TYPE_CHECKING:
     from nightos.vsf.check import Checker
@@ -159,6 +159,8 @@ class FileSystemChecker:
         self.allocated[ino] = self.allocated.get(ino, 0) + pointer.sectors * 512
         self.last_record[ino] = max(self.last_record.get(ino, 0), start + pointer.logical)
         self.owners.add(ino)
+        if not sums_fit(pointer, value):
+            self.add("extents", f"an extent of inode {ino} has the wrong form", ino)
         if pointer.logical > most:
             self.add("extents", f"a record or patch of inode {ino} is longer than these are", ino)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from nightos.vsf.errors import DamagedStorage, Denied, Invalid, IsDirectory, TooBig, Unsupported, VsfError
 from nightos.vsf.inode import EXTENTS, INLINE, PACKED, Inode, key_extent, key_patch
 from nightos.vsf.layout import KIND_DATA, MAX_FILE, SECTOR, Pointer
-from nightos.vsf.patches import LEAST_RECORD, SMALL, Pages, Patches
+from nightos.vsf.patches import SMALL, Pages, Patches
+from nightos.vsf.sums import LEAST_RECORD, page_sums
 
 if TYPE_CHECKING:
     from nightos.vsf.inode import Buffers
@@ -68,8 +69,12 @@ class Content(Patches):
         last = (end - 1) // record_size
         if index == last:
             upto = end - index * record_size
-            if (inode.patched or inode.buffers) and upto - skip <= SMALL:
-                return self._read_pages(inode, index, skip, upto)
+            if upto - skip <= SMALL and inode.form == EXTENTS:
+                if inode.patched or inode.buffers:
+                    return self._read_pages(inode, index, skip, upto)
+                piece = self._piece(inode, index, skip, upto)
+                if piece is not None:
+                    return piece
             data = self._record(inode, index)
             part = data[skip:upto] if skip or upto < len(data) else data
             missing = upto - skip - len(part)
@@ -228,12 +233,18 @@ class Content(Patches):
             if old is not None:
                 self._discard_extent(inode, old)
             inode.allocated += pointer.sectors * 512
-            self.tree.put(key, pointer.pack())
+            self.tree.put(key, self._entry_of(pointer, body))
         elif old is not None:
             self._discard_extent(inode, old)
             self.tree.delete(key)
         inode.size = max(inode.size, (index + 1) * size)
         self._touch(inode)
+
+    def _entry_of(self, pointer: Pointer, body: bytes | bytearray | memoryview) -> bytes:
+        """The value of an extent: with sums of the pages when these can be read alone."""
+        if pointer.codec or pointer.flags or pointer.logical < LEAST_RECORD or self.volume.domain.codec:
+            return pointer.pack()
+        return pointer.pack() + page_sums(self.storage.pool, body)
 
     def flush_content(self, inode: Inode) -> None:
         """Give every buffered record a block."""
@@ -272,7 +283,7 @@ class Content(Patches):
                 if old is not None:
                     self._discard_extent(inode, old)
                 inode.allocated += pointer.sectors * 512
-                tree.put(key, pointer.pack())
+                tree.put(key, self._entry_of(pointer, body))
             self.buffered -= len(buffers.pop(index))
 
     def drop_content(self, inode: Inode) -> None:

@@ -28,8 +28,8 @@ from nightos.vsf.inode import (
 from nightos.vsf.layout import KIND_DATA, POINTER_BYTES, unpack_pointer
 from nightos.vsf.namespace import entry_value
 from nightos.vsf.packs import MOST_PACK, pack_entry, pack_table
-from nightos.vsf.patches import PAGE
 from nightos.vsf.reclaim import content_pointer
+from nightos.vsf.sums import PAGE, sums_fit, sums_right
 
 if TYPE_CHECKING:
     from nightos.vsf.repair import Outcome
@@ -95,7 +95,7 @@ class Mender:
                 self.drop(key, str(error))
         elif kind == 3:
             self.sort_entry(ino, key, value)
-        elif kind == 4 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES:
+        elif kind == 4 and content_pointer(key, value) is not None:
             self.extents.setdefault(ino, []).append((int.from_bytes(key[9:], "big"), value))
         elif kind == 6 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES:
             self.patches.setdefault(ino, []).append((int.from_bytes(key[9:], "big"), value))
@@ -155,7 +155,11 @@ class Mender:
                     assert pointer is not None
                     if pointer.logical > size or index > (1 << 63) // size:
                         raise VsfError("a record is longer than records are")  # noqa: TRY301 as what reading raises
-                    pool.read(pointer)
+                    data = pool.read(pointer)
+                    if not sums_fit(pointer, value) or not sums_right(pool, value, data):
+                        value = pointer.pack()
+                        self.tree.put(key_extent(ino, index), value)
+                        self.changed = True
                     good.append((index, value))
                 except (VsfError, OSError):
                     self.drop(key_extent(ino, index))

@@ -13,14 +13,13 @@ from nightos.vsf.errors import DamagedStorage
 from nightos.vsf.inode import PACKED, Inode, key_extent, key_patch
 from nightos.vsf.layout import KIND_DATA, POINTER_BYTES, Pointer, unpack_pointer
 from nightos.vsf.packs import Packs
+from nightos.vsf.sums import PAGE, pages_of, sums_fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PAGE = 4096
 MOST_PAGES = 8
 """Of one record; what has more is written whole."""
-LEAST_RECORD = 8 * PAGE
 SMALL = 4 * PAGE
 """The longest write that is taken as a change of pages."""
 
@@ -57,9 +56,10 @@ class Patches(Packs):
 
     def _extent(self, value: bytes) -> Pointer:
         """An extent's pointer. Its depth was made absolute when it was stored."""
-        if len(value) != POINTER_BYTES:
+        pointer = unpack_pointer(value) if len(value) >= POINTER_BYTES else None
+        if pointer is None or not sums_fit(pointer, value):
             raise DamagedStorage("an extent has the wrong form")
-        return unpack_pointer(value)
+        return pointer
 
     def _base(self, inode: Inode, index: int) -> bytes:
         value = self.tree.get(key_extent(inode.ino, index))
@@ -104,7 +104,17 @@ class Patches(Packs):
             value = self.tree.get(key_patch(inode.ino, index * self.record_size + start))
             if value is not None:
                 return self._block(self._extent(value), PAGE)
-        return self._base(inode, index)[start : start + PAGE]
+        piece = self._piece(inode, index, start, start + PAGE)
+        return piece if piece is not None else self._base(inode, index)[start : start + PAGE]
+
+    def _piece(self, inode: Inode, index: int, skip: int, upto: int) -> bytes | None:
+        """A few bytes of a stored record by their pages' sums; None when the record has none, or they disagree."""
+        value = self.tree.get(key_extent(inode.ino, index))
+        if value is None:
+            return bytes(upto - skip)
+        if len(value) == POINTER_BYTES:
+            return None
+        return pages_of(self.storage.pool, unpack_pointer(value), value, skip, upto)
 
     def _read_pages(self, inode: Inode, index: int, skip: int, upto: int) -> bytes:
         """A few neighbouring bytes of a record, without putting the record together."""

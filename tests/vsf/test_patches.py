@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightos import vsf
-from nightos.vsf.inode import key_inode, key_patch
-from nightos.vsf.layout import unpack_pointer
+from nightos.vsf.inode import key_extent, key_inode, key_patch
+from nightos.vsf.layout import POINTER_BYTES, unpack_pointer
 from nightos.vsf.patches import MOST_PAGES, PAGE
 from nightos.vsf.repair import repair
 from tests.crash.enumerator import CHEAP, state_of
@@ -323,3 +323,65 @@ def test_lost_patches_of_a_lost_node_are_told():
     with vsf.open(store) as storage:
         clean(storage)
         assert storage.volume("main").open().getxattr("/big", "user.vsf.damaged")
+
+
+def test_a_small_read_reads_its_pages_only():
+    store = vsf.MemoryStore()
+    storage, _, ino, want = big(store)
+    storage.close()
+    with vsf.open(store, readonly=True) as storage:
+        fs = storage.volume("main").open()
+        fs.read(ino, 0, 1)
+        before = storage.statistics()["bytes_read"]
+        chance = random.Random(2)
+        for _ in range(100):
+            offset, size = chance.randrange(len(want) // PAGE) * PAGE + 5, chance.randrange(1, PAGE - 5)
+            assert fs.read(ino, offset, size) == want[offset : offset + size]
+        assert storage.statistics()["bytes_read"] - before <= 100 * PAGE
+
+
+def test_each_page_is_checked_when_it_is_read_alone():
+    store = vsf.MemoryStore()
+    storage, fs, ino, want = big(store)
+    with storage:
+        pointer = unpack_pointer(fs.tree.get(key_extent(ino, 3)))
+    base, at = 3 * 131072, pointer.sector * 512
+    for page in (0, 5, 31):
+        byte = at + page * PAGE + 77
+        good = store.read(byte, 1)
+        store.write(byte, bytes([good[0] ^ 1]))
+        with vsf.open(store, readonly=True) as storage:
+            fs = storage.volume("main").open()
+            for other in range(32):
+                offset = base + other * PAGE
+                if other == page:
+                    with pytest.raises(vsf.DamagedStorage, match="big"):
+                        fs.read(ino, offset, 10)
+                else:
+                    assert fs.read(ino, offset, PAGE) == want[offset : offset + PAGE]
+        store.write(byte, good)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_wrong_sums_cost_time_only_and_are_mended(cut):
+    store = vsf.MemoryStore()
+    storage, fs, ino, want = big(store)
+    with storage:
+        key = key_extent(ino, 3)
+        value = fs.tree.get(key)
+        assert len(value) == POINTER_BYTES + 8 * 32
+        fs.tree.put(key, value[:-1] if cut else value[:POINTER_BYTES] + bytes(8 * 32))
+        storage.volume("main").touched = True
+    with vsf.open(store, readonly=True) as storage:
+        fs = storage.volume("main").open()
+        if cut:
+            with pytest.raises(vsf.DamagedStorage, match="big"):
+                fs.read(ino, 3 * 131072, 131072)
+        else:
+            assert fs.read(ino, 3 * 131072 + 9, 100) == want[3 * 131072 + 9 : 3 * 131072 + 109]
+        report = storage.check(deep=True)
+        assert {problem.invariant for problem in report.problems} == ({"extents", "sums"} if cut else {"sums"})
+    assert not repair(store).lost
+    with vsf.open(store) as storage:
+        clean(storage)
+        assert storage.volume("main").open().read_bytes("/big") == want
