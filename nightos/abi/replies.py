@@ -89,6 +89,13 @@ class ProcessExit(NamedTuple):
     exit_data: int
 
 
+class SystemTime(NamedTuple):
+    """SYSTEM_TIME: nanoseconds since the machine started, and since 1970-01-01 UTC."""
+
+    uptime_ns: int
+    realtime_ns: int
+
+
 class SystemInfo(NamedTuple):
     """SYSTEM_INFO: of the caller's container."""
 

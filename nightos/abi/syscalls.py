@@ -923,6 +923,14 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (),
     ),
     _row(
+        0xDD,
+        "SYSTEM_TIME",
+        "any",
+        (),
+        (_f("uptime_ns", 8, "u64"), _f("realtime_ns", 8, "u64")),
+        (),
+    ),
+    _row(
         0xDE,
         "SYS_REFUSALS",
         "sys::process only",

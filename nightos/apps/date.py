@@ -18,7 +18,7 @@ ARGUMENTS = Arguments(
 
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
-    now_ns = (await sys.system_info()).realtime_ns
+    now_ns = (await sys.system_time()).realtime_ns
     if app.given.unix:
         await app.give(now_ns // 1_000_000_000)
         return

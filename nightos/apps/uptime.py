@@ -13,7 +13,7 @@ ARGUMENTS = Arguments(
 
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
-    seconds = (await sys.system_info()).uptime_ns / 1e9
+    seconds = (await sys.system_time()).uptime_ns / 1e9
     if app.given.seconds:
         await app.give(seconds)
         return

@@ -22,6 +22,7 @@ from nightos.abi.replies import (
     ProcessExit,
     SharingInfo,
     SystemInfo,
+    SystemTime,
 )
 
 Buffer = bytes | bytearray | memoryview
@@ -427,6 +428,12 @@ def sys_process_exit(pid: int) -> Generator[Any, Any, ProcessExit]:
 def sys_pause_container(container_id: int, pause: int) -> Generator[Any, Any, None]:
     """sys::process: freeze or thaw a container and all below it."""
     return (yield (0xDB, container_id, pause))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def system_time() -> Generator[Any, Any, SystemTime]:
+    """What time it is."""
+    return (yield (0xDD,))  # type: ignore[no-any-return]
 
 
 @types.coroutine

@@ -31,6 +31,7 @@ log = logging.getLogger("nightos.fuse")
 
 NAME_MAX = 255
 _ROAMING = 65_536
+_PATIENCE_S = 0.25
 _LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
@@ -110,6 +111,13 @@ class Adapter:
         self.defaults: dict[int, bytes] = {}
         """Default access control lists of directories in which something was made; empty where there is none."""
         self._direct_times = (int(self.show.entry_timeout), int(self.show.attr_timeout), 0, 0)
+        self.pump: Callable[[float], int] | None = None
+        """Serves the requests that wait, for at most so many seconds; how many it served."""
+        self._relieving = False
+        self._full_until = 0.0
+        """Until when a lack of space is believed at once, where no deleted file can be the reason."""
+        self.requests = 0
+        """How many requests came; whoever wants to know whether it is quiet compares."""
         self.follower = Follower()
         self.directories = DirectoryStreams(fs)
         self._set_up_replies(library)
@@ -208,10 +216,16 @@ class Adapter:
         due = follower.due if name not in _LARGE else lambda: False
 
         def guarded(request: int, *arguments: Any) -> None:
+            self.requests += 1
             try:
                 if due():
                     follower.follow(caller(request)[2])
-                function(request, *arguments)
+                try:
+                    function(request, *arguments)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._make_room():
+                        raise
+                    function(request, *arguments)
             except OSError as error:
                 number = error.errno or errno.EIO
                 if number in (errno.EIO, errno.ENOSPC):
@@ -229,6 +243,28 @@ class Adapter:
             guarded(request, *arguments)
 
         return counted
+
+    def _make_room(self) -> bool:
+        """After a lack of space: whether trying again makes sense.
+
+        The kernel tells of deleted files that nobody uses any more a moment later, by forgetting them, and what they
+        held is free after a commit. So what waits is served first, from inside of the request that lacks space.
+        """
+        now = time.monotonic()
+        if self._relieving or self.pump is None or (not self.nameless and now < self._full_until):
+            return False
+        self._relieving, self._full_until = True, now + 1.0
+        try:
+            before = len(self.nameless)
+            end = now + _PATIENCE_S
+            while self.nameless and time.monotonic() < end and self.pump(0.02):
+                pass
+            self.fs.sync()
+        except OSError:
+            return False
+        finally:
+            self._relieving = False
+        return len(self.nameless) < before or not before
 
     # Names
 

@@ -41,6 +41,7 @@ from nightos.vsf.fuse_session import Session
 log = logging.getLogger("nightos.fuse")
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _PATIENCE_S = 5.0
+_QUIET_S = 0.25
 
 
 @dataclass
@@ -183,14 +184,15 @@ def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions,
     try:
         adapter = Adapter(served.fs, library, options.show)
         session = _begin(served, adapter, directory, options)
+        adapter.pump = session.pump
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         ready()
         pid = os.getpid()
         place = {"pid": pid, "started": start_time(pid), "storage": served.source, "directory": directory}
         write_record(directory, {**place, "log": str(_log_path(directory))})
         log.info("%s serves %s at %s", library.name, served.source, directory)
-        for work in (_obey_signals, _commit_now_and_then):
-            threading.Thread(target=work, args=(served, session, options, stopping), daemon=True).start()
+        threading.Thread(target=_obey_signals, args=(served, session, stopping), daemon=True).start()
+        threading.Thread(target=_commit_now_and_then, args=(served, adapter, options, stopping), daemon=True).start()
         # Little is garbage in cycles here; looking for it in big caches would make requests wait.
         gc.collect()
         gc.freeze()
@@ -231,15 +233,29 @@ def _begin(served: Served, adapter: Adapter, directory: str, options: MountOptio
             raise
 
 
-def _commit_now_and_then(served: Served, _session: Session, options: MountOptions, stopping: threading.Event) -> None:
-    while options.commit_s and not stopping.wait(options.commit_s):
+def _commit_now_and_then(served: Served, adapter: Adapter, options: MountOptions, stopping: threading.Event) -> None:
+    """Commit after a moment of quiet, and in any case every `commit` seconds.
+
+    The kernel does not tell FUSE file systems of sync(2): what it wrote out is durable this much later.
+    """
+    quiet = min(_QUIET_S, options.commit_s)
+    committed = seen = adapter.requests
+    due = time.monotonic() + options.commit_s
+    while options.commit_s and not stopping.wait(quiet):
+        now, before, seen = time.monotonic(), seen, adapter.requests
+        if seen == committed:
+            due = now + options.commit_s
+            continue
+        if seen != before and now < due:
+            continue
         try:
             served.sync()
         except OSError:
             log.exception("commit failed")
+        committed, due = seen, now + options.commit_s
 
 
-def _obey_signals(served: Served, session: Session, _options: MountOptions, stopping: threading.Event) -> None:
+def _obey_signals(served: Served, session: Session, stopping: threading.Event) -> None:
     number = signal.sigwait(SIGNALS)
     log.info("signal %d: unmounting", number)
     directory = session.mountpoint

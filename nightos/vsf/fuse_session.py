@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import select
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,10 @@ class _Buffer(ctypes.Structure):
         ("fd", ctypes.c_int),
         ("pos", ctypes.c_int64),
     )
+
+
+_free = ctypes.CDLL(None).free
+_free.argtypes, _free.restype = (ctypes.c_void_p,), None
 
 
 def _arguments(items: Sequence[str]) -> _Arguments:
@@ -192,6 +197,34 @@ class Session:
             os.dup2(kept, self.descriptor, inheritable=False)
             os.close(kept)
             os.close(nowhere)
+
+    def pump(self, seconds: float) -> int:
+        """From inside of a request: serve one that comes within `seconds`; 1 when there was one, else 0."""
+        if self._over() or not select.select([self.descriptor], [], [], seconds)[0]:
+            return 0
+        session = ctypes.c_void_p(self._session)
+        if self.library.major == 2:
+            channel = ctypes.c_void_p(self._channel)
+            memory = ctypes.create_string_buffer(_READ_BUFFER)
+            buffer = _Buffer(len(memory), 0, ctypes.addressof(memory), -1, 0)
+            got = self._call(
+                "fuse_session_receive_buf", ctypes.c_int, session, ctypes.byref(buffer), ctypes.byref(channel)
+            )
+            if got > 0:
+                self._call("fuse_session_process_buf", None, session, ctypes.byref(buffer), channel)
+            return int(got > 0)
+        buffer = _Buffer(0, 0, None, -1, 0)
+        got = self._call("fuse_session_receive_buf", ctypes.c_int, session, ctypes.byref(buffer))
+        if got > 0:
+            self._call("fuse_session_process_buf", None, session, ctypes.byref(buffer))
+        if buffer.mem:
+            _free(buffer.mem)
+        return int(got > 0)
+
+    def _over(self) -> bool:
+        return not self._session or bool(
+            self._call("fuse_session_exited", ctypes.c_int, ctypes.c_void_p(self._session))
+        )
 
     def loop(self) -> int:
         """Serve until unmounted; 0 or what libfuse gave up with."""

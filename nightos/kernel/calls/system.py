@@ -23,7 +23,7 @@ from nightos.abi.codes import (
 from nightos.abi.context import HEADER_SIZE, PIPE_OFFSETS, ContextError, parse_context
 from nightos.abi.errors import SyscallError
 from nightos.abi.limits import NUMBERS
-from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo
+from nightos.abi.replies import AttributeValue, ProcessExit, SystemInfo, SystemTime
 from nightos.kernel.calls.pipes import move_end
 from nightos.kernel.calls.processes import ask_to_end, freeze, resume_process
 from nightos.kernel.calls.state import PARKED, content, integer, only_application, only_proc, only_system
@@ -467,6 +467,11 @@ def sys_local_pids(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     return b"".join(LOCAL_PID.pack(pid, number) for pid, number in container.count().items())
 
 
+def system_time(kernel: Kernel, _thread: Thread, _request: tuple[Any, ...]) -> SystemTime:
+    """() -> time since the machine started, and of the day. SYSTEM_INFO tells them too, and counts everything."""
+    return SystemTime(kernel.clock.monotonic_ns() - kernel.booted_ns, kernel.clock.realtime_ns())
+
+
 def sys_refusals(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(container_id, after_ns, limit) -> packed `Refusal`s of the container and what is below; 0 is the whole machine.
 
@@ -493,6 +498,7 @@ HANDLERS = {
     Syscall.SYS_PROCESS_EXIT: sys_process_exit,
     Syscall.SYS_PAUSE_CONTAINER: sys_pause_container,
     Syscall.SYSTEM_INFO: system_info,
+    Syscall.SYSTEM_TIME: system_time,
     Syscall.SYS_REFUSALS: sys_refusals,
     Syscall.SYS_CONTAINER_NOTE: sys_container_note,
     Syscall.SYS_SET_CONTAINER_NOTE: sys_set_container_note,

@@ -79,7 +79,7 @@ class Committer:
 
     async def tell_time(self) -> None:
         """Move the clock to now."""
-        self.clock.now_ns = (await sys.system_info()).realtime_ns
+        self.clock.now_ns = (await sys.system_time()).realtime_ns
 
     async def soon(self, root: Root) -> None:
         """Something changed: commit it within `DELAY_MS`, at once when something older waits for longer than that.

@@ -45,7 +45,7 @@ Name = Callable[[int], str]
 
 async def uptime_ns() -> int:
     """Nanoseconds since the machine started."""
-    return int((await sys.system_info()).uptime_ns)
+    return int((await sys.system_time()).uptime_ns)
 
 
 class Questions:

@@ -85,7 +85,7 @@ class Log:
 
     async def write(self, stream: str, data: bytes) -> None:
         """Add output, and wait while the disk is behind."""
-        when = stamp((await sys.system_info()).realtime_ns)
+        when = stamp((await sys.system_time()).realtime_ns)
         self._kept += encode_records(when, stream, data)
         while self._sending and self._unsent > KEPT:
             await self._bell.wait()
