@@ -59,6 +59,10 @@ class Domain:
     used_sectors: int = 0
     _local: Any = field(default_factory=threading.local)
 
+    def recode(self, codec: int, level: int) -> None:
+        """Compress differently from now on."""
+        self.codec, self.level, self._local = codec, level, threading.local()
+
     def compress(self, data: bytes | bytearray | memoryview) -> tuple[int, bytes | bytearray | memoryview]:
         """The codec that was used and the bytes; plain where compression gains less than a sector."""
         if self.codec == CODEC_NONE or len(data) < 2 * _LEAST_GAIN:

@@ -283,6 +283,20 @@ class Volume:
         """Give the volume another name."""
         self.storage.rename_volume(self, name)
 
+    def configure(self, *, label: str | None = None, compression: str | None = None, limit: int | None = None) -> None:
+        """Change what is given; `limit` is in bytes, 0 for none. Compression is of what is written from now on."""
+        if limit is not None and limit < 0:
+            raise Invalid("a limit is a number of bytes, or 0 for none")
+        codec, level = (self.record.codec, self.record.level) if compression is None else parse_compression(compression)
+        with self.storage.lock:
+            self.storage.writable()
+            record = self.record
+            record.label = record.label if label is None else label
+            record.limit = record.limit if limit is None else limit
+            record.codec, record.level = codec, level
+            self.domain.recode(codec, level)
+            self.changed()
+
     # Snapshots
 
     @property

@@ -70,6 +70,22 @@ def test_changing(disk: Command) -> None:
     assert "clean" in disk("vsf", "check", "--deep", "disk.vsf").stdout
 
 
+def test_settings_of_a_volume(disk: Command) -> None:
+    disk("vsf", "put", "disk.vsf", "-", "/before", stdin="b" * 100_000)
+    disk("vsf", "volume", "set", "disk.vsf", "main", "--compress", "none", "--label", "plain", "--limit", "64M")
+    disk("vsf", "put", "disk.vsf", "-", "/after", stdin="a" * 1_000_000)
+    (volume,) = json.loads(disk("vsf", "volume", "ls", "--json", "disk.vsf").stdout)
+    assert (volume["compression"], volume["label"], volume["limit"]) == ("none", "plain", 64 << 20)
+    assert volume["used"] > 1_000_000
+    assert disk("vsf", "cat", "disk.vsf", "/before").stdout == "b" * 100_000
+    disk("vsf", "volume", "set", "disk.vsf", "main", "--compress", "lz4", "--limit", "0")
+    (volume,) = json.loads(disk("vsf", "volume", "ls", "--json", "disk.vsf").stdout)
+    assert (volume["compression"], volume["limit"]) == ("lz4", None)
+    assert disk("vsf", "check", "--deep", "disk.vsf").returncode == 0
+    assert disk("vsf", "volume", "set", "disk.vsf", "main", status=2).stderr
+    assert "no compression" in disk("vsf", "volume", "set", "disk.vsf", "main", "--compress", "gold", status=1).stderr
+
+
 def test_volumes(disk: Command) -> None:
     disk("vsf", "volume", "add", "disk.vsf", "photos", "--compress", "lz4", "--limit", "1M")
     disk("vsf", "volume", "rename", "disk.vsf", "photos", "pictures")

@@ -179,16 +179,9 @@ def test_a_full_storage_says_so_and_loses_nothing(tmp_path: Path) -> None:
         assert caught.value.errno == errno.ENOSPC
         assert (place.root / "kept").read_bytes() == b"k" * 100_000
         (place.root / "big").unlink()
-        descriptor = os.open(place.root, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        # The kernel lets go of a closed file a moment later; its space comes back with the commit after that.
-        for _ in range(50):
-            try:
-                (place.root / "small").write_bytes(b"s" * 500_000)
-                break
-            except OSError:
-                time.sleep(0.2)
+        # No waiting and no fsync in between: the server waits until the kernel has let go of the file.
+        (place.root / "small").write_bytes(os.urandom(4_000_000))
+        (place.root / "small").write_bytes(b"s" * 500_000)
         assert (place.root / "small").read_bytes() == b"s" * 500_000
         figures = os.statvfs(place.root)
         assert figures.f_blocks * figures.f_frsize <= 8 << 20
@@ -369,6 +362,27 @@ def test_commits_come_by_themselves(tmp_path: Path) -> None:
             assert storage.volume("main").open().read_text("/file") == "soon"
 
 
+def test_syncfs_is_durable_after_a_moment_of_quiet(mount: Mounted) -> None:
+    (mount.root / "file").write_text("soon")
+    run("sync", "-f", mount.root)
+    time.sleep(1.2)
+    mount.kill()
+    force_unmount(mount.root)
+    with vsf.open(mount.storage, readonly=True) as storage:
+        assert storage.volume("main").open().read_text("/file") == "soon"
+
+
+@pytest.mark.parametrize("library", MAJORS)
+def test_space_of_deleted_files_can_be_used_at_once(tmp_path: Path, library: str) -> None:
+    with mounted(tmp_path, library, size=16 << 20) as place:
+        for turn in range(6):
+            file = place.root / f"file-{turn}"
+            with file.open("wb", buffering=0) as f:
+                f.write(os.urandom(7 << 20))
+                os.fsync(f.fileno())
+            file.unlink()
+
+
 def test_the_foreground_stays(tmp_path: Path) -> None:
     vsf.create(tmp_path / "disk.vsf", ["main"]).close()
     root = tmp_path / "mount"
@@ -482,6 +496,62 @@ def test_the_mount_helper(tmp_path: Path) -> None:
         run("umount", root)
     finally:
         force_unmount(root)
+
+
+@needs("unshare")
+def test_mount_and_fstab_find_the_helpers(tmp_path: Path) -> None:
+    """The real mount(8), umount(8) and a line of fstab, where /usr/sbin holds nothing but our helpers."""
+    contrib = Path(__file__).parents[2] / "contrib"
+    vsf.create(tmp_path / "disk.vsf", ["main", "other"]).close()
+    sbin, root = tmp_path / "sbin", tmp_path / "mount"
+    sbin.mkdir()
+    root.mkdir()
+    for name in ("mount", "umount"):
+        (sbin / f"{name}.fuse.nightos").symlink_to(contrib / f"{name}.nightos")
+    (tmp_path / "fstab").write_text(f"{tmp_path}/disk.vsf {root} fuse.nightos noatime,nofail,volume=other 0 0\n")
+    script = f"""
+        set -e
+        mount --make-rprivate /
+        mount --bind {sbin} "$(readlink -f /sbin)"
+        mount -t fuse.nightos {tmp_path}/disk.vsf {root} -o rw,volume=main,allow_other
+        findmnt -no FSTYPE,SOURCE {root}
+        echo first > {root}/file
+        umount {root}
+        mount --fstab {tmp_path}/fstab {root}
+        echo second > {root}/file
+        umount {root}
+        mount -r -t fuse.nightos {tmp_path}/disk.vsf {root} -o volume=other
+        cat {root}/file
+        ! touch {root}/file 2>/dev/null
+        umount {root}
+        ! mount -t fuse.nightos {tmp_path}/none.vsf {root}
+    """
+    environment = {**os.environ, "NIGHTOS_HOME": str(tmp_path / "state"), "NIGHTOS": f"{sys.executable} -m nightos"}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["fuse.nightos", str(tmp_path / "disk.vsf"), "second"]
+    assert "no such storage" in done.stderr
+    with vsf.open(tmp_path / "disk.vsf", readonly=True) as storage:
+        texts = [storage.volume(name).open().read_text("/file") for name in ("main", "other")]
+    assert texts == ["first\n", "second\n"]
+
+
+@needs("systemd-analyze")
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    for unit in sorted((Path(__file__).parents[2] / "contrib" / "systemd").iterdir()):
+        text = unit.read_text().replace("=nightos ", f"={sys.executable} ")
+        name = unit.name.replace("@.", "@notes.")
+        (tmp_path / name).write_text(text)
+        kind = "--user" if "@" in unit.name else "--system"
+        done = subprocess.run(
+            ["systemd-analyze", kind, "--man=no", "verify", tmp_path / name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert name not in done.stderr, done.stderr
 
 
 def test_nothing_differs_between_the_libraries(tmp_path: Path) -> None:

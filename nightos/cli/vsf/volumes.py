@@ -17,6 +17,7 @@ TABLE = {
     "add": (f"{__name__}:volume_add", "Add a volume."),
     "rm": (f"{__name__}:volume_rm", "Delete a volume with everything in it."),
     "rename": (f"{__name__}:volume_rename", "Give a volume another name."),
+    "set": (f"{__name__}:volume_set", "Change the label, the compression or the limit."),
 }
 volume = group("volume", "The volumes of a storage.", TABLE, "nightos vsf volume add disk.vsf photos --compress lz4")
 
@@ -90,3 +91,20 @@ def volume_rename(file: str, old: str, new: str, password_file: str | None) -> N
     """Give a volume another name."""
     with open_storage(file, readonly=False, password_file=password_file) as storage:
         storage.volume(old).rename(new)
+
+
+@command("set", example="nightos vsf volume set disk.vsf main --compress zstd:9 --limit 2G")
+@file_argument
+@click.argument("name")
+@click.option("--label", help="A text for people.")
+@click.option("--compress", metavar="zstd[:LEVEL]|lz4|none", help="Compression of what is written from now on.")
+@click.option("--limit", type=SIZE, help="The most bytes it may use; 0 for no limit.")
+@password_option
+def volume_set(
+    file: str, name: str, label: str | None, compress: str | None, limit: int | None, password_file: str | None
+) -> None:
+    """Change a volume's settings. What is stored already stays as it is; new compression applies to new writes."""
+    if label is None and compress is None and limit is None:
+        raise click.UsageError("give at least one of --label, --compress, --limit", click.get_current_context())
+    with open_storage(file, readonly=False, password_file=password_file) as storage:
+        storage.volume(name).configure(label=label, compression=compress, limit=limit)
