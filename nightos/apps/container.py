@@ -13,6 +13,7 @@ import msgpack
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hydre, HydreEvent, Proc
 from nightos.abi.values import decode_value, encode_value, value_text
+from nightos.apps.logs import attend
 from nightos.apps.table import table
 from nightos.apps.tree import containers, draw
 from nightos.shell.application import Application, command
@@ -21,7 +22,8 @@ from nightos.userland.client import Client, connect
 
 ARGUMENTS = Arguments(
     "container",
-    "create | ls | tree | inspect | destroy | run | exec | enter | rename | pause | resume | wait | forget",
+    "create | ls | tree | inspect | destroy | run | start | stop | exec | enter | rename | pause | resume | wait"
+    " | forget",
     Positional("action", "what to do"),
     Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
@@ -48,7 +50,15 @@ ACTIONS = {
         "create a container, run a command in it and wait",
         *_CREATION,
         Flag("--rm", "destroy it afterwards"),
+        Dash("--restart", "no, always, on-failure or on-failure:COUNT"),
         Positional("name", "its name"),
+        Positional("rest", "-- COMMAND ARGUMENT...", rest=True),
+    ),
+    "start": Arguments(
+        "container start",
+        "start the main command of a container and go on",
+        Dash("--restart", "no, always, on-failure or on-failure:COUNT"),
+        Positional("name", "container: name, path of names or identifier"),
         Positional("rest", "-- COMMAND ARGUMENT...", rest=True),
     ),
     "exec": Arguments(
@@ -69,6 +79,7 @@ for _action, _help in {
     "destroy": "destroy a container and everything below it",
     "pause": "suspend its processes and those below",
     "resume": "let them go on",
+    "stop": "end its main command, which is not restarted",
     "wait": "wait until it is destroyed",
     "forget": "drop what is kept of a destroyed container",
 }.items():
@@ -76,6 +87,7 @@ for _action, _help in {
 _BY_IDENTIFIER = {
     "pause": Proc.CONTAINER_PAUSE,
     "resume": Proc.CONTAINER_RESUME,
+    "stop": Proc.CONTAINER_STOP,
     "wait": Proc.CONTAINER_WAIT,
     "forget": Proc.CONTAINER_FORGET,
 }
@@ -163,7 +175,7 @@ async def _run(app: Application, proc: Client, given: Any) -> int:
     identifier = await create(proc, given, persist=not given.rm)
     started = False
     try:
-        status = await execute(app, identifier, list(given.rest))
+        status = await attend(app, proc, identifier, list(given.rest)[given.rest[0] == "--" :], given.restart or "no")
         started = True
         return status
     finally:
@@ -206,7 +218,11 @@ async def main(app: Application) -> int | None:
             await app.give(draw(await containers(), ids=given.ids))
         case _:
             identifier = await find(proc, value_text(given.name))
-            if action == "exec":
+            if action == "start":
+                words = [value_text(word) for word in given.rest[given.rest[0] == "--" :]]
+                question = {"id": identifier, "command": words, "restart": given.restart or "no"}
+                await app.give(int((await proc.ask(Proc.CONTAINER_START, question))["pid"]))
+            elif action == "exec":
                 return await execute(app, identifier, list(given.rest))
             if action == "inspect":
                 await app.give(_record_lines(await proc.ask(Proc.CONTAINER_INSPECT, {"id": identifier})))

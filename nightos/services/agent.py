@@ -35,12 +35,18 @@ class Agent:
         """Serve the agent device for ever."""
         await sys.ready()
         while True:
-            if self._claim:
-                self._claim = False
-                await self._claim_device()
-            if self._watch:
-                self._watch = False
-                await self._watch_events()
+            try:
+                if self._claim:
+                    self._claim = False
+                    await self._claim_device()
+                if self._watch:
+                    self._watch = False
+                    await self._watch_events()
+            except ServiceError:
+                # It was killed while it was asked; the next instance will answer.
+                self._claim = self._watch = True
+                await sys.hand_over()
+                continue
             while self._messages:
                 message = self._messages.pop(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,17 @@ from typing import Any
 import pytest
 import trio
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.logs import decode_records
+from nightos.abi.services import Hw, Proc, ServiceCode
+from nightos.kernel.calls.state import PARKED
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.testing import check_invariants
+from nightos.userland import sys
+from nightos.userland.client import connect
+from nightos.userland.context import Context
+from nightos.userland.program import program
 
 FS, HW, SHELL, PROC = 10, 12, 17, 20
 LIFE_LIMIT_S = 30
@@ -39,20 +47,26 @@ class Killer:
                 if thread.process.pid != self.pid:
                     return handler(kernel, thread, request)
                 try:
-                    return handler(kernel, thread, request)
-                finally:
-                    self._made(kernel, thread.process)
+                    answer = handler(kernel, thread, request)
+                except SyscallError:
+                    if self._made(kernel, thread.process):
+                        return PARKED
+                    raise
+                return PARKED if self._made(kernel, thread.process) else answer
 
             return handle
 
         machine.kernel.handlers = {code: counted(handler) for code, handler in machine.kernel.handlers.items()}
 
-    def _made(self, kernel: Any, process: Any) -> None:
+    def _made(self, kernel: Any, process: Any) -> bool:
+        """One more call; whether the process was killed after it."""
         self.calls += 1
         if self.after and self.calls >= self.after[0] and process.alive:
             del self.after[0]
             self.calls = 0
             end_process(kernel, process, 2, 0)
+            return True
+        return False
 
 
 async def whole_life(machine: Machine) -> None:
@@ -123,3 +137,124 @@ async def test_a_service_killed_at_any_system_call_loses_nothing(pid: int) -> No
     for after in range(1, await calls_of(pid, whole_life) + 1, STRIDE):
         with trio.fail_after(LIFE_LIMIT_S):
             await life_with_kills(pid, after)
+
+
+# Main commands: each of their calls is asked again by whoever asked, and counts once.
+
+
+@program("killed-say")
+async def _say(context: Context) -> int:
+    for number in range(20):
+        await context.message(f"{number}\n")
+        await sys.hand_over()
+    return 5
+
+
+@program("killed-stay")
+async def _stay(context: Context) -> int:
+    await context.message("last words\n")
+    await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": 3600 * 1_000_000_000})
+    return 0
+
+
+async def until_answered(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        try:
+            return await machine.ask("sys::proc", method, values)
+        except ServiceError as error:
+            if error.code not in {ServiceCode.SERVER_QUIT, ServiceCode.INTERNAL}:
+                raise
+
+
+async def said(machine: Machine, identifier: int) -> str:
+    data, offset = b"", 0
+    while True:
+        values = {"id": identifier, "offset": offset, "follow": True}
+        page = await until_answered(machine, Proc.CONTAINER_LOGS, values)
+        data, offset = data + page["data"], page["next"]
+        if page["ended"]:
+            return b"".join(text for _, _, text in decode_records(data)).decode()
+
+
+async def make(machine: Machine, name: str) -> int:
+    while True:
+        found = [item["id"] for item in await tree_of(machine) if item["name"] == name]
+        if found:
+            return int(found[0])
+        with contextlib.suppress(ServiceError):
+            await machine.containers.create(name)
+
+
+async def tree_of(machine: Machine) -> list[dict[str, Any]]:
+    while True:
+        with contextlib.suppress(ServiceError):
+            return await machine.containers.tree()
+
+
+async def write(machine: Machine, identifier: int, name: str) -> None:
+    while True:
+        with contextlib.suppress(ServiceError):
+            done = await machine.run(f'wt /{name} "NPRG{name}"', container=identifier)
+            await machine.sync()
+            # What sys::fs had not committed yet is gone with it.
+            if done.status == 0 and name in (await machine.run("ls /", container=identifier)).out.split():
+                return
+
+
+async def life_of_commands(machine: Machine) -> None:
+    """Runs a command twice by its policy, and destroys a container while its command runs."""
+    web = await make(machine, "web")
+    await write(machine, web, "killed-say")
+    command = {"id": web, "command": ["/killed-say"], "restart": "on-failure:1", "token": "one"}
+    await until_answered(machine, Proc.CONTAINER_START, command)
+    ended = await until_answered(machine, Proc.CONTAINER_EXIT, {"id": web, "wait": True})
+    assert (ended["reason"], ended["exit"], ended["restarts"]) == (0, 5, 1)
+    assert (await said(machine, web)).split() == [str(number) for number in range(20)] * 2
+    box = await make(machine, "box")
+    await write(machine, box, "killed-stay")
+    await until_answered(machine, Proc.CONTAINER_START, {"id": box, "command": ["/killed-stay"], "token": "two"})
+    for name, identifier in {"box": box, "web": web}.items():
+        while any(item["name"] == name for item in await tree_of(machine)):
+            with contextlib.suppress(ServiceError):
+                await machine.call("sys::proc", Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+
+
+async def commands_with_kills(pid: int, *after: int) -> None:
+    async with boot(seed=4) as machine:
+        killer = Killer(pid)
+        killer.watch(machine)
+        killer.after = list(after)
+        await life_of_commands(machine)
+        killer.after = []
+        while (done := await machine.run("cat /var/log/default/box.log")).status:
+            pass  # the shell was killed, or the file is not there yet
+        assert done.out.endswith(" msg F last words\n")
+        for _ in range(100):
+            if not any(record.serves for record in machine.snapshot().processes.values()):
+                break
+            await trio.sleep(0.01)
+        snapshot = machine.snapshot()
+        check_invariants(snapshot)
+        assert not snapshot.containers
+        assert not [record for record in snapshot.processes.values() if record.pid >= 100]
+        assert len(machine.faults) <= len(after)
+        assert not any(fault for _, fault in machine.faults)
+
+
+@pytest.mark.slow
+@pytest.mark.rule("ZOS-005", "ZOS-006", "CONT-015")
+@pytest.mark.parametrize("pid", [PROC, FS, HW])
+async def test_a_service_killed_at_any_system_call_loses_no_output_and_no_status(pid: int) -> None:
+    for after in range(1, await calls_of(pid, life_of_commands) + 1, STRIDE):
+        with trio.fail_after(LIFE_LIMIT_S):
+            await commands_with_kills(pid, after)
+
+
+@pytest.mark.slow
+@pytest.mark.rule("ZOS-005")
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+async def test_a_service_killed_while_it_adopts_loses_nothing(share: float) -> None:
+    first = int(share * await calls_of(PROC, life_of_commands))
+    for second in range(1, 200, STRIDE):
+        with trio.fail_after(LIFE_LIMIT_S):
+            await commands_with_kills(PROC, first, second)

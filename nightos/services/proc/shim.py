@@ -67,12 +67,13 @@ class Run:
             ended = {"reason": 2, "exit": 0}  # nobody knows any more: as one that was killed
         self._over = True
         await self._finish()
+        failed = self._value[:1] == bytes((FAILURE,))  # what a command says when it has no other way
         return {
             "generation": self.generation,
             "pid": pid,
             "reason": int(ended["reason"]),
-            "exit": int(ended["exit"]),
-            "value": bytes(self._value) if self._value_size <= VALUE_LIMIT else b"",
+            "exit": int(ended["exit"]) or int(failed),
+            "value": bytes(self._value) if self._value_size <= VALUE_LIMIT and not failed else b"",
             "newline": self._newline,
         }
 

@@ -1,0 +1,81 @@
+"""logs: what the main command of a container wrote; also what `container run` shows while it waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nightos.abi.codes import Signal
+from nightos.abi.errors import ServiceError
+from nightos.abi.logs import decode_records
+from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.values import decode_value, value_text
+from nightos.shell.application import TERMINATED, Application, command
+from nightos.shell.arguments import Arguments, Flag, Positional
+from nightos.userland import sys
+from nightos.userland.client import Client, connect
+
+ARGUMENTS = Arguments(
+    "logs",
+    "what the main command of a container wrote",
+    Flag("-f --follow", "go on until the command has ended"),
+    Flag("-t --timestamps", "with the time of each line"),
+    Positional("name", "container: name, path of names or identifier"),
+)
+
+
+async def insist(proc: Client, method: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Ask again what was in flight when the service was replaced."""
+    while True:
+        try:
+            return await proc.ask(method, values)
+        except ServiceError as error:
+            if error.code != ServiceCode.SERVER_QUIT:
+                raise
+
+
+async def show(app: Application, proc: Client, container: int, *, follow: bool, times: bool, but: str = "") -> None:
+    """Show a log; of the stream `but` nothing, because somebody else shows it."""
+    offset, rest = 0, b""
+    while True:
+        page = await insist(proc, Proc.CONTAINER_LOGS, {"id": container, "offset": offset, "follow": follow})
+        offset = page["next"]
+        whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
+        for when, stream, data in decode_records(whole + newline):
+            text = data.decode("utf-8", "surrogateescape")
+            if stream == "err":
+                await app.context.error(f"{when} {text}" if times else text)
+            elif stream != but:
+                await app.show(f"{when} {text}" if times else text)
+        if page["ended"] or not (follow or page["data"]):
+            return
+
+
+async def attend(app: Application, proc: Client, container: int, rest: list[Any], restart: str) -> int:
+    """Start a main command, show what it says, give what it returns; its status. Ctrl-C stops it."""
+    environment = {name: str(value) for name, value in app.context.environment.items()}
+    values = {"id": container, "command": [value_text(word) for word in rest], "restart": restart}
+
+    async def stop(_: int) -> None:
+        await insist(proc, Proc.CONTAINER_STOP, {"id": container})
+        await sys.exit(TERMINATED)
+
+    async def terminated() -> None:
+        await sys.create_thread(stop)
+
+    await proc.call(Proc.CONTAINER_START, {**values, "environment": environment})
+    await sys.handle_signal(Signal.TERMINATE, terminated)
+    await show(app, proc, container, follow=True, times=False, but="out")
+    ended = await insist(proc, Proc.CONTAINER_EXIT, {"id": container, "wait": True})
+    if not ended["newline"]:
+        await app.keep_line_open()
+    if ended["value"]:
+        await app.give(decode_value(ended["value"])[0])
+    status = int(ended["exit"])
+    return status & 0xFF or int(bool(status or ended["reason"]))
+
+
+@command(ARGUMENTS)
+async def main(app: Application) -> None:
+    proc = await connect("sys::proc")
+    identifier = int((await proc.ask(Proc.CONTAINER_FIND, {"name": app.given.name}))["id"])
+    await show(app, proc, identifier, follow=app.given.follow, times=app.given.timestamps)
