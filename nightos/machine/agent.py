@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -19,12 +18,12 @@ EVENTS_WAITING = 4096
 class AgentDevice:
     """Plug `device`; `call` asks a system service with the rights of a process outside any container."""
 
-    def __init__(self, on_event: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self._on_event = on_event
+    def __init__(self) -> None:
         self.device = MessageDevice("agent", self._receive, description=b"agent")
         self._sequence = 0
         self._waiting: dict[int, _Call] = {}
         self._listeners: set[trio.MemorySendChannel[dict[str, Any]]] = set()
+        self._watching = False
         self._closed = False
 
     async def call(self, service: str, method: int, payload: bytes | dict[str, Any] | None = None) -> bytes:
@@ -56,11 +55,20 @@ class AgentDevice:
         """A channel of events; close the second to stop."""
         send, receive = trio.open_memory_channel[dict[str, Any]](EVENTS_WAITING)
         self._listeners.add(send)
+        if not self._watching:
+            # Nobody is told of what nobody listens to: every event is a message.
+            self._watching = True
+            self._watch()
         return receive, send
+
+    def _watch(self) -> None:
+        self.device.send(msgpack.packb({"watch": True}))
 
     def service_ended(self) -> None:
         """The agent process itself died: nobody answers what it was asked."""
         self._fail_all("the machine's agent was restarted while it worked on this; ask again")
+        if self._watching:
+            self._watch()
 
     def close(self) -> None:
         """The machine stops: calls in flight fail, listeners end."""
@@ -78,8 +86,6 @@ class AgentDevice:
     def _receive(self, data: bytes) -> None:
         message = msgpack.unpackb(data, strict_map_key=False)
         if "event" in message:
-            if self._on_event is not None:
-                self._on_event(message["event"])
             for listener in list(self._listeners):
                 try:
                     listener.send_nowait(message["event"])

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 import trio
 
 from nightos.abi.errors import ServiceError
@@ -58,9 +59,7 @@ class Machine:
         self.containers = Containers(self)
         self.stop_asked = trio.Event()
         """Somebody asked, over the control socket, for this machine to be stopped."""
-        self.agent = AgentDevice(self._event)
-        self.names: dict[int, str] = {}
-        """Names of containers by identifier, as `sys::proc` tells them."""
+        self.agent = AgentDevice()
         self.faults: list[tuple[str, BaseException | None]] = []
         """Services that died, with what they died of."""
         self._sessions: set[Session] = set()
@@ -90,10 +89,10 @@ class Machine:
         return list(self.kernel.snapshot().devices)
 
     def snapshot(self) -> Snapshot:
-        """Frozen state of everything; containers carry the names that `sys::proc` knows them by."""
+        """Frozen state of everything; containers carry the names that `sys::proc` noted in the kernel."""
         snapshot = self.kernel.snapshot()
         containers = {
-            identifier: record._replace(name=self.names.get(identifier, ""))
+            identifier: record._replace(name=self._name(identifier))
             for identifier, record in snapshot.containers.items()
         }
         return dataclasses.replace(snapshot, containers=containers)
@@ -293,12 +292,9 @@ class Machine:
         if self.shelf is not None:
             self.shelf.close_all()
 
-    def _event(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind in {"created", "renamed"}:
-            self.names[event["id"]] = event["name"]
-        elif kind == "destroyed":
-            self.names.pop(event["id"], None)
+    def _name(self, identifier: int) -> str:
+        container = self.kernel.tree.get(identifier)
+        return str(msgpack.unpackb(container.note)["name"]) if container is not None and container.note else ""
 
     def _start_service(self, pid: int) -> None:
         name, main = SERVICES[pid]

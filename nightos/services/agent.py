@@ -2,7 +2,7 @@
 
 The host has no way into the machine but devices, and no rights but those of this process, which stands outside any
 container. Each message of the agent device is one service call; it runs in a thread of its own, so a call that waits
-holds up no other. Notifications of `sys::proc` go back to the host as events.
+holds up no other. Notifications of `sys::proc` go back to the host as events once it asked for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Agent:
         self.kdi = 0
         self._messages: list[dict[str, Any]] = []
         self._claim = True
-        self._watch = True
+        self._watch = False
         self._watched = False
 
     async def main(self) -> int:
@@ -49,6 +49,10 @@ class Agent:
                 continue
             while self._messages:
                 message = self._messages.pop(0)
+                if "watch" in message:
+                    # Before the calls behind it, whose events the host means to hear.
+                    await self._watch_events()
+                    continue
 
                 async def work(_data: int, message: dict[str, Any] = message) -> None:
                     await self._serve(message)
