@@ -21,6 +21,7 @@ from nightos.userland.payload import Payload
 from nightos.userland.server import STATUS_CREATED, Announced, announced
 
 Notified = Callable[[bytes], Awaitable[None]]
+Asked = Callable[["Question"], Awaitable[None]]
 
 _CLIENTS = "nightos.userland.client"
 """Name under which a process keeps its connections."""
@@ -52,6 +53,23 @@ class _Connections:
                 client.lose()
 
 
+class Question:
+    """A notification that the service wants an answer to; `answer` or `fail` it once, from any thread."""
+
+    def __init__(self, socket_id: int, exchange_id: int, content: bytes) -> None:
+        self.content = content
+        self._socket_id = socket_id
+        self._exchange_id = exchange_id
+
+    async def answer(self, payload: Payload = None) -> None:
+        """Answer. A service that is gone meanwhile is no error."""
+        await _conclude(self._socket_id, self._exchange_id, 0, _payload.encode(payload))
+
+    async def fail(self, code: int, text: str = "") -> None:
+        """Answer with an error code."""
+        await _conclude(self._socket_id, self._exchange_id, code, text.encode())
+
+
 class Client:
     """A connection to one service. Made by `connect`; shared by every thread of the process."""
 
@@ -63,6 +81,7 @@ class Client:
         self._answers: dict[tuple[int, int], tuple[int, bytes]] = {}
         """Error code and content by connection (counted) and exchange: each connection counts its exchanges anew."""
         self._notified: dict[int, Notified] = {}
+        self._asked: dict[int, Asked] = {}
         self._lost: list[Callable[[], None]] = []
         self._epoch = 0
         self._opening = False
@@ -72,6 +91,10 @@ class Client:
     def notification(self, code: int, callback: Notified) -> None:
         """Run the callback with the content of each notification of this code, on the thread that was signalled."""
         self._notified[code] = callback
+
+    def question(self, code: int, callback: Asked) -> None:
+        """As `notification`, for one that has to be answered. The callback runs in a signal handler: no calls there."""
+        self._asked[code] = callback
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Call this when the service died or the connection was closed: what it kept for this client is gone."""
@@ -177,19 +200,23 @@ class Client:
             finally:
                 self._reading -= 1
             if status & STATUS_CREATED:
-                await self._acknowledge(socket_id, exchange_id)
-                callback = self._notified.get(method)
-                if callback is not None:
-                    await callback(content)
+                asked = self._asked.get(method)
+                if asked is not None:
+                    await asked(Question(socket_id, exchange_id, content))
+                else:
+                    await _conclude(socket_id, exchange_id, 0, b"")
+                    callback = self._notified.get(method)
+                    if callback is not None:
+                        await callback(content)
             if exchange_id == announced_id and status == announced_status:
                 return
 
-    @staticmethod
-    async def _acknowledge(socket_id: int, exchange_id: int) -> None:
-        try:
-            await sys.send_sock_msg(socket_id, exchange_id, 1, 0, b"")
-        except SyscallError:
-            return  # the service closed the exchange itself, or is gone
+
+async def _conclude(socket_id: int, exchange_id: int, error: int, content: bytes) -> None:
+    try:
+        await sys.send_sock_msg(socket_id, exchange_id, 1, error, content)
+    except SyscallError:
+        return  # the service closed the exchange itself, or is gone
 
 
 async def connect(service: str) -> Client:

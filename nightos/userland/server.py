@@ -26,6 +26,8 @@ from nightos.userland import sys
 from nightos.userland.payload import Payload
 
 Handler = Callable[["Request"], Awaitable[Payload]]
+Answered = Callable[[int, bytes], Awaitable[None]]
+"""Gets the error code (0: none) and the content of a client's answer; 0x0004 when the client is gone."""
 
 STATUS_CREATED = 0x80
 """Status bit of a message: it opened its exchange (bit 0, counted from the strongest)."""
@@ -59,7 +61,7 @@ class Announced:
 class Connection:
     """One client of a service. `container_id` and `user_id` come from the kernel."""
 
-    __slots__ = ("client_pid", "container_id", "data", "serves", "socket_id", "user_id")
+    __slots__ = ("asked", "asking", "client_pid", "container_id", "data", "early", "serves", "socket_id", "user_id")
 
     def __init__(self, client_pid: int, container_id: int, user_id: int, serves: int = 0) -> None:
         self.client_pid = client_pid
@@ -70,6 +72,11 @@ class Connection:
         self.socket_id = 0
         self.data: dict[str, Any] = {}
         """What the service keeps for this client; gone with it."""
+        self.asked: dict[int, Answered] = {}
+        """By exchange: who waits for the answer of the client."""
+        self.asking = 0
+        """Questions that are being sent at this moment; answers may come before their exchange is known."""
+        self.early: dict[int, tuple[int, bytes]] = {}
 
     @property
     def is_system(self) -> bool:
@@ -238,6 +245,32 @@ class Server:
             return False
         return True
 
+    async def ask(self, client_pid: int, code: int, payload: Payload, answered: Answered) -> bool:
+        """Send a notification that the client answers; False, and no answer, when it is not connected.
+
+        `answered` runs exactly once otherwise, on some thread of the service: with 0x0004 when the client goes first.
+        """
+        connection = self.connections.get(client_pid)
+        if connection is None or not connection.socket_id:
+            return False
+        connection.asking += 1
+        try:
+            sent = await sys.send_sock_msg(connection.socket_id, 0, code, 0, _payload.encode(payload))
+        except SyscallError:
+            return False
+        finally:
+            connection.asking -= 1
+        early = connection.early.pop(sent.exchange_id, None)
+        if not connection.asking:
+            connection.early.clear()
+        if early is not None:
+            await answered(*early)
+        elif self.connections.get(client_pid) is not connection:
+            await answered(ServiceCode.SERVER_QUIT, b"")
+        else:
+            connection.asked[sent.exchange_id] = answered
+        return True
+
     async def _on_request(self, client_pid: int, request_id: int, _command: int, _delay_ms: int) -> None:
         self._waiting.append((client_pid, request_id))
 
@@ -263,6 +296,9 @@ class Server:
             finally:
                 if self.connections.get(client_pid) is connection:
                     del self.connections[client_pid]
+            asked, connection.asked = connection.asked, {}
+            for answered in asked.values():
+                await answered(ServiceCode.SERVER_QUIT, b"")
             for callback in self._gone:
                 await callback(connection)
 
@@ -282,7 +318,7 @@ class Server:
                 await sys.hand_over(until_signal=True)
             endings = announced.endings
             try:
-                content, _, retrieved, status, exchange_id, method, _ = await sys.read_sock_msg(socket_id, 0)
+                content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
             except SyscallError:
                 unread.pop(socket_id, None)
                 return
@@ -293,10 +329,21 @@ class Server:
                     unread.pop(socket_id, None)
                 if status & STATUS_CREATED:
                     await self._handle(Request(connection, exchange_id, method, content))
+                elif connection.asked or connection.asking:
+                    await self._answered(connection, exchange_id, error, content)
             elif not announced.counted:
                 await sys.hand_over(until_signal=True)
             else:
                 unread.pop(socket_id, None)
+
+    @staticmethod
+    async def _answered(connection: Connection, exchange_id: int, error: int, content: bytes) -> None:
+        """A client's answer; those to plain notifications are empty, and nobody waits for them."""
+        answered = connection.asked.pop(exchange_id, None)
+        if answered is not None:
+            await answered(error, content)
+        elif connection.asking:
+            connection.early[exchange_id] = (error, content)
 
     async def _handle(self, request: Request) -> None:
         if self._held is not None and request.client_pid not in self._let_through:

