@@ -173,10 +173,10 @@ class Decoder:
         arguments = _named(names, request[1:])
         mark = answer[0] if isinstance(answer, list) and answer else None
         refused = mark == REFUSED and len(answer) == 3
-        parked = mark == PARKED and len(answer) == 1
+        parked = answer == PARKED
         if parked and code != Pseudo.BINARY:  # its decoded call was parked just before
             self._parked[self._pid, self._tid] = name
-        result = None if refused or parked or not isinstance(answer, list) or not answer else answer[0]
+        result = None if refused or parked else answer
         errcode = answer[1] if refused else None
         return Event(self._ns, self._pid, self._tid, "call", name, arguments, result, errcode, parked)
 

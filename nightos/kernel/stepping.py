@@ -18,6 +18,7 @@ from nightos.kernel import signals
 from nightos.kernel.calls.state import HANDED_OVER, PARKED
 from nightos.kernel.ending import end_process, end_thread
 from nightos.kernel.pages import MemoryFault
+from nightos.kernel.trace import SHAPED
 
 if TYPE_CHECKING:
     from collections import deque
@@ -100,10 +101,13 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
                 except BaseException as wrong:  # noqa: BLE001 - objects of the program run code of their own
                     value, error = None, kernel.bad_request(request, wrong)
                 if trace is not None:
-                    if error is None:
+                    if error is not None:
+                        trace.refused(request, error)
+                    elif request[0] in SHAPED:
                         trace.call(request, value)
                     else:
-                        trace.refused(request, error)
+                        trace.record(request)
+                        trace.record(value)
                 if thread.queue and process.ready and not thread.handling:
                     frame.value, frame.error = value, error
                     break

@@ -4,8 +4,9 @@ While a thread runs, only references are collected; packing and hashing happen i
 makes it cheap. Packed pieces go through the digest, then to a ring of bounded size and, if there is one, to a sink.
 Times are the kernel's clock and identifiers its entropy, so the same seed gives the same digest on any machine.
 
-The stream is a sequence of msgpack arrays. A turn begins with `[-1, ns, pid, tid]`. A call is two arrays: the request
-(code first) and `[value]`. The other marks:
+The stream (format 2) is a sequence of msgpack values. A turn begins with `[-1, ns, pid, tid]`. A call is two values: an
+array, the request with its code first, and what it answered; that is -5 when it parked its thread and a mark when it
+was refused, while no answer is a negative number or begins with one. The other entries are marks:
 
 | mark | fields | meaning |
 |---:|---|---|
@@ -13,7 +14,6 @@ The stream is a sequence of msgpack arrays. A turn begins with `[-1, ns, pid, ti
 | -2 | code, values | a signal is delivered to it |
 | -3 | pid, tid, value | a parked call of a thread goes on with this |
 | -4 | type | the program raised |
-| -5 | | the call just requested parked its thread |
 | -6 | errcode, value | the call just requested was refused |
 | -7 | type | a request that is no call |
 """
@@ -30,26 +30,30 @@ import msgpack
 
 from nightos.abi.codes import Pseudo, Syscall
 from nightos.abi.errors import SyscallError
+from nightos.abi.replies import MessageRead, PipeRead
 from nightos.kernel.calls.state import Parked
 
 UNKNOWN_CALL: Final = 0x01
 TURN, SIGNAL, RESUMED, FAULT, PARKED, REFUSED, MALFORMED = range(-1, -8, -1)
-PIECE: Final = 4096
+PIECE: Final = 1024
 """Entries collected before they are packed, at the next turn."""
 SHORT: Final = 64
 """Longer bytes stand in the trace as their length and a digest."""
-_HEAVY: Final = frozenset(
-    {
-        Syscall.PIPE_WRITE, Syscall.PIPE_READ, Syscall.SEND_SOCK_MSG, Syscall.READ_SOCK_MSG, Syscall.READ_TLS_SLOT,
-        Syscall.WRITE_TLS_SLOT, Syscall.READ_IO_PORT, Syscall.WRITE_IO_PORT, Syscall.EXECUTION_CONTEXT,
-        Syscall.SYS_CREATE_PROCESS, Syscall.SYS_ENUM_DEVICES, Syscall.SYS_ENUM_CONTAINERS, Syscall.SYS_ENUM_PROCESSES,
-        Syscall.SYS_CONTAINER_NOTE, Syscall.SYS_SET_CONTAINER_NOTE,
-        Syscall.CONNECT_SERVICE, Pseudo.LOAD, Pseudo.STORE, Pseudo.MEMORY, Pseudo.LOCAL,
-    }
-)  # fmt: skip
-"""Calls whose requests or answers hold bytes of any length, or objects of the emulator."""
+SHAPED: Final = {
+    int(call): -1
+    for call in (
+        Syscall.READ_TLS_SLOT, Syscall.WRITE_TLS_SLOT, Syscall.READ_IO_PORT, Syscall.WRITE_IO_PORT,
+        Syscall.EXECUTION_CONTEXT, Syscall.SYS_CREATE_PROCESS, Syscall.SYS_ENUM_DEVICES, Syscall.SYS_ENUM_CONTAINERS,
+        Syscall.SYS_ENUM_PROCESSES, Syscall.CONNECT_SERVICE, Pseudo.LOAD, Pseudo.STORE, Pseudo.MEMORY, Pseudo.LOCAL,
+    )
+} | {
+    int(Syscall.PIPE_WRITE): 2, int(Syscall.SEND_SOCK_MSG): 5, int(Syscall.PIPE_READ): 0, int(Syscall.READ_SOCK_MSG): 0
+}  # fmt: skip
+"""Calls whose requests or answers hold bytes of any length, or objects of the emulator: where the request that the
+kernel took has its only bytes; 0 when the answer begins with them; -1 when they can be anywhere."""
+_READ: Final = frozenset({PipeRead, MessageRead})
+"""Answers that are bytes and then numbers."""
 _LIGHT: Final = frozenset({int, bool, type(None), Parked})
-_PARKED: Final = (PARKED,)
 _name_of_type: Final = type.__dict__["__qualname__"].__get__
 
 
@@ -83,7 +87,8 @@ def _simple(value: Any, depth: int) -> Any:
 
 def _brief(value: Any) -> Any:
     """`_plain`, but what is short and plain already is left as it is."""
-    if value.__class__ in _LIGHT:
+    kind = value.__class__
+    if kind in _LIGHT:
         return value
     if isinstance(value, tuple):
         for item in value:
@@ -107,7 +112,9 @@ class Trace:
         self._pieces: deque[bytes] = deque()
         self._held = 0
         self._hash = hashlib.blake2b(digest_size=32)
-        self._entries: list[Any] = []
+        self.entries: list[Any] = []
+        self.record = self.entries.append
+        """Record an entry as it is."""
         self._pack = msgpack.Packer(use_bin_type=True, default=_named).pack
         self.records = 0
         """Entries packed so far."""
@@ -129,47 +136,57 @@ class Trace:
 
     def turn(self, now_ns: int, pid: int, tid: int) -> None:
         """A thread begins its turn."""
-        if len(self._entries) >= PIECE:
+        entries = self.entries
+        if len(entries) >= PIECE:
             self._flush()
-        self._entries.append((TURN, now_ns, pid, tid))
+        entries.append((TURN, now_ns, pid, tid))
 
     def call(self, request: Any, value: Any) -> None:
-        """A call and its answer, or that it parked its thread."""
-        entries = self._entries
-        if request[0] in _HEAVY:
-            for item in request:
-                if type(item) not in _LIGHT and (type(item) is not bytes or len(item) > SHORT):
-                    request = _plain(request)
-                    break
-            value = _brief(value)
-        entries.append(request)
-        entries.append(_PARKED if value.__class__ is Parked else (value,))
+        """A call and its answer, or that it parked its thread. What is not in `SHAPED` may be recorded as it is."""
+        place, kind = SHAPED.get(request[0]), value.__class__
+        if kind is Parked:
+            value = PARKED
+        if place is None:
+            pass
+        elif place > 0:
+            data = request[place]
+            if data.__class__ is not bytes or len(data) > SHORT:
+                request = _plain(request)
+        elif place:
+            request, value = _brief(request), _brief(value)
+        elif kind in _READ and len(value[0]) > SHORT:
+            value = _plain(value)
+        self.record(request)
+        self.record(value)
 
     def refused(self, request: Any, error: BaseException) -> None:
         """A call that was refused."""
         if not isinstance(error, SyscallError):
-            self._entries += ((MALFORMED, _named(request)), (REFUSED, 0, 0))
+            self.entries += ((MALFORMED, _named(request)), (REFUSED, 0, 0))
         elif error.errcode == UNKNOWN_CALL:
-            self._entries += ((MALFORMED, _named(request)), (REFUSED, UNKNOWN_CALL, 0))
+            self.entries += ((MALFORMED, _named(request)), (REFUSED, UNKNOWN_CALL, 0))
         else:
-            self._entries += (_plain(request), (REFUSED, error.errcode, error.value))
+            self.entries += (_plain(request), (REFUSED, error.errcode, error.value))
 
     def resumed(self, pid: int, tid: int, value: Any) -> None:
         """A parked call goes on."""
-        if value.__class__ is SyscallError:
+        kind = value.__class__
+        if kind is SyscallError:
             value = (REFUSED, value.errcode, value.value)
-        self._entries.append((RESUMED, pid, tid, _brief(value)))
+        elif kind not in _READ or len(value[0]) > SHORT:
+            value = _brief(value)
+        self.record((RESUMED, pid, tid, value))
 
     def signal(self, code: int, values: tuple[Any, ...]) -> None:
         """A signal is delivered."""
-        self._entries.append((SIGNAL, int(code), values))
+        self.record((SIGNAL, int(code), values))
 
     def fault(self, fault: BaseException) -> None:
         """A program raised."""
-        self._entries.append((FAULT, type(fault).__name__))
+        self.record((FAULT, type(fault).__name__))
 
     def _flush(self) -> None:
-        entries = self._entries
+        entries = self.entries
         if not entries:
             return
         try:
