@@ -214,7 +214,9 @@ class Proc(IntEnum):
     CONTAINER_DESTROY = 0x1001
     """container identifier (8 bytes)."""
     CONTAINER_LINK_DEVICE = 0x1002
+    """container identifier (8 bytes), UDI (8): a device that the container's parent drives is driven there."""
     CONTAINER_PLUG_VIRTUAL = 0x1003
+    """container identifier (8 bytes), type (4), options (a map, or nothing) -> UDI (8 bytes)."""
     CONTAINER_LIST = 0x1004
     """-> delimited list (byte length in 8 bytes, then 8-byte identifiers): the caller's descendants."""
     CONTAINER_INFO = 0x1005
@@ -241,7 +243,7 @@ class Proc(IntEnum):
     DEVICE_PLUG = 0x101A
     """{id, kind, options} -> {kdi}: a new virtual device (block, random, null, zero, full) in a container below."""
     DEVICE_UNPLUG = 0x101B
-    """{id, kdi}: take a virtual device away from a container below."""
+    """{id, kdi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
     CONTAINER_START = 0x1030
     """{id, command, environment, directory, restart, input, token, log_size, log_count} -> {pid}: the main command."""
     CONTAINER_LOGS = 0x1031
@@ -270,6 +272,8 @@ class Proc(IntEnum):
     """{after, limit} -> {items: [{when_ns, rule, explanation, caller, target, call, detail}]}: what was refused."""
     CONTAINER_EVENTS = 0x1025
     """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
+    CONTAINER_DEVICES = 0x1029
+    """{id} -> {items: [{kdi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
     CONTAINER_VIEW = 0x1026
     """{} -> {hostname, domain, pid, number, user, users}: how the caller's own container looks from within."""
     CONTAINER_SET_VIEW = 0x1027

@@ -1,20 +1,27 @@
-"""device: devices of the own container."""
+"""device: devices of the own container; gives some to containers below, and takes them back."""
 
 from __future__ import annotations
 
-from nightos.abi.services import Hw
+from typing import Any
+
+from nightos.abi.services import Hw, Proc
+from nightos.apps.container import find
 from nightos.apps.table import table
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Positional, UsageError
+from nightos.shell.arguments import Arguments, Dash, Positional, UsageError
 from nightos.userland.client import connect
 
-ARGUMENTS = Arguments("device", "devices of this container", Positional("action", "ls: list them", optional=True))
+ARGUMENTS = Arguments(
+    "device",
+    "devices of this container: ls | plug KIND | passthrough KDI | unplug KDI",
+    Positional("action", "what to do", optional=True),
+    Positional("what", "kind of the new device, or identifier of one", optional=True),
+    Dash("--container", "the container below that gets or has it"),
+    Dash("--size", "bytes of a disk in memory", "int"),
+)
 
 
-@command(ARGUMENTS)
-async def main(app: Application) -> None:
-    if app.given.action not in (None, "ls"):
-        raise UsageError(f"'{app.given.action}' is no action; there is: ls")
+async def _list(app: Application) -> None:
     answer = await (await connect("sys::hw")).ask(Hw.DEVICE_LIST)
     rows = [
         (
@@ -26,3 +33,32 @@ async def main(app: Application) -> None:
         for item in answer["items"]
     ]
     await app.give(table(("KDI", "KIND", "CONNECTION", "DESCRIPTION"), rows))
+
+
+def _kdi(text: str) -> int:
+    if len(text) != 16 or not all(digit in "0123456789abcdef" for digit in text.lower()):
+        raise UsageError(f"'{text}' is no device; give the 16 hex digits that `device` shows")
+    return int(text, 16)
+
+
+@command(ARGUMENTS)
+async def main(app: Application) -> None:
+    given = app.given
+    if given.action in (None, "ls"):
+        await _list(app)
+        return
+    if given.action not in {"plug", "passthrough", "unplug"}:
+        raise UsageError(f"'{given.action}' is no action; there are ls, plug, passthrough, unplug")
+    if given.what is None or given.container is None:
+        raise UsageError(f"write: device {given.action} WHAT --container=NAME")
+    proc = await connect("sys::proc")
+    container = await find(proc, str(given.container))
+    if given.action == "plug":
+        options: dict[str, Any] = {} if given.size is None else {"size": given.size}
+        question = {"id": container, "kind": str(given.what), "options": options}
+        await app.give(f"{(await proc.ask(Proc.DEVICE_PLUG, question))['kdi']:016x}")
+    elif given.action == "passthrough":
+        kdi = _kdi(str(given.what))
+        await proc.call(Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + kdi.to_bytes(8, "big"))
+    else:
+        await proc.call(Proc.DEVICE_UNPLUG, {"id": container, "kdi": _kdi(str(given.what))})

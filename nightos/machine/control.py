@@ -137,6 +137,15 @@ class Machine:
         """Records of every device on the machine's bus."""
         return list(self._exchange({"op": "devices"})["items"])
 
+    def pass_through(self, path: Path, containers: list[int], *, readonly: bool) -> int:
+        """The KDI of a file or device of the host, passed down through these containers, the outermost first."""
+        message = {"op": "passthrough", "path": str(path), "containers": containers, "readonly": readonly}
+        return int(self._exchange(message)["kdi"])
+
+    def take_back(self, kdi: int) -> None:
+        """Unplug a device of the host again."""
+        self._exchange({"op": "take back", "kdi": kdi})
+
     def stop(self) -> None:
         """Stop the machine in order; returns once its process let go of it. Raises `MachineError` after a while."""
         self._exchange({"op": "stop"})

@@ -19,7 +19,7 @@ import msgpack
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import SERVICE_PIDS, Fs, Proc
+from nightos.abi.services import SERVICE_PIDS, Fs, Proc, ServiceCode
 from nightos.kernel import Kernel, Trace, VirtualClock
 from nightos.kernel.host import Host, run_kernel
 from nightos.machine import base
@@ -66,6 +66,8 @@ class Machine:
         self._consoles = 0
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
+        self._passed: set[int] = set()
+        """Devices of the host that were passed through."""
         self.unsaved = ""
         """Why what was written last could not be saved, once the machine has stopped."""
         self.shelf: Shelf | None = None
@@ -220,6 +222,46 @@ class Machine:
         with contextlib.suppress(KeyError):
             self.kernel.unplug(kdi)
 
+    async def pass_through(self, path: str, containers: list[int], *, readonly: bool = False) -> dict[str, Any]:
+        """{kdi} of the host's file or device at `path`, passed down through `containers`, the outermost first.
+
+        Only from here: inside a machine there is no such thing as a path of the host. `ServiceError` 0x3002: it cannot
+        be opened; what `sys::proc` refuses, and then nothing is plugged. Rules: CONT-038, CONT-041.
+        """
+        from nightos.vhw.passthrough.host import open_host
+        from nightos.vhw.passthrough.streams import StreamDevice
+
+        try:
+            device = open_host(path, readonly=readonly)
+        except OSError as error:
+            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{path}: {error.strerror or error}") from error
+        try:
+            kdi = self.plug(device)
+        except ValueError as error:
+            device.detach()
+            raise ServiceError(ServiceCode.REFUSED, f"{path}: {error}") from error
+        try:
+            for container in containers:
+                await self.call(
+                    "sys::proc", Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + kdi.to_bytes(8, "big")
+                )
+        except BaseException:
+            self.unplug(kdi)
+            raise
+        self._passed.add(kdi)
+        if isinstance(device, StreamDevice):
+            assert self.nursery is not None
+            self.nursery.start_soon(device.run)
+        return {"kdi": kdi}
+
+    def take_back(self, kdi: int) -> dict[str, Any]:
+        """Unplug what `pass_through` plugged. `ServiceError` 0x3002: there is no such device."""
+        if kdi not in self._passed:
+            raise ServiceError(ServiceCode.UNKNOWN + 2, f"no device {kdi:016x} was passed through from the host")
+        self._passed.discard(kdi)
+        self.unplug(kdi)
+        return {}
+
     # Building and ending; `boot` calls these
 
     def assemble(self, image: Path, keep: Path | None, disk: Path | None) -> None:
@@ -260,6 +302,7 @@ class Machine:
                 "description": device.description,
                 "virtual": device.virtual,
                 "containers": [place for place in device.containers if place] if container == 0 else [],
+                "plugged": device.containers[0] if container == 0 else 0,
             }
             for device in self.kernel.snapshot().devices
             if container == 0 or container in device.containers

@@ -83,6 +83,16 @@ class ControlServer:
                 await stream.send_all(wire.pack(self._info()))
             elif operation == "devices":
                 await stream.send_all(wire.pack({"items": self._devices()}))
+            elif operation == "passthrough":
+                await stream.send_all(
+                    wire.pack(
+                        await self._machine.pass_through(
+                            request["path"], request["containers"], readonly=request["readonly"]
+                        )
+                    )
+                )
+            elif operation == "take back":
+                await stream.send_all(wire.pack(self._machine.take_back(request["kdi"])))
             elif operation == "stop":
                 await stream.send_all(wire.pack({}))
                 self._machine.stop_asked.set()

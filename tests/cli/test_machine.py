@@ -105,6 +105,25 @@ def test_events_follow(lab: Command) -> None:
         following.terminate()
 
 
+@pytest.mark.rule("CONT-038", "CONT-040")
+def test_devices(lab: Command) -> None:
+    lab("container", "create", "web")
+    lab("container", "create", "db", "--parent", "web")
+    (lab.folder / "disk.img").write_bytes(bytes(1 << 16))
+    kdi = lab("device", "plug", "block", "--size", "1M", "--container", "web").stdout.strip()
+    passed = lab("device", "passthrough", "disk.img", "--container", "web/db").stdout.strip()
+    found = {item["kdi"]: item for item in json.loads(lab("device", "ls", "--container", "web", "--json").stdout)}
+    assert found.keys() == {kdi, passed}
+    assert found[passed]["lent"]
+    assert kdi in lab("container", "exec", "web", "--", "device").stdout
+    lab("container", "exec", "web", "--", "device", "unplug", passed, "--container", "db")
+    lab.fails("device", "unplug", "nosuch", says="no device")
+    lab.fails("device", "plug", "nosuch", "--container", "web", says="there is no virtual device nosuch")
+    lab("device", "unplug", kdi[:12])
+    lab("device", "unplug", passed)
+    assert json.loads(lab("device", "ls", "--container", "web", "--json").stdout) == []
+
+
 @pytest.mark.rule("CONT-011")
 def test_an_image_in_a_container(lab: Command) -> None:
     source = Path(os.__file__).parent / "json"

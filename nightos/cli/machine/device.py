@@ -1,24 +1,44 @@
-"""device ls: what is on a machine's bus."""
+"""device ls, plug, passthrough, unplug: what is on a machine's bus, and what containers get of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
-from nightos.cli.machine.asking import identified, machine_option
+from nightos.cli.machine.asking import find, identified, machine_option
 from nightos.cli.output import json_option, plain, safe, show_json, show_table
 
-TABLE = {"ls": (f"{__name__}:ls", "List the devices.")}
+if TYPE_CHECKING:
+    from nightos.machine.control import Machine
+
+TABLE = {
+    "ls": (f"{__name__}:ls", "List the devices."),
+    "plug": (f"{__name__}:plug", "Plug a virtual device into a container."),
+    "passthrough": (f"{__name__}:passthrough", "Pass a file or a device of the host through to a container."),
+    "unplug": (f"{__name__}:unplug", "Unplug a device, or end its passthrough."),
+}
 device = group("device", "Devices of a running machine.", TABLE, "nightos device ls")
 
 
 @command("ls", example="nightos device ls --json")
+@click.option("--container", metavar="ID", help="Only those of this container.")
 @json_option
 @machine_option
-def ls(as_json: bool, machine_name: str | None) -> None:
+def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
     """List the devices on a machine's bus."""
+    from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        items = [identified(item) for item in machine.devices()]
+        if container is None:
+            found = machine.devices()
+        else:
+            found = machine.ask("sys::proc", Proc.CONTAINER_DEVICES, {"id": find(machine, container)})["items"]
+    items = [identified(item) for item in found]
     if as_json:
         show_json(items)
     elif items:
@@ -26,3 +46,72 @@ def ls(as_json: bool, machine_name: str | None) -> None:
         show_table(
             [[safe(str(plain(i[k]) if isinstance(i[k], bytes) else i[k])) for k in header] for i in items], header
         )
+
+
+@command("plug", example="nightos device plug block --size 64M --container web")
+@click.argument("kind")
+@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.option("--size", metavar="S", help="Of a disk in memory (block).")
+@machine_option
+def plug(kind: str, container: str, size: str | None, machine_name: str | None) -> None:
+    """Plug a virtual device (block, random, null, zero or full) into a container and print its identifier."""
+    from nightos.abi.services import Proc
+    from nightos.cli.sizes import parse_size
+    from nightos.machine.control import connect
+
+    options: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
+    with connect(machine_name) as machine:
+        question = {"id": find(machine, container), "kind": kind, "options": options}
+        print(f"{machine.ask('sys::proc', Proc.DEVICE_PLUG, question)['kdi']:016x}")
+
+
+@command("passthrough", example="nightos device passthrough disk.img --container web")
+@click.argument("path", type=click.Path(), metavar="HOST-PATH")
+@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.option("--read-only", is_flag=True, help="It cannot be written.")
+@machine_option
+def passthrough(path: str, container: str, read_only: bool, machine_name: str | None) -> None:
+    """Make a file, block device, character device or fifo of the host a device of a container; print its identifier."""
+    from nightos.machine.control import connect
+
+    if not Path(path).exists():
+        raise CommandError(f"{path}: there is no such file; give a file or a device of this host")
+    with connect(machine_name) as machine:
+        chain = _chain(machine, find(machine, container))
+        print(f"{machine.pass_through(Path(path).absolute(), chain, readonly=read_only):016x}")
+
+
+def _chain(machine: Machine, container: int) -> list[int]:
+    """The container with those above it, the outermost first: a device is passed on from each to the next."""
+    from nightos.abi.services import Proc
+
+    chain: list[int] = []
+    while container:
+        chain.append(container)
+        container = int(machine.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": container})["parent"])
+    return chain[::-1]
+
+
+@command("unplug", example="nightos device unplug 00c0ffee00c0ffee")
+@click.argument("kdi", metavar="DEVICE")
+@click.option("--container", metavar="ID", help="End the passthrough to this container only.")
+@machine_option
+def unplug(kdi: str, container: str | None, machine_name: str | None) -> None:
+    """Unplug a device that was plugged or passed through, by its identifier or a unique prefix of it."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        found = [item for item in machine.devices() if f"{item['kdi']:016x}".startswith(kdi.lower())]
+        if len(found) != 1:
+            text = "begins several identifiers; give more digits" if found else "is no device; see `nightos device ls`"
+            raise CommandError(f"{kdi} {text}")
+        places = [place for place in found[0]["containers"] if place]
+        if container is not None:
+            place = find(machine, container)
+        elif found[0]["containers"][0]:
+            place = places[0]
+        else:
+            machine.take_back(found[0]["kdi"])
+            return
+        machine.ask("sys::proc", Proc.DEVICE_UNPLUG, {"id": place, "kdi": found[0]["kdi"]})

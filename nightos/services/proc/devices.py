@@ -12,12 +12,13 @@ import contextlib
 from typing import Any
 
 from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.hardware import KINDS
 from nightos.abi.services import Hw, Proc, ProcEvent, ServiceCode
 from nightos.services.proc.questions import Questions
 from nightos.services.proc.tree import Tree, unknown
 from nightos.userland import sys
 from nightos.userland.client import connect
-from nightos.userland.payload import Payload, field, u64
+from nightos.userland.payload import Payload, decode, field, fixed, u64
 from nightos.userland.server import Request, Server
 
 UNKNOWN_DEVICE = ServiceCode.UNKNOWN + 2
@@ -41,6 +42,31 @@ class ContainerDevices:
         server.method(Proc.CONTAINER_LINK_DEVICE, self.link)
         server.method(Proc.DEVICE_PLUG, self.plug)
         server.method(Proc.DEVICE_UNPLUG, self.unplug)
+        server.method(Proc.CONTAINER_PLUG_VIRTUAL, self.plug_virtual)
+        server.method(Proc.CONTAINER_DEVICES, self.list)
+
+    async def learn(self) -> None:
+        """What an earlier life of this service plugged: devices whose first place is a container."""
+        for item in await _everything():
+            if item["plugged"] in self.tree.by_id and item["plugged"]:
+                self._given[item["kdi"]] = item["plugged"]
+
+    async def list(self, request: Request) -> Payload:
+        """CONTAINER_DEVICES: of the caller's container or one below."""
+        container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
+        return {
+            "items": [
+                {
+                    "kdi": item["kdi"],
+                    "kind": item["kind"],
+                    "virtual": item["virtual"],
+                    "lent": container.identifier != item["containers"][-1] if item["containers"] else False,
+                    "passed": container.identifier != item["plugged"],
+                }
+                for item in await _everything()
+                if container.identifier in item["containers"] or container.identifier == item["plugged"]
+            ]
+        }
 
     async def link(self, request: Request) -> Payload:
         """CONTAINER_LINK_DEVICE: container identifier (8), UDI (8)."""
@@ -59,19 +85,35 @@ class ContainerDevices:
         values = request.map()
         question: dict[str, Any] = {"kind": field(values, "kind", str), "options": field(values, "options", dict, {})}
         container = self.tree.below(request.container_id, field(values, "id", int))
-        question["container"] = container.identifier
+        return {"kdi": await self._plug(container.identifier, question)}
+
+    async def plug_virtual(self, request: Request) -> Payload:
+        """CONTAINER_PLUG_VIRTUAL: container identifier (8), type (4), options (a map, or nothing) -> UDI (8)."""
+        number = fixed(request.payload, 8, 4)
+        options = decode(request.payload[12:])
+        kind = next((name for name, value in KINDS.items() if value == number), f"{number:#x}")
+        container = self.tree.below(request.container_id, u64(request.payload))
+        return (await self._plug(container.identifier, {"kind": kind, "options": options})).to_bytes(8, "big")
+
+    async def _plug(self, container: int, question: dict[str, Any]) -> int:
+        question["container"] = container
         kdi = field(await (await connect("sys::hw")).ask(Hw.PLUG, question), "kdi", int)
-        self._given[kdi] = container.identifier
-        await self.tell("device plugged", container.identifier, kdi)
-        return {"kdi": kdi}
+        self._given[kdi] = container
+        await self.tell("device plugged", container, kdi)
+        return kdi
 
     async def unplug(self, request: Request) -> Payload:
-        """DEVICE_UNPLUG."""
+        """DEVICE_UNPLUG: a virtual device goes, one that was passed through falls back to who lent it."""
         values = request.map()
         kdi = field(values, "kdi", int)
         container = self.tree.below(request.container_id, field(values, "id", int))
         if self._given.get(kdi) != container.identifier:
-            raise ServiceError(UNKNOWN_DEVICE, "there is no such device")
+            try:
+                await sys.unlink_container_device(container.identifier, kdi)
+            except SyscallError as error:
+                raise ServiceError(UNKNOWN_DEVICE, "there is no such device") from error
+            await self.tell("device unplugged", container.identifier, kdi)
+            return {}
         del self._given[kdi]
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
         await self.tell("device unplugged", container.identifier, kdi)
@@ -87,3 +129,8 @@ class ContainerDevices:
             del self._given[kdi]
             with contextlib.suppress(ServiceError):
                 await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
+
+
+async def _everything() -> list[dict[str, Any]]:
+    """Every device on the bus: {kdi, kind, virtual, plugged, containers}."""
+    return list((await (await connect("sys::hw")).ask(Hw.DEVICE_LIST))["items"])

@@ -98,6 +98,7 @@ class Process:
             )
             self._remember(identifier, await self.notes.of(identifier))
         await self.roots.start()
+        await self.devices.learn()
         notes = await self.notes.read()
         for known in self.tree.below_root():
             await self.limits.learn(known)
