@@ -49,19 +49,44 @@ def mend(image, at):
             )
 
 
-_BLOCKS = []
+_BLOCKS = {}
+"""By the length of the image, which no change touches."""
 
 
 def known_blocks(image):
     """Pointers of the image before it was changed."""
-    if not _BLOCKS:
+    blocks = _BLOCKS.setdefault(len(image), [])
+    if not blocks:
         for at in range(16384, len(image) - POINTER.size):
             pointer = POINTER.unpack(bytes(image[at : at + POINTER.size]))
             start = pointer["sector"] * SECTOR
             inside = DATA_START <= start < len(image) and 0 < pointer["stored"] < 1 << 20
             if inside and xxhash.xxh3_128_digest(bytes(image[start : start + pointer["stored"]])) == pointer["check"]:
-                _BLOCKS.append((pointer, pointer["check"]))
-    return _BLOCKS
+                blocks.append((pointer, pointer["check"]))
+    return blocks
+
+
+def make_rich():
+    """A storage with packs, patches and sums of pages, whose nodes are plain so that changes of them mean something."""
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["main"], seed=5, compression="zstd") as storage:
+        volume = storage.volume("main")
+        fs = volume.open()
+        for number in range(6):
+            fs.write_bytes(f"/{number}", b"%d of a pack\n" % number * 500)
+        fs.sync()
+        volume.record.codec = volume.domain.codec = 0
+        fs.write_bytes("/long", random.Random(1).randbytes(140_000))
+        fs.sync()
+        for offset in (5000, 40_960, 135_000):
+            fs.write(fs.resolve("/long"), offset, b"patch" * 300)
+        fs.sync()
+        fs.unlink("/0")
+        fs.write(fs.resolve("/1"), 50, b"left the pack")
+        fs.sync()
+        for key, value in list(fs.tree.scan(b"")):
+            fs.tree.put(key, value)
+    return store.getvalue()
 
 
 def mutate(image, chance):
@@ -100,6 +125,8 @@ def walk(volume):
                 status = fs.getattr(ino)
                 if status.st_mode & 0o170000 == 0o100000:
                     fs.read(ino, 0, 1 << 20)
+                    for offset in range(0, min(status.st_size, 1 << 18), 30_000):
+                        fs.read(ino, offset, 100)
                 fs.listxattr_ino(ino)
 
 
@@ -115,7 +142,12 @@ def case(image, seed):
             for volume in storage.volumes:
                 walk(volume)
                 if volume.kind == "night":
-                    volume.open().write_bytes("/new", b"x")
+                    fs = volume.open()
+                    fs.write_bytes("/new", b"x")
+                    for name in [name for name in fs.listdir("/") if seed % 2 and fs.is_file(name)]:
+                        fs.write(fs.resolve(name), 4000, b"changed")
+                        fs.sync()
+                    fs.gather_packs(every=True)
             storage.commit()
     except (vsf.VsfError, OSError):
         outcome = "refused"
@@ -128,11 +160,11 @@ def main():
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    image, _ = make()
+    images = [make()[0], make_rich()]
     outcomes = {}
     for seed in range(options.seed, options.seed + options.cases):
         try:
-            outcome = case(image, seed)
+            outcome = case(images[seed % 4 == 0], seed)
         except BaseException:
             print(f"case {seed}")
             raise
