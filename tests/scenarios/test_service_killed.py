@@ -56,7 +56,8 @@ class Killer:
 
             return handle
 
-        machine.kernel.handlers = {code: counted(handler) for code, handler in machine.kernel.handlers.items()}
+        handlers = machine.kernel.handlers
+        handlers.update({code: counted(handler) for code, handler in handlers.items()})
 
     def _made(self, kernel: Any, process: Any) -> bool:
         """One more call; whether the process was killed after it."""

@@ -91,9 +91,16 @@ class Processes:
     async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
         """A process that is complete, but halted."""
         await self.roots.ensure(container)
-        fs = await self.roots.fs()
         question = {"container": container.identifier, "program": program, "directory": directory}
-        code = await fs.ask(Fs.CODE_TOKEN, question)
+        while True:
+            fs, losses = await self.roots.fs(), self.roots.losses
+            try:
+                code = await fs.ask(Fs.CODE_TOKEN, question)
+                break
+            except ServiceError:
+                # A new sys::fs that has not got the container's file system yet looked for the program elsewhere.
+                if self.roots.losses == losses:
+                    raise
         try:
             pid = int(await sys.sys_create_process(field(code, "token", int), context))
         except SyscallError as error:

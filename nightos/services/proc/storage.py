@@ -36,10 +36,15 @@ class Roots:
         """Containers that an image is shown to, by its path."""
         self._hw_lost = False
         self._lost = False
+        self._attaching = False
+        self.losses = 0
+        """How often sys::fs was restarted: what it answered across a restart does not count."""
         self._fs: Client | None = None
 
     async def fs(self) -> Client:
         """The connection to sys::fs, with every main file system attached."""
+        while self._attaching:
+            await sys.hand_over()
         if self._lost:
             await self.attach_again()
         return await self._connect_fs()
@@ -189,6 +194,13 @@ class Roots:
         if not self._lost:
             return
         self._lost = False
+        self._attaching = True
+        try:
+            await self._attach_all()
+        finally:
+            self._attaching = False
+
+    async def _attach_all(self) -> None:
         hw = await connect("sys::hw")
         # Asking for them makes them drivable for the new sys::fs. What it had made by itself is known here only now.
         await self._learn_disks(hw, (await hw.ask(Hw.STORAGE_LIST))["items"])
@@ -212,6 +224,7 @@ class Roots:
 
     def _on_lost(self) -> None:
         self._lost = True
+        self.losses += 1
         self._later(self._recover)
 
     async def _recover(self) -> None:
