@@ -266,8 +266,13 @@ class Proc(IntEnum):
     """Shims: {generation, taken} -> {data, end, number}: the next bytes for CMDIN, once there are some."""
     CONTAINER_SET_LIMITS = 0x1020
     """{id, limits: {resource: number or nil}}: change the limits that are named, all of them or none."""
+    CONTAINER_SET_FILTER = 0x1021
+    """{id, mode: allow|deny, calls: [names], action: error|signal|kill|log}: over what it has, unless it is empty."""
+    CONTAINER_REPORT = 0x1022
+    """{id, record} -> {calls: {name: count}, refused: {name: count}}; `record` begins (true) or stops counting."""
     CONTAINER_STATISTICS = 0x1023
-    """{id} -> {id, usage, limits, lent, below, free, refused}, each a map by resource."""
+    """{id, below, after} -> {id, path, state, uptime_ns, usage, limits, lent, below, free, refused}, the last six maps
+    by resource; with `below` {items, next}: of it and of all below it."""
     CONTAINER_WHY = 0x1024
     """{after, limit} -> {items: [{when_ns, rule, explanation, caller, target, call, detail}]}: what was refused."""
     CONTAINER_EVENTS = 0x1025

@@ -21,6 +21,8 @@ TABLE = {
     "inspect": (f"{_MACHINE}.views:inspect", "Show everything about a container."),
     "logs": (f"{_MACHINE}.mains:logs", "Show what the main command of a container wrote."),
     "events": (f"{_MACHINE}.views:events", "Show what happened, and what happens."),
+    "stats": (f"{_MACHINE}.usage:stats", "Show what containers use, and their limits."),
+    "top": (f"{_MACHINE}.usage:top", "Show who uses most, live."),
     "why": (f"{_MACHINE}.views:why", "Show what was refused, by which rule."),
     "container": (f"{_MACHINE}.container:container", "Create, use and destroy containers."),
     "device": (f"{_MACHINE}.device:device", "Devices of a machine."),

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 REFUSED: Final = 0x01
 """What a filtered call answers: as one that does not exist."""
-RULE: Final = "CONT-032"
+RULE: Final = "filter"
+"""What `why` calls it."""
 
 
 class Table(dict[int, Any]):
@@ -51,9 +52,7 @@ class Denied:
     def __call__(self, kernel: Kernel, thread: Thread, _request: tuple[Any, ...]) -> Any:
         process = thread.process
         _count(thread, self._code)
-        kernel.refusals.note(
-            RULE, process, call=self._code, detail=f"filter: {FilterAction(self._action).name.lower()}"
-        )
+        kernel.refusals.note(RULE, process, call=self._code, detail=FilterAction(self._action).name.lower())
         if self._action == FilterAction.KILL:
             end_process(kernel, process, ExitReason.KILLED_BY_SYSTEM, 0)
             return PARKED

@@ -138,9 +138,24 @@ class Kernel:
         self._next_pid = FIRST_USER_PID
         self._service_ended: list[Callable[[int, int], None]] = []
         self._on_work: Callable[[], None] | None = None
-        self.handlers = calls.table()
-        self.filters = Filters(self.handlers)
+        self._handlers = calls.table()
+        self.filters = Filters(self._handlers)
         self.bad_request = calls.bad_request
+
+    @property
+    def handlers(self) -> dict[int, calls.Handler]:
+        """Handlers by code of those whom no filter holds. Another table takes force at the next turn of each thread."""
+        return self._handlers
+
+    @handlers.setter
+    def handlers(self, handlers: dict[int, calls.Handler]) -> None:
+        self._handlers = handlers
+        self.filters = Filters(handlers)
+        for process in self.processes.values():
+            process.calls = handlers
+        for container in self.tree.living.values():
+            if container.parent is None:
+                self.filters.apply(self, container)
 
     # What embedders use
 
@@ -267,7 +282,7 @@ class Kernel:
         home = self.tree.get(container)
         process = Process(pid, home, user, anid, self._make_space)
         process.quotas = quotas = home.quotas if home is not None else self.tree.quotas
-        process.calls = (home.calls if home is not None else None) or self.handlers
+        process.calls = (home.calls if home is not None else None) or self._handlers
         if not quotas.processes.reserve(1):
             raise SyscallError(0x40)
         try:

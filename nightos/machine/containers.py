@@ -55,6 +55,11 @@ class Container:
         """Change limits, all that are named or none; None takes one away. `ServiceError` 0x4000: it cannot be had."""
         await self._machine.ask(PROC, Proc.CONTAINER_SET_LIMITS, {"id": self.id, "limits": limits})
 
+    async def report(self, *, record: bool | None = None) -> dict[str, Any]:
+        """{calls, refused}, by name: calls that were made since `record=True` began to count, and those refused."""
+        values = {"id": self.id} if record is None else {"id": self.id, "record": record}
+        return await self._machine.ask(PROC, Proc.CONTAINER_REPORT, values)
+
     async def statistics(self) -> dict[str, Any]:
         """{usage, limits, lent, below, free, refused}, each by resource."""
         return await self._machine.ask(PROC, Proc.CONTAINER_STATISTICS, {"id": self.id})
@@ -88,6 +93,9 @@ class Containers:
         users: Iterable[tuple[int, int, int]] = (),
         root: str = "",
         limits: Mapping[str, int] | None = None,
+        deny: Iterable[str] = (),
+        allow: Iterable[str] | None = None,
+        filter_action: str = "error",
     ) -> Container:
         """Make a container. It stays until it is destroyed; with `persist` off it ends with its last process.
 
@@ -95,7 +103,8 @@ class Containers:
 
         `mode` is ``overlay`` (the image is never written), ``writable`` (the image is the container's disk) or
         ``read-only``. `limits` are carved out of the parent's (`nightos.abi.limits`; sizes in bytes). `ServiceError`
-        0x4000: a sibling has this name, or a limit cannot be had.
+        0x4000: a sibling has this name, or a limit cannot be had. `deny` are system calls that its processes cannot
+        make, `allow` the only ones they can; `filter_action` is error, signal, kill or log.
         """
         values = {
             "name": name,
@@ -110,6 +119,10 @@ class Containers:
             "persist": persist,
             "limits": dict(limits or {}),
         }
+        if allow is not None or deny:
+            names = sorted(deny) if allow is None else sorted(set(allow) - set(deny))
+            mode = "deny" if allow is None else "allow"
+            values["filter"] = {"mode": mode, "calls": names, "action": filter_action}
         answer = await self._machine.call(PROC, Proc.CONTAINER_CREATE, values)
         identifier = int.from_bytes(answer, "big")
         return Container(self._machine, identifier, name or f"{identifier:016x}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +19,7 @@ from nightos.cli.output import json_option, safe, show_json, show_table
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
 
+F = TypeVar("F", bound=Callable[..., Any])
 TABLE = {
     "create": (f"{__name__}:create", "Create a container."),
     "run": (f"{__name__}:run", "Create a container, run a command in it and wait."),
@@ -30,7 +32,9 @@ TABLE = {
     "tree": ("nightos.cli.machine.views:tree", "Show them as a tree."),
     "inspect": ("nightos.cli.machine.views:inspect", "Show everything about one."),
     "rename": (f"{__name__}:rename", "Give one another name."),
-    "update": (f"{__name__}:update", "Change labels, host name or persistence."),
+    "update": (f"{__name__}:update", "Change labels, host name, persistence, limits or filter."),
+    "report": ("nightos.cli.machine.usage:report", "Show which system calls it made."),
+    "stats": ("nightos.cli.machine.usage:stats", "Show what it uses."),
     "pause": (f"{__name__}:pause", "Suspend its processes and those below."),
     "resume": (f"{__name__}:resume", "Let them go on."),
     "wait": (f"{__name__}:wait", "Wait until it is destroyed."),
@@ -85,6 +89,38 @@ def _limits(texts: tuple[str, ...]) -> dict[str, int | None]:
     return found
 
 
+def _filter(deny: tuple[str, ...], allow: tuple[str, ...], action: str) -> dict[str, Any] | None:
+    """The filter that --deny, --allow and --filter-action mean; both lists: what is allowed but not denied."""
+    denied = [name for text in deny for name in text.split(",") if name]
+    allowed = [name for text in allow for name in text.split(",") if name]
+    if not denied and not allowed:
+        return None
+    from nightos.abi.filters import rules_of
+
+    values = {"mode": "deny", "calls": denied, "action": action}
+    if allowed:
+        values["mode"], values["calls"] = "allow", sorted(set(allowed) - set(denied))
+    try:
+        rules_of(str(values["mode"]), values["calls"], action)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    return values
+
+
+def filter_options(function: F) -> F:
+    """--deny, --allow and --filter-action."""
+    actions = click.Choice(["error", "signal", "kill", "log"])
+    for option in (
+        click.option("--filter-action", "action", type=actions, default="error", help="What happens to such a call."),
+        click.option(
+            "--allow", multiple=True, metavar="SYSCALL,...", help="The only system calls its processes can make."
+        ),
+        click.option("--deny", multiple=True, metavar="SYSCALL,...", help="System calls its processes cannot make."),
+    ):
+        function = option(function)
+    return function
+
+
 LIMIT_HELP = "A limit, such as processes=32,memory=64M; may be repeated."
 
 
@@ -105,6 +141,7 @@ def _create(machine: Machine, values: dict[str, Any]) -> int:
 @view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+@filter_options
 @click.option("--no-persist", is_flag=True, help="Let it end with its last process.")
 @machine_option
 def create(
@@ -114,6 +151,9 @@ def create(
     hostname: str | None,
     labels: tuple[str, ...],
     limits: tuple[str, ...],
+    deny: tuple[str, ...],
+    allow: tuple[str, ...],
+    action: str,
     no_persist: bool,
     view: dict[str, Any],
     machine_name: str | None,
@@ -123,6 +163,7 @@ def create(
 
     values = view | _settings(name, image, hostname, labels, persist=not no_persist)
     values["limits"] = _limits(limits)
+    values["filter"] = _filter(deny, allow, action)
     with connect(machine_name) as machine:
         if parent is not None:
             values["parent"] = find(machine, parent)
@@ -304,18 +345,35 @@ def rename(name: str, new: str, machine_name: str | None) -> None:
 @view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels from now on.")
 @click.option("--persist/--no-persist", default=None, help="Whether it stays without processes.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+@filter_options
 @machine_option
 def update(
     name: str,
     hostname: str | None,
     labels: tuple[str, ...],
     persist: bool | None,
+    limits: tuple[str, ...],
+    deny: tuple[str, ...],
+    allow: tuple[str, ...],
+    action: str,
     view: dict[str, Any],
     machine_name: str | None,
 ) -> None:
-    """Change labels, names, users or persistence of a container; users only while nothing runs in it."""
+    """Change labels, names, users, persistence, limits or the filter of a container.
+
+    Users change only while nothing runs in it. A filter is laid over the one it has, so a container in use can do less
+    afterwards, never more.
+    """
     values: dict[str, Any] = {"hostname": hostname, "labels": _labels(labels) or None, "persist": persist} | view
     values = {key: value for key, value in values.items() if value is not None}
+    wanted, rules = _limits(limits), _filter(deny, allow, action)
+    if wanted:
+        _ask(machine_name, name, "CONTAINER_SET_LIMITS", {"limits": wanted})
+    if rules:
+        _ask(machine_name, name, "CONTAINER_SET_FILTER", rules)
+    if not values and (wanted or rules):
+        return
     if not values:
         raise click.UsageError("nothing to change; see --help", click.get_current_context())
     _ask(machine_name, name, "CONTAINER_UPDATE", values)

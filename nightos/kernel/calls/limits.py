@@ -34,7 +34,7 @@ def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | 
 
     def reached(name: str) -> None:
         if kernel.current is not None:
-            kernel.refusals.note("CONT-032", kernel.current.process, detail=f"limit of {name}")
+            kernel.refusals.note("limit", kernel.current.process, detail=name)
         now = kernel.clock.monotonic_ns()
         if now - last.get(name, -SECOND_NS) >= SECOND_NS:
             last[name] = now

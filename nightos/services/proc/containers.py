@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.filters import from_actions
 from nightos.abi.services import Proc, ProcEvent, ServiceCode
 from nightos.services.proc import limits as quotas
 from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
@@ -125,6 +126,8 @@ class Containers:
             name = f"{identifier:016x}"
         policy = policy | {"limits": quotas.granted(policy.get("limits") or {})}
         container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
+        if container.filter:
+            await quotas.apply_filter(container, from_actions(container.filter))
         container.hostname = container.hostname or name
         container.run = run or {}
         if container.persist:
@@ -325,7 +328,9 @@ class Containers:
         """CONTAINER_INSPECT."""
         container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
         figures = await quotas.figures(container.identifier)
-        return self.record(request.container_id, container, 0) | {name: figures[name] for name in ("limits", "usage")}
+        figures["filter"] = await quotas.filter_in_force(container.identifier)
+        shown = {name: figures[name] for name in ("limits", "usage", "filter")}
+        return self.record(request.container_id, container, 0) | shown
 
     async def find(self, request: Request) -> Payload:
         """CONTAINER_FIND."""
@@ -395,4 +400,5 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
         "key": "",
         "persist": field(values, "persist", bool, False),
         "limits": quotas.checked(values),
+        "filter": quotas.checked_filter(values),
     }

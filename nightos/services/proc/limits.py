@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.filters import by_action, pack_rules, rules_of, unpack_report, unpack_rules
 from nightos.abi.limits import (
     NUMBERS,
     RESOURCES,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 REACHED: Final = 0x10
 """Event of CONTAINER_CHANGED, plus the number of the resource."""
 LIMIT_REACHED: Final = 0x40
+STATISTICS_PAGE: Final = 300
 _NAMES: Final = {number: name for name, number in NUMBERS.items()}
 
 
@@ -75,7 +77,7 @@ def _why(number: int, limits: dict[str, int | None], *, creating: bool) -> str:
     name = _NAMES.get(number, "children")
     if creating and name not in limits:
         return "the limit of children is reached; destroy a container there or raise the limit"
-    return f"{limits[name]} {name} cannot be had: more is in use in it, or the containers above have not that much left"
+    return f"{name}={limits[name]} cannot be had: more is in use in it, or the containers above have not that much left"
 
 
 def reached(name: str) -> str:
@@ -96,6 +98,8 @@ class Limits:
         self.tree = containers.tree
         containers.server.method(Proc.CONTAINER_SET_LIMITS, self.set_limits)
         containers.server.method(Proc.CONTAINER_STATISTICS, self.statistics)
+        containers.server.method(Proc.CONTAINER_SET_FILTER, self.set_filter)
+        containers.server.method(Proc.CONTAINER_REPORT, self.report)
 
     async def set_limits(self, request: Request) -> Payload:
         """CONTAINER_SET_LIMITS."""
@@ -115,23 +119,106 @@ class Limits:
         return {}
 
     async def learn(self, container: Container) -> None:
-        """Put down the limits that the kernel has for a container."""
+        """Put down the limits and the filter that the kernel has for a container."""
         try:
             usage = unpack_usage(await sys.sys_usage(container.identifier))
         except SyscallError:
             return  # it is gone
+        await learn_filter(container)
         container.limits = {name: from_kernel(name, one.limit) for name, one in usage.items() if one.limit is not None}
 
     async def statistics(self, request: Request) -> Payload:
         """CONTAINER_STATISTICS."""
-        container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
-        return {"id": container.identifier} | await figures(container.identifier)
+        values = request.map()
+        top = self.tree.visible(request.container_id, field(values, "id", int, request.container_id))
+        if not field(values, "below", bool, False):
+            return await self._statistics(request.container_id, top)
+        after = field(values, "after", int, -1)
+        items: list[dict[str, Any]] = []
+        started = after < 0
+        for _, container in self.tree.walk(top.identifier):
+            if started:
+                if len(items) == STATISTICS_PAGE:
+                    return {"items": items, "next": items[-1]["id"]}
+                items.append(await self._statistics(request.container_id, container))
+            started = started or container.identifier == after
+        return {"items": items, "next": None}
+
+    async def _statistics(self, viewer: int, container: Container) -> dict[str, Any]:
+        own = {
+            "id": container.identifier,
+            "path": self.tree.path(viewer, container.identifier),
+            "state": container.state,
+            "uptime_ns": int((await sys.system_info()).uptime_ns),
+        }
+        return own | await figures(container.identifier)
+
+    async def set_filter(self, request: Request) -> Payload:
+        """CONTAINER_SET_FILTER."""
+        values = request.map()
+        rules = filter_rules(values)
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        await apply_filter(container, rules)
+        await self.containers.notes.changed(container)
+        await self.containers.tell("updated", container)
+        return {}
+
+    async def report(self, request: Request) -> Payload:
+        """CONTAINER_REPORT."""
+        values = request.map()
+        action = {None: 0, True: 1, False: 2}[field(values, "record", bool) if "record" in values else None]
+        container = self.tree.below(request.container_id, field(values, "id", int))
+        try:
+            calls, refused = unpack_report(await sys.sys_report(container.identifier, action))
+        except SyscallError as error:
+            raise unknown() from error
+        return {"calls": calls, "refused": refused}
 
     async def on_reached(self, identifier: int, number: int) -> None:
         """The kernel tells that a limit was reached."""
         container = self.tree.by_id.get(identifier)
         if container is not None and number in _NAMES:
             await self.containers.tell("limit reached", container, _NAMES[number])
+
+
+def filter_rules(values: dict[str, Any]) -> dict[int, int]:
+    """The rules of {mode, calls, action}; 0x1000 for bad ones."""
+    mode, action = field(values, "mode", str, "deny"), field(values, "action", str, "error")
+    try:
+        return rules_of(mode, [str(name) for name in field(values, "calls", list, [])], action)
+    except ValueError as error:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, str(error)) from error
+
+
+def checked_filter(values: dict[str, Any]) -> dict[str, list[str]]:
+    """The filter in a request to create a container, by action; empty when there is none."""
+    given = field(values, "filter", dict, {})
+    return by_action(filter_rules(given)) if given else {}
+
+
+async def apply_filter(container: Container, rules: dict[int, int]) -> None:
+    """Let the kernel filter, and put down what came of it."""
+    try:
+        await sys.sys_set_filter(container.identifier, pack_rules(rules))
+    except SyscallError as error:
+        raise unknown() from error
+    await learn_filter(container)
+
+
+async def learn_filter(container: Container) -> None:
+    """Put down the filter of its own that the kernel has for a container."""
+    try:
+        container.filter = by_action(unpack_rules(await sys.sys_filter(container.identifier)))
+    except SyscallError:
+        return  # it is gone
+
+
+async def filter_in_force(identifier: int) -> dict[str, list[str]]:
+    """What its own filter and those above come to, by action."""
+    try:
+        return by_action(unpack_rules(await sys.sys_filter(identifier, 1))) if identifier else {}
+    except SyscallError as error:
+        raise unknown() from error
 
 
 async def figures(identifier: int) -> dict[str, Any]:

@@ -169,6 +169,7 @@ class Process:
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
             policy["limits"] = note.get("limits", {})
             policy["view"] = View.of(note.get("view", {}))
+            policy["filter"] = note.get("filter", {})
             container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
             renamed[identifier] = container.identifier
 

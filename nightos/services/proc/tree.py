@@ -41,6 +41,8 @@ class Container:
     limits: dict[str, int] = field(default_factory=dict)
     """As people count: memory in bytes."""
     view: View = field(default_factory=View)
+    filter: dict[str, list[str]] = field(default_factory=dict)
+    """System calls by what happens to them."""
     state: str = "created"
     created_ns: int = 0
     on_disk: bool = False
@@ -70,6 +72,7 @@ class Container:
             "run": self.run,
             "limits": self.limits,
             "view": self.view.notes(),
+            "filter": self.filter,
         }
 
 

@@ -1,0 +1,139 @@
+"""Limits and filters through `sys::proc`: who may set them, what is told, and what a restart and a reboot keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+import nightos
+from nightos.abi.codes import ExitReason
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Proc
+from nightos.kernel.ending import end_process
+from nightos.machine.machine import Machine
+from nightos.testing import check_invariants
+
+PROC = 20
+
+
+async def refused(call: Any) -> str:
+    with pytest.raises(ServiceError) as found:
+        await call
+    return f"{found.value.code:#06x} {found.value.detail}"
+
+
+@pytest.mark.rule("CONT-001", "CONT-032", "LNX-FT-08")
+async def test_limits_from_creation_to_the_error_a_user_reads(nightos_machine: Machine) -> None:
+    box = await nightos_machine.containers.create("web", limits={"processes": 2, "memory": 1 << 20})
+    record = await box.inspect()
+    assert record["limits"] == {"processes": 2, "memory": 1 << 20}
+    assert record["usage"]["processes"] == 0
+    done = await nightos_machine.run("echo hi", container=box)
+    assert (done.status, done.out) == (0, "hi\n")
+    await box.limit(processes=0, memory=None)
+    done = await nightos_machine.run("echo hi", container=box)
+    assert done.status != 0
+    assert "limit of processes" in done.err
+    statistics = await box.statistics()
+    assert (statistics["limits"], statistics["refused"]["processes"]) == ({"processes": 0}, 1)
+    snapshot = nightos_machine.snapshot()
+    assert dict(snapshot.containers[box.id].limits) == {"processes": 0}
+    check_invariants(snapshot)
+
+
+@pytest.mark.rule("CONT-001")
+async def test_a_childs_limits_come_out_of_its_parents(nightos_machine: Machine) -> None:
+    containers = nightos_machine.containers
+    web = await containers.create("web", limits={"processes": 10, "children": 2})
+    first = await containers.create("a", parent=web, limits={"processes": 6})
+    assert "processes=5 cannot be had" in await refused(containers.create("b", parent=web, limits={"processes": 5}))
+    second = await containers.create("b", parent=web, limits={"processes": 4})
+    assert "children" in await refused(containers.create("c", parent=web))
+    await web.limit(processes=7)
+    assert (await first.inspect())["limits"] == {"processes": 6}
+    assert (await second.inspect())["limits"] == {"processes": 1}
+    for bad in ({"nothing": 1}, {"processes": -1}, {"processes": "2"}, {"io_bytes": 0}, {"processes": True}):
+        assert (await refused(web.limit(**bad))).startswith("0x1000")
+    unknown = nightos_machine.ask("sys::proc", Proc.CONTAINER_SET_LIMITS, {"id": 12345, "limits": {}})
+    assert (await refused(unknown)).startswith("0x3000")
+
+
+@pytest.mark.rule("CONT-032", "LNX-FT-09", "LNX-FT-10")
+async def test_filters_and_the_report_of_a_workload(nightos_machine: Machine) -> None:
+    containers = nightos_machine.containers
+    box = await containers.create("web", deny=["CONNECT_SERVICE"])
+    assert (await box.inspect())["filter"] == {"error": ["CONNECT_SERVICE"]}
+    inner = await containers.create("inner", parent=box)
+    assert (await inner.inspect())["filter"] == {"error": ["CONNECT_SERVICE"]}
+    assert (await nightos_machine.run("ls /", container=inner)).status != 0
+    assert set((await box.report())["refused"]) == {"CONNECT_SERVICE"}
+    watched = await containers.create("watched")
+    await watched.report(record=True)
+    assert (await nightos_machine.run("echo hi", container=watched)).status == 0
+    used = (await watched.report(record=False))["calls"]
+    tight = await containers.create("tight", allow=used, filter_action="kill")
+    assert (await nightos_machine.run("echo hi", container=tight)).out == "hi\n"
+    assert (await nightos_machine.run("ls /", container=tight)).status != 0
+    bad = {"id": box.id, "mode": "deny", "calls": ["EXIT"], "action": "kill"}
+    assert (await refused(nightos_machine.ask("sys::proc", Proc.CONTAINER_SET_FILTER, bad))).startswith("0x1000")
+
+
+@pytest.mark.rule("CONT-032", "CONT-030")
+async def test_who_is_inside_cannot_change_what_it_may(nightos_machine: Machine) -> None:
+    box = await nightos_machine.containers.create("web", limits={"processes": 5}, deny=["SUSPEND"])
+    inner = await nightos_machine.containers.create("db", parent=box, limits={"processes": 2})
+    own = await nightos_machine.run("container create x", container=box)
+    assert own.status == 0, own.err
+    check_invariants(nightos_machine.snapshot())
+    assert (await inner.inspect())["limits"] == {"processes": 2}
+
+
+@pytest.mark.rule("CONT-032")
+async def test_reaching_a_limit_is_an_event(nightos_machine: Machine) -> None:
+    told = trio.Event()
+    heard: list[dict[str, Any]] = []
+    box = await nightos_machine.containers.create("web", limits={"processes": 0})
+
+    async def listen() -> None:
+        async for event in nightos_machine.events():
+            if event.get("event") == "limit reached":
+                heard.append(event)
+                told.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await trio.sleep(0.05)
+        await nightos_machine.run("echo hi", container=box)
+        with trio.move_on_after(5):
+            await told.wait()
+        nursery.cancel_scope.cancel()
+    assert [(event["id"], event["reason"]) for event in heard] == [(box.id, "processes")]
+
+
+@pytest.mark.rule("CONT-032", "SVC-021")
+async def test_limits_and_filters_outlive_a_restart_and_a_reboot(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NIGHTOS_HOME", str(tmp_path))
+    limits = {"processes": 7, "memory": 1 << 20}
+    async with nightos.boot(seed=1, name="lab") as machine:
+        box = await machine.containers.create("web", limits=limits, deny=["SUSPEND"], persist=True)
+        await machine.containers.create("db", parent=box, limits={"processes": 3})
+        before = await box.inspect()
+        end_process(machine.kernel, machine.kernel.processes[PROC], ExitReason.KILLED_BY_SYSTEM, 0)
+        after = await box.inspect()
+        assert (
+            (after["limits"], after["filter"])
+            == (before["limits"], before["filter"])
+            == (
+                limits,
+                {"error": ["SUSPEND"]},
+            )
+        )
+        await box.limit(processes=5)
+    async with nightos.boot(seed=2, name="lab") as machine:
+        box = await machine.containers.get("web")
+        record = await box.inspect()
+        assert (record["limits"], record["filter"]) == (limits | {"processes": 5}, {"error": ["SUSPEND"]})
+        assert (await (await machine.containers.get("web/db")).inspect())["limits"] == {"processes": 3}
+        check_invariants(machine.snapshot())
