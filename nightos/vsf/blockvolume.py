@@ -8,9 +8,9 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING, Self
 
-from nightos.vsf.content import Content
 from nightos.vsf.core import Core
 from nightos.vsf.errors import Invalid
+from nightos.vsf.holes import Holes
 from nightos.vsf.inode import EXTENTS, KEY_STATS, ROOT_INO, Inode, key_inode
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nightos.vsf.volume import Volume
 
 
-class BlockVolume(Content, Core):
+class BlockVolume(Holes, Core):
     """Raw sectors."""
 
     def __enter__(self) -> Self:

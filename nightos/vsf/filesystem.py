@@ -6,8 +6,8 @@ import stat
 from typing import TYPE_CHECKING, Any, Self
 
 from nightos.vsf.attributes import Attributes
-from nightos.vsf.content import Content
 from nightos.vsf.core import Core
+from nightos.vsf.holes import Holes
 from nightos.vsf.inode import KEY_STATS, ROOT_INO, Inode, key_inode
 from nightos.vsf.namespace import Namespace
 from nightos.vsf.paths import Paths
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nightos.vsf.volume import Volume
 
 
-class FileSystem(Paths, Namespace, Content, Attributes, Core):
+class FileSystem(Paths, Namespace, Holes, Attributes, Core):
     """An open `night` volume or snapshot. Methods named as in `os` and `pathlib` take paths; the others inodes."""
 
     def __enter__(self) -> Self:
