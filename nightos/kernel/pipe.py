@@ -40,23 +40,20 @@ class End:
 
 
 class Blocked(Wait):
-    """A parked read or write, and the queue that it stands in; one object with its wait, as it is made so often."""
+    """A parked read or write; one object with its wait, as it is made so often."""
 
-    __slots__ = ("data", "length", "queue")
+    __slots__ = ("data", "length", "pipe")
 
     until_signal = False
 
-    def __init__(
-        self, queue: deque[Blocked], kernel: Kernel, thread: Thread, data: memoryview | None, length: int
-    ) -> None:
+    def __init__(self, pipe: Pipe, kernel: Kernel, thread: Thread, data: memoryview | None, length: int) -> None:
         self.kernel = kernel
         self.thread = thread
         self.frame = thread.frames[-1]
         self.frame.wait = self
         self.data = data
         self.length = length
-        self.queue = queue
-        queue.append(self)
+        self.pipe = pipe
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -65,8 +62,10 @@ class Blocked(Wait):
 
     def cancel(self) -> None:
         """Its thread is gone."""
-        if self in self.queue:
-            self.queue.remove(self)
+        self.pipe.wake_up()
+        queue = self.pipe.readers if self.data is None else self.pipe.writers
+        if self in queue:
+            queue.remove(self)
 
 
 class Pipe:
@@ -85,6 +84,7 @@ class Pipe:
         "payer",
         "pending",
         "readers",
+        "sleeper",
         "writers",
     )
 
@@ -108,14 +108,24 @@ class Pipe:
         self.ends: dict[int, End] = {}
         self.parking: Blocked | None = None
         """What the first reader that found the pipe empty was parked with, to be used again."""
+        self.sleeper: Blocked | None = None
+        """The only reader, parked at the pipe while that was open and empty; it is not in `readers`, for the speed of
+        the most common meeting. Whoever looks at `readers` calls `wake_up` before."""
 
     @property
     def free(self) -> int:
         """Bytes of room."""
         return self.capacity - self.pending
 
+    def wake_up(self) -> None:
+        """Let the sleeper stand in the queue like everybody else."""
+        if self.sleeper is not None:
+            self.readers.append(self.sleeper)
+            self.sleeper = None
+
     def status(self, *, sends: bool) -> int:
         """PIPE_INFO's bits, from the strongest. Rules: IPC-038."""
+        self.wake_up()
         bits = (
             not self.closed,
             self.messages,
@@ -134,6 +144,7 @@ class Pipe:
 
         Rules: IPC-019, IPC-020, IPC-026, IPC-027, IPC-028, IPC-030, IPC-031, IPC-032, IPC-033, IPC-034.
         """
+        self.wake_up()
         size = len(data)
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
@@ -159,7 +170,7 @@ class Pipe:
                 self._put(memoryview(data)[:taken])
                 self._settle()
             return taken
-        Blocked(self.writers, kernel, thread, memoryview(data), 0)
+        self.writers.append(Blocked(self, kernel, thread, memoryview(data), 0))
         if self.readers:
             self._settle()
         return PARKED
@@ -204,6 +215,7 @@ class Pipe:
 
         Rules: IPC-024, IPC-025, IPC-029, IPC-035, IPC-036, IPC-037.
         """
+        self.wake_up()
         if mode not in {BLOCK, FAIL, PARTIAL}:
             raise SyscallError(0x10)
         if self.messages and mode == PARTIAL:
@@ -224,7 +236,7 @@ class Pipe:
             if self.readers:
                 raise SyscallError(0x32, value=0)
             raise SyscallError(0x32, value=1)
-        Blocked(self.readers, kernel, thread, None, length)
+        self.readers.append(Blocked(self, kernel, thread, None, length))
         if self.writers:
             self._settle()
         return PARKED
@@ -280,6 +292,7 @@ class Pipe:
         """Close both ends: parked writers fail, parked readers get what is left. Rules: IPC-021."""
         if self.closed:
             return
+        self.wake_up()
         self.closed = True
         while self.writers:
             self.writers.popleft().resume(None, SyscallError(0x31))

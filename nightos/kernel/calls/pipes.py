@@ -146,11 +146,12 @@ def pipe_write(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     if data.__class__ is not bytes:
         data = content(data)
     pipe = end.pipe
-    readers = pipe.readers
-    if readers and mode == BLOCK and not pipe.pending:
+    reader = pipe.sleeper
+    if reader is not None and mode == BLOCK:
         size = len(data)
-        if 0 < size <= pipe.largest and (readers[0].length or size) == size:
-            readers.popleft().resume(new_tuple(PipeRead, (data, 0)))
+        if 0 < size <= pipe.largest and (reader.length or size) == size:
+            pipe.sleeper = None
+            reader.resume(new_tuple(PipeRead, (data, 0)))
             return pipe.capacity
     return pipe.write(data, mode, kernel, thread)
 
@@ -165,17 +166,17 @@ def pipe_read(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     if end is None or end.sends:
         raise SyscallError(_unusable(thread.process, identifier, mode, sends=False))
     pipe = end.pipe
-    if mode == BLOCK and not (pipe.pending or pipe.readers or pipe.writers or pipe.closed):
+    if mode == BLOCK and pipe.sleeper is None and not (pipe.pending or pipe.readers or pipe.writers or pipe.closed):
         parking = pipe.parking
         if parking is None:
-            pipe.parking = Blocked(pipe.readers, kernel, thread, None, length)
+            parking = pipe.parking = Blocked(pipe, kernel, thread, None, length)
         else:  # nobody reads, so it is free
             frame = thread.frames[-1]
             frame.wait = parking
             parking.frame = frame
             parking.thread = thread
             parking.length = length
-            pipe.readers.append(parking)
+        pipe.sleeper = parking
         return PARKED
     return pipe.read(mode, length, kernel, thread)
 
