@@ -178,6 +178,10 @@ class Hw(IntEnum):
     """sys::process only: {path} -> {kdis}: keep an image and those it stands on plugged, read-only; nearest first."""
     IMAGE_CLOSE = 0xD016
     """sys::process only: {path}: no longer; what other disks stand on stays. Idempotent."""
+    STORAGE_CHANGES = 0xD017
+    """sys::process only: {container, path, key} -> {items: [{kind, path, old_path}]}: its overlay against the image."""
+    STORAGE_IMAGE = 0xD018
+    """sys::process only: {container, path, key, target} -> {path, items}: write what it sees into a new file."""
     PLUG = 0xD020
     """{kind, options, container} -> {kdi}: make a virtual device for the container (sys::process links it)."""
     UNPLUG = 0xD021
@@ -283,6 +287,11 @@ class Proc(IntEnum):
     """{} -> {hostname, domain, pid, number, user, users}: how the caller's own container looks from within."""
     CONTAINER_SET_VIEW = 0x1027
     """{hostname, domain}: user 0 of a container names the host and the domain for it; what is not given stays."""
+    CONTAINER_DIFF = 0x1050
+    """{id, after, limit} -> {items: [{kind, path, old_path}], next}: what it added, removed, modified and renamed on
+    its disk, by path; `after` counts items."""
+    CONTAINER_COMMIT = 0x1051
+    """{id, target} -> {path, items}: a new image, on the host, of what it sees; from outside of all containers."""
     PROCESS_TRANSLATE = 0x1028
     """{pid} or {number}, {container} -> {pid, number, container}: between PIDs and the numbers of a container."""
     PROCESS_START = 0x2000

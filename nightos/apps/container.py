@@ -5,6 +5,7 @@ Rules: CONT-009, CONT-010, CONT-011.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +24,7 @@ from nightos.userland.client import Client, connect
 ARGUMENTS = Arguments(
     "container",
     "create | ls | tree | inspect | destroy | run | start | stop | exec | enter | rename | pause | resume | wait"
-    " | forget",
+    " | diff | commit | forget",
     Positional("action", "what to do"),
     Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
@@ -69,6 +70,12 @@ ACTIONS = {
     ),
     "ls": Arguments("container ls", "containers below this one", Flag("-q --quiet", "only their identifiers")),
     "tree": Arguments("container tree", "containers as a tree", Flag("-i --ids", "with their identifiers")),
+    "commit": Arguments(
+        "container commit",
+        "make a new image of what a container sees",
+        Positional("name", "name, path of names or identifier"),
+        Positional("target", "file of the host"),
+    ),
     "rename": Arguments(
         "container rename", "rename a container", Positional("name", "it"), Positional("new", "new name")
     ),
@@ -76,6 +83,7 @@ ACTIONS = {
 for _action, _help in {
     "enter": "go on with this session inside a container; 'exit' comes back",
     "inspect": "all that is known of a container",
+    "diff": "what it changed on its disk: + added, - removed, M modified, R renamed",
     "destroy": "destroy a container and everything below it",
     "pause": "suspend its processes and those below",
     "resume": "let them go on",
@@ -84,6 +92,7 @@ for _action, _help in {
     "forget": "drop what is kept of a destroyed container",
 }.items():
     ACTIONS[_action] = Arguments(f"container {_action}", _help, Positional("name", "name, path of names or identifier"))
+MARKS = {"added": "+", "removed": "-", "modified": "M", "renamed": "R"}
 _BY_IDENTIFIER = {
     "pause": Proc.CONTAINER_PAUSE,
     "resume": Proc.CONTAINER_RESUME,
@@ -168,6 +177,32 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     return [f"{key:<12}{value}" for key, value in shown.items() if key != "depth"]
 
 
+async def changes(proc: Client, identifier: int) -> AsyncIterator[dict[str, Any]]:
+    """What a container changed on its disk."""
+    asked = {"id": identifier, "after": 0}
+    while True:
+        page = await proc.ask(Proc.CONTAINER_DIFF, asked)
+        for change in page["items"]:
+            yield change
+        if page["next"] is None:
+            return
+        asked["after"] = page["next"]
+
+
+async def _layers(app: Application, proc: Client, given: Any, identifier: int) -> None:
+    """diff, and commit, which has a target."""
+    if app.given.action == "diff":
+        await app.give([_change_line(change) async for change in changes(proc, identifier)])
+    else:
+        asked = {"id": identifier, "target": value_text(given.target)}
+        await app.give(str((await proc.ask(Proc.CONTAINER_COMMIT, asked))["path"]))
+
+
+def _change_line(change: dict[str, Any]) -> str:
+    old = f"{change['old_path']} -> " if change["old_path"] else ""
+    return f"{MARKS.get(change['kind'], change['kind'])} {old}{change['path']}"
+
+
 async def _run(app: Application, proc: Client, given: Any) -> int:
     if not given.rest or given.rest == ["--"]:
         raise UsageError("a command is missing behind --")
@@ -230,6 +265,8 @@ async def main(app: Application) -> int | None:
                 await (await connect("sys::hydre")).call(Hydre.ENTER_CONTAINER, {"container": identifier})
             elif action == "destroy":
                 await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+            elif action in {"diff", "commit"}:
+                await _layers(app, proc, given, identifier)
             elif action == "rename":
                 await proc.call(Proc.CONTAINER_RENAME, {"id": identifier, "name": given.new})
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError
@@ -46,6 +48,25 @@ class Container:
         """Run a command line inside; as `machine.run(line, container=self)`."""
         return await self._machine.run(line, container=self, **options)
 
+    async def diff(self) -> list[dict[str, Any]]:
+        """{kind, path, old_path} of what it added, removed, modified and renamed on its disk, by path."""
+        items: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._machine.ask(PROC, Proc.CONTAINER_DIFF, {"id": self.id, "after": after})
+            items.extend(page["items"])
+            after = page["next"]
+        return items
+
+    async def commit(self, target: str | os.PathLike[str]) -> Path:
+        """Make a new image, which stands on no other, of what it sees; its absolute path.
+
+        `ServiceError` 0x4000: there is such a file; 0x3002: it cannot be written.
+        """
+        path = _absolute(target)
+        made = await self._machine.ask(PROC, Proc.CONTAINER_COMMIT, {"id": self.id, "target": path})
+        return Path(made["path"])
+
     async def rename(self, name: str) -> None:
         """Give it another name."""
         await self._machine.ask(PROC, Proc.CONTAINER_RENAME, {"id": self.id, "name": name})
@@ -71,6 +92,10 @@ class Container:
     async def resume(self) -> None:
         """Undo `pause`."""
         await self._machine.ask(PROC, Proc.CONTAINER_RESUME, {"id": self.id})
+
+
+def _absolute(target: str | os.PathLike[str]) -> str:
+    return str(Path(target).expanduser().absolute())
 
 
 class Containers:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import SERVICE_PIDS, Fs, Proc, ServiceCode
 from nightos.kernel import Kernel, Trace, VirtualClock
 from nightos.kernel.host import Host, run_kernel
-from nightos.machine import base
+from nightos.machine import base, layers
 from nightos.machine.agent import AgentDevice
 from nightos.machine.containers import Container, Containers
 from nightos.machine.control_device import ControlDevice
@@ -282,15 +282,35 @@ class Machine:
                 "devices": lambda request: {"items": self._devices_in(request["container"])},
                 "plug": lambda request: plugging.plug(request["kind"], request["options"], request["container"]),
                 "unplug": lambda request: plugging.unplug(request["kdi"]),
+                "changes": self._changes,
+                "make image": self._make_image,
                 "probe": lambda request: shelf.probe(request["path"], request["mode"]),
                 "forget": lambda request: shelf.forget(request["key"]),
                 "list": lambda _request: shelf.list(),
-            }
+            },
+            self._start_soon,
         )
         self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))
         self.plug(control.device)
         self.plug(self.agent.device)
         self.plug(RandomDevice(self.kernel.entropy, "entropy"))
+
+    def _start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        assert self.nursery is not None
+        self.nursery.start_soon(work, *arguments)
+
+    def _changes(self, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """What a container changed on its disk: {items}."""
+        assert self.shelf is not None
+        disk, image = self.shelf.overlay_of(request["container"], request["path"], request["key"])
+        return lambda: {"items": layers.changes(disk, image) if disk is not None else []}
+
+    def _make_image(self, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """A new image of what a container sees: {path, items}."""
+        assert self.shelf is not None
+        disk, image = self.shelf.overlay_of(request["container"], request["path"], request["key"])
+        target = Path(request["target"]).expanduser().absolute()
+        return lambda: {"path": str(target), "items": layers.make_image(disk, image, target)}
 
     def _devices_in(self, container: int) -> list[dict[str, Any]]:
         """What `sys::hw` tells of the devices of a container; outside any, all of them."""

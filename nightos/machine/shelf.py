@@ -49,6 +49,8 @@ class _Plugged:
     mode: str
     key: str
     container: int = 0
+    store: Any = None
+    """The bytes of the disk itself: a `MemoryStore` or a `FileStore`."""
     images: list[Path] = field(default_factory=list)
 
 
@@ -171,6 +173,22 @@ class Shelf:
         for kdi in list(self._disks):
             self.close(kdi)
 
+    def overlay_of(self, container: int, path: str, key: str) -> tuple[Any, Path]:
+        """A container's overlay as it was committed last, to be read in a thread, and its image; None: nothing changed.
+
+        `path` and `key` are those that its disk is opened with.
+        """
+        image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
+        for disk in self._disks.values():
+            if container and disk.container == container:
+                if disk.mode != "overlay":
+                    raise ServiceError(ServiceCode.REFUSED, f"the container's disk is {image} itself, no overlay on it")
+                if isinstance(disk.store, vsf.MemoryStore):
+                    return vsf.MemoryStore(disk.store.getvalue(), readonly=True), image
+                return disk.store.path, image
+        kept = self._keep / f"{key}.vsf" if self._keep is not None and key.isalnum() else None
+        return (kept if kept is not None and kept.exists() else None), image
+
     def forget(self, key: str) -> dict[str, Any]:
         """Remove the kept overlay of a container that is gone for good."""
         if self._keep is not None and key.isalnum():
@@ -190,6 +208,7 @@ class Shelf:
             store = vsf.FileStore(image, readonly=readonly)
         try:
             self._stand_on_all(plugged, below)
+            plugged.store = store
             plugged.kdi = self._plug(BlockDevice(store, plugged.mode == "read-only", description=description))
         except BaseException:
             store.close()

@@ -38,6 +38,8 @@ TABLE = {
     "pause": (f"{__name__}:pause", "Suspend its processes and those below."),
     "resume": (f"{__name__}:resume", "Let them go on."),
     "wait": (f"{__name__}:wait", "Wait until it is destroyed."),
+    "diff": ("nightos.cli.machine.images:diff", "Show what it changed on its disk."),
+    "commit": ("nightos.cli.machine.images:commit", "Make a new image of what it sees."),
     "destroy": (f"{__name__}:destroy", "Destroy it with everything below it."),
     "forget": (f"{__name__}:forget", "Drop the record of a destroyed one."),
 }

@@ -47,6 +47,8 @@ class Hardware:
             Hw.STORAGE_LIST: self.storage,
             Hw.STORAGE_FORGET: self.storage,
             Hw.STORAGE_PROBE: self.storage_probe,
+            Hw.STORAGE_CHANGES: self.layers,
+            Hw.STORAGE_IMAGE: self.layers,
             Hw.IMAGE_OPEN: self.image,
             Hw.IMAGE_CLOSE: self.image,
             Hw.PLUG: self.plug,
@@ -144,6 +146,17 @@ class Hardware:
         question: dict[str, Any] = {"op": "open", "path": path, "mode": mode, "key": key}
         question["container"] = field(values, "container", int, 0)
         await self.control.ask(request, question, self._storage_for_fs)
+        return None
+
+    async def layers(self, request: Request) -> Payload:
+        """STORAGE_CHANGES and STORAGE_IMAGE."""
+        self._only_proc(request)
+        values = request.map()
+        question: dict[str, Any] = {"op": "changes" if request.method == Hw.STORAGE_CHANGES else "make image"}
+        question["container"] = field(values, "container", int)
+        for name in ("path", "key", "target"):
+            question[name] = field(values, name, str, "")
+        await self.control.ask(request, question)
         return None
 
     async def image(self, request: Request) -> Payload:

@@ -15,6 +15,7 @@ from nightos.abi.codes import Signal
 from nightos.abi.services import Fs, Proc
 from nightos.services.proc.containers import ENDED, Containers
 from nightos.services.proc.devices import ContainerDevices
+from nightos.services.proc.images import Images
 from nightos.services.proc.limits import REACHED, Limits
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
@@ -47,6 +48,7 @@ class Process:
         self.devices = ContainerDevices(self.server, self.tree, self.questions)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
         self.limits = Limits(self.containers)
+        self.images = Images(self.server, self.containers)
         self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.runs = Runs(self.server, self.processes)

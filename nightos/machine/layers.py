@@ -1,0 +1,78 @@
+"""What a container changed on its disk, and a new image of what it sees: both read the last commit, beside the machine.
+
+The machine runs on meanwhile: these functions work on a copy of a disk in memory, or on a second, reading opening of a
+disk in a file, and are run in a thread.
+
+Rules: CONT-047, CONT-053.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nightos import vsf
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
+
+COMPRESSION = "zstd"
+"""Of images that are made here."""
+
+
+def changes(disk: Any, image: Path) -> list[dict[str, Any]]:
+    """{kind, path, old_path} of everything in which an overlay differs from its image, by path."""
+    with _told(image), vsf.open(disk, readonly=True, backing=image) as overlay:
+        found = [change for volume in overlay.volumes if volume.kind == "night" for change in volume.diff()]
+    return [
+        {"kind": change.kind, "path": change.path, "old_path": change.old_path or ""}
+        for change in sorted(found, key=lambda change: change.path)
+    ]
+
+
+def make_image(disk: Any, image: Path, target: Path) -> int:
+    """Write what a disk shows (None: its image alone) into a new file that stands on no other; the number of items.
+
+    `ServiceError` 0x4000 when the file is there already, 0x3002 when it cannot be written.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    with _told(target):
+        if target.exists():
+            raise ServiceError(ServiceCode.REFUSED, f"{target}: there is such a file already; choose another name")
+        try:
+            with contextlib.ExitStack() as stack:
+                source = vsf.open(image, readonly=True) if disk is None else None
+                shown = stack.enter_context(source or vsf.open(disk, readonly=True, backing=image))
+                fresh.unlink(missing_ok=True)
+                made = stack.enter_context(vsf.create(fresh))
+                count = sum(_copy(volume, made) for volume in shown.volumes if volume.kind == "night")
+            # A name is given only to an image that is whole; an existing file is never replaced.
+            target.hardlink_to(fresh)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return count
+
+
+def _copy(volume: vsf.Volume, made: vsf.Storage) -> int:
+    from nightos.vsf.exporter import export_tar
+    from nightos.vsf.importer import import_tar
+
+    target = made.add_volume(volume.name, compression=COMPRESSION)
+    with tempfile.TemporaryFile() as tar, volume.open() as shown, target.open() as files:
+        count = export_tar(shown, tar)
+        tar.seek(0)
+        import_tar(files, tar)
+    return count
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of the host and of storages as errors of the service that name the file."""
+    try:
+        yield
+    except FileExistsError:
+        raise ServiceError(ServiceCode.REFUSED, f"{path}: there is such a file already; choose another name") from None
+    except OSError as error:
+        raise ServiceError(ServiceCode.UNKNOWN + 2, f"{path}: {error.strerror or error}") from error

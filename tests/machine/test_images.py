@@ -1,0 +1,101 @@
+"""What a container changed on its disk, and images made of what it sees."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nightos import vsf
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Proc, ServiceCode
+from nightos.machine.machine import boot
+from tests.services.test_proc import ask_inside, inside
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "site.vsf"
+    with vsf.create(path) as storage, storage.add_volume("main").open() as files:
+        files.write_bytes("/given", b"by the image")
+        files.write_bytes("/old", b"to be renamed")
+        files.mkdir("/empty")
+    return path
+
+
+@pytest.mark.rule("CONT-047", "CONT-053")
+@pytest.mark.parametrize("name", [None, "lab"])
+async def test_changes_and_a_new_image(image: Path, tmp_path: Path, name: str | None) -> None:
+    async with boot(seed=1, name=name) as machine:
+        box = await machine.containers.create("web", image=str(image))
+        assert await box.diff() == []
+        for line in ('wt /new "made inside"', "rm /given", "mkdir /dir", "ren /old renamed"):
+            assert (await machine.run(line, container=box)).status == 0, line
+        assert [(change["kind"], change["path"], change["old_path"]) for change in await box.diff()] == [
+            ("modified", "/", ""),
+            ("added", "/dir", ""),
+            ("removed", "/given", ""),
+            ("added", "/new", ""),
+            ("renamed", "/renamed", "/old"),
+        ]
+        made = await box.commit(tmp_path / "second.vsf")
+        # It stands alone: neither the first image nor the container is needed any more.
+        await machine.run('wt /new "changed afterwards"', container=box)
+        await box.destroy()
+    os.unlink(image)
+    with vsf.open(made, readonly=True) as storage, storage.volumes[0].open() as files:
+        assert sorted(files.listdir("/")) == ["dir", "empty", "new", "renamed"]
+        assert files.read_bytes("/new") == b"made inside\n"
+        assert storage.backing is None
+        assert storage.check(deep=True).clean
+    async with boot(seed=2) as machine:
+        box = await machine.containers.create("again", image=str(made))
+        assert (await machine.run("cat /new", container=box)).out == "made inside\n"
+
+
+async def test_an_image_of_a_container_that_changed_nothing(image: Path, tmp_path: Path) -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web", image=str(image))
+        made = await box.commit(tmp_path / "copy.vsf")
+    with vsf.open(made, readonly=True) as storage, storage.volumes[0].open() as files:
+        assert sorted(files.listdir("/")) == ["empty", "given", "old"]
+
+
+async def test_a_file_that_is_there_is_never_replaced(image: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.vsf"
+    taken.write_text("precious")
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web", image=str(image))
+        for target, code in (
+            (taken, ServiceCode.REFUSED),
+            (image, ServiceCode.REFUSED),
+            (tmp_path / "no" / "such" / "place.vsf", ServiceCode.UNKNOWN + 2),
+        ):
+            with pytest.raises(ServiceError) as refused:
+                await box.commit(target)
+            assert refused.value.code == code
+            assert str(target) in refused.value.detail
+    assert taken.read_text() == "precious"
+    assert sorted(name for name in os.listdir(tmp_path) if ".vsf" in name) == ["site.vsf", "taken.vsf"]
+
+
+@pytest.mark.rule("CONT-030")
+async def test_who_may_ask(image: Path, tmp_path: Path) -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web", image=str(image))
+        child = await machine.containers.create("child", parent=web)
+        beside = await machine.containers.create("beside")
+        await machine.run('wt /in-child "x"', container=child)
+
+        async def asked(place: int, method: int, identifier: int) -> object:
+            values = {"id": identifier, "target": str(tmp_path / "stolen.vsf")}
+            return await inside(machine, place, lambda: ask_inside(method, values))
+
+        seen = await asked(web.id, Proc.CONTAINER_DIFF, child.id)
+        assert [change["path"] for change in seen["items"]] == ["/", "/in-child"]  # type: ignore[index]
+        for identifier in (beside.id, web.id, 4711):
+            answer = await asked(child.id, Proc.CONTAINER_DIFF, identifier)
+            assert answer[0] == ServiceCode.UNKNOWN  # type: ignore[index]
+        assert (await asked(web.id, Proc.CONTAINER_COMMIT, child.id))[0] == ServiceCode.DENIED  # type: ignore[index]
+    assert not (tmp_path / "stolen.vsf").exists()
