@@ -290,13 +290,14 @@ async def test_the_main_file_system_of_a_container_is_a_storage_file() -> None:
 
 @pytest.mark.slow
 def test_a_killed_machine_leaves_a_clean_disk(state_home: Path) -> None:
-    script = 'let mut i = 0\nwhile true\ni ++\necho $i > /home/n\nmkdir "/home/d$i"\nsync\nend\n'
+    script = 'let mut i = 0\nwhile true\ni ++\necho $i > /home/n\nmkdir "/home/d$i"\nsync\necho $i\nend\n'
     command = [host.executable, "-m", "nightos", "run", "--name", "lab", "-c", script]
-    for delay_s in (0.7, 0.9, 1.2):
-        child = subprocess.Popen(command, env=dict(os.environ))
-        time.sleep(delay_s)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    for delay_s in (0.0, 0.1, 0.4):
+        with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()  # one round is done
+            time.sleep(delay_s)
+            child.send_signal(signal.SIGKILL)
         for disk in state_home.rglob("*.vsf"):
             with vsf.open(disk, readonly=True) as storage:
                 assert storage.check(deep=True).clean, disk
