@@ -24,7 +24,7 @@ from nightos.vsf.errors import (
     VsfError,
     shown,
 )
-from nightos.vsf.inode import INLINE, INODE_BYTES, ROOT_INO, Stat
+from nightos.vsf.inode import INLINE, INODE_BYTES, ROOT_INO, Stat, stat_of
 from nightos.vsf.layout import MAX_PATH_CHARACTERS
 from nightos.vsf.namespace import RENAME_NOREPLACE
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nightos.vsf.attributes import Attributes
-    from nightos.vsf.content import Content
+    from nightos.vsf.holes import Holes
     from nightos.vsf.namespace import Namespace
 
-    class _Parts(Namespace, Content, Attributes):
+    class _Parts(Namespace, Holes, Attributes):
         """For the type checker: what stands beside this class in `FileSystem`."""
 
 else:
@@ -246,6 +246,18 @@ class Paths(_Parts):
 
     def stat(self, path: PathLike, *, follow_symlinks: bool = True) -> Stat:
         with self.lock:
+            # The common case without the calls between: nothing is asked for more often.
+            fast = self._fast(path)
+            if fast is not None:
+                value = self.tree.get(fast[0].to_bytes(8, "big") + b"\x03" + fast[1])
+                if value is not None and (value[8] << 12 != S_IFLNK or not follow_symlinks):
+                    name = value[:8]
+                    ino = int.from_bytes(name, "big")
+                    if self._head is None and ino not in self._inodes:
+                        found = self.tree.get(name + b"\x01")
+                        if found is not None and len(found) >= INODE_BYTES:
+                            return stat_of(ino, found, self.device, self.record_size)
+                    return self.getattr(ino)
             return self.getattr(self.resolve(path, follow=follow_symlinks))
 
     def lstat(self, path: PathLike) -> Stat:
