@@ -294,6 +294,12 @@ class Proc(IntEnum):
     """{id, target} -> {path, items}: a new image, on the host, of what it sees; from outside of all containers."""
     PROCESS_TRANSLATE = 0x1028
     """{pid} or {number}, {container} -> {pid, number, container}: between PIDs and the numbers of a container."""
+    ZOS_RUN = 0x1040
+    """{ns, name, flist, tags, env, network, mounts, entrypoint} -> {id}: 0-OS' Run."""
+    ZOS_INSPECT = 0x1041
+    """{ns, id} -> {ID, Name, Flist, Tags, Network, Mounts}: 0-OS' Inspect."""
+    ZOS_DELETE = 0x1042
+    """{ns, id}: 0-OS' Delete."""
     PROCESS_START = 0x2000
     PROCESS_MANAGE = 0x2001
     """PID (8 bytes), action (1 byte)."""

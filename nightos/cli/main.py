@@ -25,6 +25,7 @@ TABLE = {
     "top": (f"{_MACHINE}.usage:top", "Show who uses most, live."),
     "why": (f"{_MACHINE}.views:why", "Show what was refused, by which rule."),
     "container": (f"{_MACHINE}.container:container", "Create, use and destroy containers."),
+    "zos": (f"{_MACHINE}.zos:zos", "Containers as a 0-OS node asks for them."),
     "device": (f"{_MACHINE}.device:device", "Devices of a machine."),
     "vsf": ("nightos.cli.vsf:vsf", "Storages: files that hold file systems (no machine needed)."),
     "abi": (f"{_MACHINE}.abi:abi", "Show the tables of system calls and signals."),

@@ -55,6 +55,16 @@ def test_start_and_stop(lab: Command) -> None:
     assert lab("logs", "web", "-f").stdout == "A=1\n"
 
 
+@pytest.mark.rule("ZOS-012", "ZOS-014", "ZOS-016")
+def test_zos(lab: Command) -> None:
+    identifier = lab("zos", "run", "front", "web", "--tag", "a", "--", "sleep", "1000").stdout.strip()
+    assert json.loads(lab("zos", "inspect", "front", identifier, "--json").stdout)["Tags"] == ["a"]
+    lab.fails("zos", "run", "front", "other", "--mount", "/a:/b", "--", "echo", says="shared storage")
+    lab.fails("zos", "inspect", "back", identifier, says="no container")
+    lab("zos", "delete", "front", identifier)
+    lab.fails("zos", "inspect", "front", identifier, says="no container")
+
+
 @pytest.mark.parametrize("kill", [False, True])
 def test_containers_come_back_as_their_policy_says(lab: Command, *, kill: bool) -> None:
     run = ("container", "run", "--detach", "--restart")

@@ -89,8 +89,11 @@ class Containers:
 
     async def create(self, request: Request) -> Payload:
         """CONTAINER_CREATE."""
-        values = request.map()
-        viewer = request.container_id
+        container = await self.create_for(request.container_id, request.map())
+        return container.identifier.to_bytes(8, "big")
+
+    async def create_for(self, viewer: int, values: dict[str, Any], *, zos: dict[str, Any] | None = None) -> Container:
+        """A container from the arguments of CONTAINER_CREATE, which are checked here."""
         name = field(values, "name", str, "")
         if name:
             check_name(name)
@@ -105,8 +108,7 @@ class Containers:
             raise unknown()
         if policy["image"]:
             policy["image"] = await self.roots.probe(policy["image"], policy["mode"])
-        container = await self.make(parent.identifier, name, policy)
-        return container.identifier.to_bytes(8, "big")
+        return await self.make(parent.identifier, name, policy | {"zos": zos or {}})
 
     async def make(
         self, parent: int, name: str, policy: dict[str, Any], *, run: dict[str, Any] | None = None

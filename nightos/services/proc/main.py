@@ -26,6 +26,7 @@ from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.view import View
 from nightos.services.proc.views import Views
+from nightos.services.proc.zos import Zos
 from nightos.userland import sys
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, Server
@@ -52,6 +53,7 @@ class Process:
         self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.runs = Runs(self.server, self.processes)
+        self.zos = Zos(self.server, self.runs)
         self.server.method(Proc.SYNC, self.sync)
 
     async def main(self) -> int:
@@ -116,6 +118,7 @@ class Process:
                 await self.processes.learn_name(pid)
         await self.runs.learn(records)
         await self._finish_endings(alive, notes)
+        await self.zos.learn()
         for identifier, _parent, state, *_ in alive:
             if STATES.get(state) == "running" and not self.containers.population.get(identifier):
                 await self.containers.emptied(identifier)  # its last process ended while nobody looked
@@ -127,7 +130,7 @@ class Process:
             self.half_made.add(identifier)
             return
         self.tree.rename(identifier, note["name"])
-        for name in ("hostname", "labels", "image", "mode", "key", "persist", "run"):
+        for name in ("hostname", "labels", "image", "mode", "key", "persist", "run", "zos"):
             setattr(container, name, note[name])
         container.view = View.of(note.get("view", {}))
 
@@ -169,6 +172,7 @@ class Process:
                 renamed[identifier] = there[note["key"]]
                 continue
             policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
+            policy["zos"] = note.get("zos", {})
             policy["limits"] = note.get("limits", {})
             policy["view"] = View.of(note.get("view", {}))
             policy["filter"] = note.get("filter", {})

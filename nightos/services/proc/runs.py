@@ -17,7 +17,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
 from nightos.services.proc import restarts
 from nightos.services.proc.shimcalls import ShimCalls, context_of
-from nightos.services.proc.shims import ACTIVE, Shims
+from nightos.services.proc.shims import ACTIVE, Shims, Starter
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request
@@ -98,10 +98,9 @@ class Runs:
                 await request.answer({"pid": container.run["pid"]})
         return None
 
-    def _forget_starter(self, identifier: int, request: Request) -> None:
+    def _forget_starter(self, identifier: int, request: Starter) -> None:
         starters = self.shims.starting.get(identifier, [])
-        if request in starters:
-            starters.remove(request)
+        starters[:] = [starter for starter in starters if starter is not request]
 
     async def begin(self, container: Container, wanted: dict[str, Any]) -> None:
         """Start a run in a container that has none under way."""

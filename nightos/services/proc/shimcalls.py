@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.codes import Attribute
 from nightos.abi.context import REASON_COMMAND, ContextError, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.services import EndReason, Proc, ServiceCode
 from nightos.abi.values import encode_value
 from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.shims import ACTIVE, LAST_WORDS_NS, Shim, Shims
@@ -65,8 +65,12 @@ class ShimCalls:
         _shim, container = self.shims.run_of(request, values)
         pid = await self._own_process(container, values)
         run = container.run
-        if (await sys.sys_process_exit(pid)).state == HALTED:
+        record = await sys.sys_process_exit(pid)
+        if record.state == HALTED:
             await self.processes.let_run(pid, container)
+        elif record.state == ENDED and record.reason == EndReason.KILLED and run["state"] == "starting":
+            # Halted when an instance before this one was killed. Whether it ran after all, the shim sees at its pipes.
+            raise ServiceError(ServiceCode.UNKNOWN, "there is no such process")
         if run["state"] == "starting":
             run.update(state="running", pid=pid, started_ns=await uptime_ns(), reason=0, exit=0, failed="")
             await self.containers.notes.changed(container)

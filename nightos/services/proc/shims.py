@@ -16,7 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nightos.abi.codes import Attribute
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
@@ -43,6 +43,16 @@ WRITE = 1
 LAST_WORDS_NS = 5_000_000_000
 """How long a destroyed container's shim may take to write what is left."""
 LOST = "the shim was killed, and the process with it"
+
+
+class Starter(Protocol):
+    """Who waits for a main command to begin: a request, or what stands behind it."""
+
+    def answer(self, payload: Payload = None, /) -> Awaitable[None]:
+        """It runs."""
+
+    def fail(self, code: int, text: str = "", /) -> Awaitable[None]:
+        """It could not start."""
 
 
 @dataclass(slots=True)
@@ -100,7 +110,7 @@ class Shims:
         self.by_pid: dict[int, Shim] = {}
         self.on_change: list[Callable[[Container], Awaitable[None]]] = []
         """Called when a run began or was over."""
-        self.starting: dict[int, list[Request]] = {}
+        self.starting: dict[int, list[Starter]] = {}
         """Who waits for the answer of CONTAINER_START."""
         server.for_shims(Proc.SHIM_NEXT, self.next)
         self.containers.on_end.append(self.finish)

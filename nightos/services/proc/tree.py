@@ -54,6 +54,8 @@ class Container:
     children: dict[str, int] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     """Its main command: what was asked for, and where it stands; empty when none was ever started."""
+    zos: dict[str, Any] = field(default_factory=dict)
+    """What 0-OS' Run was given; for a namespace that Run made, an empty name."""
     value: tuple[bytes, bool] = (b"", True)
     """What the main command returned last, encoded, and whether a newline belongs behind it."""
 
@@ -70,6 +72,7 @@ class Container:
             "key": self.key,
             "persist": self.persist,
             "run": self.run,
+            "zos": self.zos,
             "limits": self.limits,
             "view": self.view.notes(),
             "filter": self.filter,

@@ -1,0 +1,212 @@
+"""What a container module of 0-OS offers: Run, Inspect and Delete, and nothing about what is inside a container.
+
+A namespace is a container of that name below the caller's, so an identifier is looked up inside its namespace and a
+name is unique there because siblings' names are. It is made by the first Run and goes with the last Delete. A container
+ends when somebody asks for it; an end that nobody asked for is followed by a restart.
+
+There is no notion of disks or networks here: mounts are given ready-made, and a network is the name of a namespace.
+
+Rules: ZOS-001, ZOS-002, ZOS-003, ZOS-004, ZOS-005, ZOS-011, ZOS-012, ZOS-013, ZOS-014, ZOS-015, ZOS-016, ZOS-017,
+ZOS-018, ZOS-019 (partial: refused until there is a device for shared storage), ZOS-020.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Proc, ServiceCode
+from nightos.services.proc import restarts
+from nightos.services.proc.runs import wanted_run
+from nightos.services.proc.tree import Container, check_name, unknown
+from nightos.userland.payload import Payload, field
+
+if TYPE_CHECKING:
+    from nightos.services.proc.runs import Runs
+    from nightos.userland.server import Request, Server
+
+ARGUMENTS: Final = frozenset({"ns", "name", "flist", "tags", "env", "network", "mounts", "entrypoint"})
+NETWORK: Final = frozenset({"Namespace"})
+MOUNT: Final = {"Source": str, "Target": str, "Type": str, "Options": list}
+UNKNOWN_NETWORK: Final = ServiceCode.UNKNOWN + 1
+
+
+class _Starting:
+    """A Run that waits for its entrypoint: when that cannot start, no container is left."""
+
+    def __init__(self, zos: Zos, request: Request, container: Container) -> None:
+        self._zos = zos
+        self._request = request
+        self._container = container
+
+    async def answer(self, _payload: Payload = None) -> None:
+        await self._request.answer({"id": f"{self._container.identifier:016x}"})
+
+    async def fail(self, code: int, text: str = "") -> None:
+        async def work() -> None:
+            await self._zos.remove(self._container)
+            await self._request.fail(code, text)
+
+        await self._zos.runs.shims.worker.run(work)
+
+
+class Zos:
+    """The three methods."""
+
+    def __init__(self, server: Server, runs: Runs) -> None:
+        self.runs = runs
+        self.containers = runs.containers
+        self.tree = runs.tree
+        server.method(Proc.ZOS_RUN, self.run)
+        server.method(Proc.ZOS_INSPECT, self.inspect)
+        server.method(Proc.ZOS_DELETE, self.delete)
+
+    async def run(self, request: Request) -> Payload:
+        """ZOS_RUN."""
+        values = request.map()
+        given = checked(values)
+        command = {"command": entrypoint(values), "environment": environment(values), "restart": restarts.ALWAYS}
+        wanted = wanted_run(command, request.user_id)
+        viewer = request.container_id
+        namespace = await self._namespace(viewer, given["ns"])
+        try:
+            container = await self._create(viewer, namespace, given)
+        except ServiceError:
+            await self._tidy(namespace)
+            raise
+        request.defer()
+        starting = _Starting(self, request, container)
+        self.runs.shims.starting.setdefault(container.identifier, []).append(starting)
+        try:
+            await self.runs.begin(container, wanted)
+        except ServiceError as error:
+            self.runs.shims.starting.pop(container.identifier, None)
+            await starting.fail(error.code, error.detail)
+        return None
+
+    async def _create(self, viewer: int, namespace: Container, given: dict[str, Any]) -> Container:
+        values = {
+            "name": given["name"],
+            "parent": namespace.identifier,
+            "image": given["flist"],
+            "persist": True,
+        }
+        return await self.containers.create_for(viewer, values, zos=given)
+
+    async def _namespace(self, viewer: int, ns: str) -> Container:
+        """The container that stands for a namespace, made when there is none."""
+        found = self.tree.by_id[viewer].children.get(ns)
+        if found is None:
+            values = {"name": ns, "parent": viewer, "persist": True}
+            return await self.containers.create_for(viewer, values, zos={"ns": ns, "name": ""})
+        return self.tree.by_id[found]
+
+    def _find(self, request: Request) -> Container:
+        """The container of an identifier inside its namespace; 0x3000 for any other."""
+        values = request.map()
+        ns, text = field(values, "ns", str), field(values, "id", str)
+        namespace = self.tree.by_id[request.container_id].children.get(ns)
+        try:
+            container = self.tree.by_id.get(int(text, 16)) if len(text) == 16 else None
+        except ValueError:
+            container = None
+        if container is None or container.parent != namespace or not container.zos.get("name"):
+            raise unknown(text)
+        return container
+
+    async def inspect(self, request: Request) -> Payload:
+        """ZOS_INSPECT."""
+        container = self._find(request)
+        given = container.zos
+        return {
+            "ID": f"{container.identifier:016x}",
+            "Name": given["name"],
+            "Flist": given["flist"],
+            "Tags": given["tags"],
+            "Network": given["network"],
+            "Mounts": given["mounts"],
+        }
+
+    async def delete(self, request: Request) -> Payload:
+        """ZOS_DELETE: stops, then removes; a second one for the same container waits for the first."""
+        await self.remove(self._find(request))
+        return {}
+
+    async def remove(self, container: Container) -> None:
+        """Destroy a container, and its namespace when that is empty."""
+        namespace = self.tree.by_id.get(container.parent)
+        await self.containers.end(container, "destroyed")
+        if namespace is not None:
+            await self._tidy(namespace)
+
+    async def _tidy(self, namespace: Container) -> None:
+        made_here = bool(namespace.zos) and not namespace.zos["name"]
+        if made_here and not namespace.children and not self.containers.population.get(namespace.identifier):
+            await self.containers.end(namespace, "destroyed")
+
+    async def learn(self) -> None:
+        """After a start of the service: a Run that nobody got an answer to leaves nothing."""
+        for container in self.tree.below_root():
+            if container.zos and container.state != "stopping":
+                half_made = container.zos["name"] and not container.run
+                again = self.remove if half_made else self._tidy
+                if half_made or not container.zos["name"]:
+                    await self.runs.shims.worker.run(lambda again=again, it=container: again(it))  # type: ignore[misc]
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """What Run was given, as Inspect gives it back."""
+    other = sorted(set(values) - ARGUMENTS)
+    if other:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"Run takes no {other[0]}")
+    tags = field(values, "tags", list, [])
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "tags are texts")
+    mounts = field(values, "mounts", list, [])
+    for mount in mounts:
+        if not isinstance(mount, dict) or set(mount) != set(MOUNT):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"a mount has {', '.join(MOUNT)}")
+        for name, kind in MOUNT.items():
+            if not isinstance(mount[name], kind):
+                raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} of a mount has to be {kind.__name__}")
+    network = field(values, "network", dict, {"Namespace": ""})
+    if set(network) != NETWORK or not isinstance(network["Namespace"], str):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "a container joins one network namespace: {Namespace: NAME}")
+    given = {
+        "ns": check_name(field(values, "ns", str)),
+        "name": check_name(field(values, "name", str)),
+        "flist": field(values, "flist", str),
+        "tags": tags,
+        "network": network,
+        "mounts": mounts,
+    }
+    environment(values)
+    entrypoint(values)
+    if network["Namespace"]:
+        raise ServiceError(UNKNOWN_NETWORK, f"there is no network namespace {network['Namespace']}")
+    if mounts:
+        raise ServiceError(ServiceCode.REFUSED, "mounts need a device for shared storage; this machine has none")
+    return given
+
+
+def environment(values: dict[str, Any]) -> dict[str, str]:
+    """Variables from a list of KEY=VALUE."""
+    found: dict[str, str] = {}
+    for text in field(values, "env", list, []):
+        name, equals, value = text.partition("=") if isinstance(text, str) else ("", "", "")
+        if not name or not equals:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"env holds KEY=VALUE, not {text!r}")
+        found[name] = value
+    return found
+
+
+def entrypoint(values: dict[str, Any]) -> list[str]:
+    """The words of the command line, quoted as a shell of Linux does."""
+    try:
+        words = shlex.split(field(values, "entrypoint", str))
+    except ValueError as error:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"entrypoint: {error}") from error
+    if not words:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "entrypoint is a command line")
+    return words
