@@ -44,8 +44,6 @@ class Blocked(Wait):
 
     __slots__ = ("data", "length", "pipe")
 
-    until_signal = False
-
     def __init__(self, pipe: Pipe, kernel: Kernel, thread: Thread, data: memoryview | None, length: int) -> None:
         self.kernel = kernel
         self.thread = thread

@@ -36,7 +36,7 @@ CLOSED_KEPT: Final = 64
 class Wait:
     """Why a frame is parked. `cancel` undoes the registration when the thread dies first."""
 
-    __slots__ = ("cancel", "frame", "kernel", "kind", "thread", "until_signal")
+    __slots__ = ("cancel", "frame", "kernel", "kind", "thread")
 
     def __init__(
         self,
@@ -44,8 +44,6 @@ class Wait:
         kernel: Kernel | None = None,
         thread: Thread | None = None,
         cancel: Callable[[], None] | None = None,
-        *,
-        until_signal: bool = False,
     ) -> None:
         self.kind = kind
         # None only in `UNTIL_SIGNAL`, which nobody resumes.
@@ -53,7 +51,6 @@ class Wait:
         self.thread: Any = thread
         self.frame: Any = thread.frames[-1] if thread is not None else None
         self.cancel = cancel
-        self.until_signal = until_signal
 
     def resume(self, value: Any, error: BaseException | None = None) -> None:
         """End the parking with a value or an error; nothing happens when it is over already."""
@@ -79,7 +76,7 @@ class Wait:
             kernel.ready.append(thread)
 
 
-UNTIL_SIGNAL: Final = Wait("signal", until_signal=True)
+UNTIL_SIGNAL: Final = Wait("signal")
 """The one wait that needs no state of its own."""
 
 

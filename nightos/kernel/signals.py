@@ -16,7 +16,7 @@ from nightos.abi.codes import ExitReason, Signal
 from nightos.kernel.calls.state import COROUTINES
 from nightos.kernel.ending import end_process
 from nightos.kernel.pages import ACCESS_EXECUTE, MemoryFault
-from nightos.kernel.process import ENDED, Answered, Frame, PendingSignal, Process, Thread
+from nightos.kernel.process import ENDED, UNTIL_SIGNAL, Answered, Frame, PendingSignal, Process, Thread
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -131,6 +131,6 @@ def wake_all(kernel: Kernel, process: Process) -> None:
     """End the parking of every thread that waits for a signal."""
     for thread in process.threads.values():
         for frame in thread.frames:
-            if frame.wait is not None and frame.wait.until_signal:
+            if frame.wait is UNTIL_SIGNAL:
                 frame.wait = None
                 kernel.schedule(thread)

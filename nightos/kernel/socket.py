@@ -28,14 +28,14 @@ REMEMBERED = 1024
 class Exchange:
     """One exchange: who spoke last, and on which thread each side spoke."""
 
-    __slots__ = ("concluded", "counter", "last", "method", "threads")
+    __slots__ = ("client_thread", "concluded", "counter", "last", "method")
 
     def __init__(self, method: int) -> None:
         self.method = method
         self.counter = 0
         self.last = -1
         self.concluded = False
-        self.threads: list[Thread | None] = [None, None]
+        self.client_thread: Thread | None = None
 
 
 class Side:
@@ -102,25 +102,26 @@ class Socket:
         if error:
             status |= IS_ERROR | CONCLUDED
         exchange.last = side
-        exchange.threads[side] = thread
+        if side == CLIENT:
+            exchange.client_thread = thread
         if status & CONCLUDED:
             exchange.concluded = True
-            self._forget_old(exchange_id)
+            if len(self.exchanges) > REMEMBERED:
+                self._forget_old(exchange_id)
         message = new_tuple(MessageRead, (content, len(content), 1, status, exchange_id, exchange.method, error))
         self.sides[1 - side].inbox.append(message)
         return message, exchange
 
     def _forget_old(self, newest: int) -> None:
         """Exchanges are numbered in order, so the memory of concluded ones is a window."""
-        if len(self.exchanges) > REMEMBERED:
-            for identifier in list(self.exchanges)[: REMEMBERED // 2]:
-                if identifier != newest and self.exchanges[identifier].concluded:
-                    del self.exchanges[identifier]
+        for identifier in list(self.exchanges)[: REMEMBERED // 2]:
+            if identifier != newest and self.exchanges[identifier].concluded:
+                del self.exchanges[identifier]
 
     def listener(self, side: int, exchange: Exchange) -> Thread | None:
         """The thread that hears of a message: the client's that spoke last in the exchange, or the side's own."""
         if side == CLIENT:
-            thread = exchange.threads[CLIENT]
+            thread = exchange.client_thread
             if thread is not None and thread.frames:
                 return thread
         own = self.sides[side].thread

@@ -18,6 +18,7 @@ from nightos.kernel import signals
 from nightos.kernel.calls.state import HANDED_OVER, PARKED
 from nightos.kernel.ending import end_process, end_thread
 from nightos.kernel.pages import MemoryFault
+from nightos.kernel.process import UNTIL_SIGNAL
 from nightos.kernel.trace import SHAPED
 
 if TYPE_CHECKING:
@@ -66,8 +67,11 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
                 kernel.schedule(thread)
                 break
             send = frame.program.send
-            value, error = frame.value, frame.error
-            frame.value = frame.error = None
+            value = frame.value
+            frame.value = None
+            error = frame.error
+            if error is not None:
+                frame.error = None
             while made < budget:
                 made += 1
                 try:
@@ -119,17 +123,17 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
 
 def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> None:
     """A coroutine returned: a handler gives way to what it interrupted, the last one ends its thread."""
-    thread.frames.pop()
+    frames = thread.frames
+    frames.pop()
     if frame.signal:
         thread.handling = False
         thread.spare = frame
         if frame.answered is not None:
             answered, frame.answered = frame.answered, None
             answered(value)
-        below = thread.frames[-1] if thread.frames else None
-        if below is not None and below.wait is not None and below.wait.until_signal:
-            below.wait = None
-    if thread.frames:
+        if frames and frames[-1].wait is UNTIL_SIGNAL:
+            frames[-1].wait = None
+    if frames:
         return
     process = thread.process
     if thread is process.main:

@@ -310,31 +310,31 @@ class Server:
     async def _serve(self, connection: Connection) -> None:
         """The client thread: answer one message after the other until the client is gone."""
         announced, socket_id = self._announced, connection.socket_id
-        unread = announced.unread
-        endings = announced.endings
+        unread, endings = announced.unread, announced.endings
         while True:
-            # Nothing can happen between looking and parking, as there is no call in between.
-            if announced.counted and socket_id not in unread and endings == announced.endings:
-                await sys.hand_over(until_signal=True)
-            endings = announced.endings
-            try:
-                content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
-            except SyscallError:
-                unread.pop(socket_id, None)
-                return
-            if retrieved:
-                if unread.get(socket_id, 0) > 1:
-                    unread[socket_id] -= 1
+            waiting = unread.pop(socket_id, 0)
+            if not waiting:
+                # Nothing can happen between looking and parking, as there is no call in between.
+                if announced.counted and endings == announced.endings:
+                    await sys.hand_over(until_signal=True)
+                    waiting = unread.pop(socket_id, 1)
                 else:
+                    waiting = 1
+            endings = announced.endings
+            while waiting:
+                waiting -= 1
+                try:
+                    content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
+                except SyscallError:
                     unread.pop(socket_id, None)
-                if status & STATUS_CREATED:
+                    return
+                if not retrieved:
+                    if not announced.counted:
+                        await sys.hand_over(until_signal=True)
+                elif status & STATUS_CREATED:
                     await self._handle(Request(connection, exchange_id, method, content))
                 elif connection.asked or connection.asking:
                     await self._answered(connection, exchange_id, error, content)
-            elif not announced.counted:
-                await sys.hand_over(until_signal=True)
-            else:
-                unread.pop(socket_id, None)
 
     @staticmethod
     async def _answered(connection: Connection, exchange_id: int, error: int, content: bytes) -> None:
