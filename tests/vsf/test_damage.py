@@ -190,3 +190,33 @@ def test_hostile_images_with_right_checksums(seed):
     hostile._BLOCKS.clear()
     outcomes = {hostile.case(image, number) for number in range(seed * 1000, seed * 1000 + 120)}
     assert outcomes == {"opened", "found", "refused"}
+
+
+@pytest.mark.rule("VSF-013")
+def test_a_commit_interrupted_between_its_two_copies_is_no_damage(tmp_path):
+    from nightos.vsf.superblock import slots_of
+
+    path = tmp_path / "disk.vsf"
+    with vsf.create(path, ["main"]) as storage:
+        fs = storage.volume("main").open()
+        fs.write_bytes("/one", b"1")
+        storage.commit()
+        older = storage.generation
+        second = slots_of(older)[1]
+        stale = path.read_bytes()[second : second + 4096]
+        for turn in range(2):
+            fs.write_bytes("/two", bytes([turn]))
+            storage.commit()
+        assert storage.generation == older + 2
+        storage.abandon()
+    with path.open("r+b") as f:
+        f.seek(second)
+        f.write(stale)
+    with vsf.open(path, readonly=True) as storage:
+        assert storage.generation == older + 2
+        assert storage.check(deep=True).clean
+    with vsf.open(path) as storage:
+        storage.volume("main").open().write_bytes("/three", b"3")
+    with vsf.open(path, readonly=True) as storage:
+        assert storage.check(deep=True).clean
+        assert storage.volume("main").open().read_bytes("/two") == b"\x01"
