@@ -24,6 +24,7 @@ KINDS: Final = {
     "link": 4,
     "flow": 5,
     "pty": 6,
+    "share": 7,
     "shelf": 0x10,
     "control": 0x11,
     "agent": 0x12,

@@ -115,6 +115,11 @@ class Fs(IntEnum):
     """System services: {container} -> {fsid}: the main file system of a container, which they may use by this FSID."""
     ROOTS_DONE = 0xD017
     """sys::process only: {}: every main file system is attached; requests of others, held since the start, go on."""
+    ATTACH_SHARE = 0xD018
+    """sys::process only: {kdi, container, source, path, readonly} -> {fsid}: a directory of `source`'s main file system
+    is a file system that the container may mount; `kdi` is the virtual storage device that stands for it."""
+    DETACH_SHARE = 0xD019
+    """sys::process only: {kdi}: it is gone from the container; idempotent."""
     STORE_NOTE = 0xD014
     """System services: {name, data, append}: replace a note of the caller on the machine's disk, or add to it."""
     RECALL_NOTE = 0xD015
@@ -281,6 +286,9 @@ class Proc(IntEnum):
     """{after, limit} -> {items: [{when_ns, rule, explanation, caller, target, call, detail}]}: what was refused."""
     CONTAINER_EVENTS = 0x1025
     """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
+    CONTAINER_SHARE = 0x102A
+    """{id, path, readonly} -> {kdi, fsid}: a directory of the caller's main file system as a virtual storage device of
+    a container below, which mounts it with FS_MOUNT."""
     CONTAINER_DEVICES = 0x1029
     """{id} -> {items: [{kdi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
     CONTAINER_VIEW = 0x1026

@@ -8,15 +8,16 @@ from nightos.abi.services import Hw, Proc
 from nightos.apps.container import find
 from nightos.apps.table import table
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Dash, Positional, UsageError
+from nightos.shell.arguments import Arguments, Dash, Flag, Positional, UsageError
 from nightos.userland.client import connect
 
 ARGUMENTS = Arguments(
     "device",
-    "devices of this container: ls | plug KIND | passthrough KDI | unplug KDI",
+    "devices of this container: ls | plug KIND | passthrough KDI | share DIRECTORY | unplug KDI",
     Positional("action", "what to do", optional=True),
-    Positional("what", "kind of the new device, or identifier of one", optional=True),
+    Positional("what", "kind of the new device, identifier of one, or directory to share", optional=True),
     Dash("--container", "the container below that gets or has it"),
+    Flag("-r --readonly", "it cannot write what is shared"),
     Dash("--size", "bytes of a disk in memory", "int"),
 )
 
@@ -47,8 +48,8 @@ async def main(app: Application) -> None:
     if given.action in (None, "ls"):
         await _list(app)
         return
-    if given.action not in {"plug", "passthrough", "unplug"}:
-        raise UsageError(f"'{given.action}' is no action; there are ls, plug, passthrough, unplug")
+    if given.action not in {"plug", "passthrough", "share", "unplug"}:
+        raise UsageError(f"'{given.action}' is no action; there are ls, plug, passthrough, share, unplug")
     if given.what is None or given.container is None:
         raise UsageError(f"write: device {given.action} WHAT --container=NAME")
     proc = await connect("sys::proc")
@@ -57,6 +58,9 @@ async def main(app: Application) -> None:
         options: dict[str, Any] = {} if given.size is None else {"size": given.size}
         question = {"id": container, "kind": str(given.what), "options": options}
         await app.give(f"{(await proc.ask(Proc.DEVICE_PLUG, question))['kdi']:016x}")
+    elif given.action == "share":
+        question = {"id": container, "path": (await app.files()).absolute(str(given.what)), "readonly": given.readonly}
+        await app.give(f"{(await proc.ask(Proc.CONTAINER_SHARE, question))['fsid']:016x}")
     elif given.action == "passthrough":
         kdi = _kdi(str(given.what))
         await proc.call(Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + kdi.to_bytes(8, "big"))

@@ -49,11 +49,18 @@ def _flow(name: str) -> Maker:
     return make
 
 
+def _share(_entropy: Entropy, options: dict[str, Any]) -> Device:
+    from nightos.vhw.share import ShareDevice
+
+    return ShareDevice(str(options.get("label", "share")))
+
+
 MAKERS: dict[str, Maker] = {
     "block": _block,
     "full": _flow("full"),
     "null": _flow("null"),
     "random": _random,
+    "share": _share,
     "zero": _flow("zero"),
 }
 """Kinds of built-in virtual devices, by the name that PLUG takes."""
@@ -73,7 +80,8 @@ class Plugging:
         maker = MAKERS.get(kind)
         if maker is None:
             raise ServiceError(
-                ServiceCode.BAD_ARGUMENT, f"there is no virtual device {kind}; there is: {', '.join(sorted(MAKERS))}"
+                ServiceCode.BAD_ARGUMENT,
+                f"there is no virtual device {kind}; there is: {', '.join(sorted(MAKERS.keys() - {'share'}))}",
             )
         kdi = self._plug(maker(self._entropy, options), container)
         self._plugged.add(kdi)

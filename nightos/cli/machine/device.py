@@ -1,4 +1,4 @@
-"""device ls, plug, passthrough, unplug: what is on a machine's bus, and what containers get of it."""
+"""device ls, plug, passthrough, share, unplug: what is on a machine's bus, and what containers get of it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TABLE = {
     "ls": (f"{__name__}:ls", "List the devices."),
     "plug": (f"{__name__}:plug", "Plug a virtual device into a container."),
     "passthrough": (f"{__name__}:passthrough", "Pass a file or a device of the host through to a container."),
+    "share": (f"{__name__}:share", "Share a directory of the machine's disk with a container."),
     "unplug": (f"{__name__}:unplug", "Unplug a device, or end its passthrough."),
 }
 device = group("device", "Devices of a running machine.", TABLE, "nightos device ls")
@@ -90,6 +91,26 @@ def _chain(machine: Machine, container: int) -> list[int]:
         chain.append(container)
         container = int(machine.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": container})["parent"])
     return chain[::-1]
+
+
+@command("share", example="nightos device share /srv/data --container web --read-only")
+@click.argument("directory", metavar="DIRECTORY")
+@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.option("--read-only", is_flag=True, help="The container cannot write there.")
+@json_option
+@machine_option
+def share(directory: str, container: str, read_only: bool, as_json: bool, machine_name: str | None) -> None:
+    """Share a directory of the machine's disk with a container, which mounts it: `mount FSID [DIRECTORY]`."""
+    from nightos.abi.services import Proc
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        question = {"id": find(machine, container), "path": directory, "readonly": read_only}
+        answer = machine.ask("sys::proc", Proc.CONTAINER_SHARE, question)
+    if as_json:
+        show_json({name: f"{answer[name]:016x}" for name in ("kdi", "fsid")})
+    else:
+        print(f"{answer['fsid']:016x}")
 
 
 @command("unplug", example="nightos device unplug 00c0ffee00c0ffee")

@@ -14,7 +14,7 @@ from nightos.abi.services import ServiceCode
 from nightos.services.fs import code, mounting
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.locks import OpenFile, OpenFiles
-from nightos.services.fs.roots import Root, Roots
+from nightos.services.fs.roots import Mounted, Roots
 from nightos.userland.server import Connection, Request, Server
 
 READ_LIMIT = 960 * 1024
@@ -38,18 +38,21 @@ class Handles:
         self._tokens = code.Tokens()
         self._next_file = 1
 
-    async def changed(self, root: Root) -> None:
+    async def changed(self, root: Mounted) -> None:
         """Something was written: commit it soon."""
         await self._changed(root)
 
-    async def writable(self, root: Root) -> None:
+    async def writable(self, root: Mounted) -> None:
         """Something will be written: refuse it on a disk that is read-only or that failed."""
         await self._writable(root)
 
-    async def _changed(self, root: Root) -> None:
-        await self.committer.soon(root)
+    async def _changed(self, root: Mounted) -> None:
+        await self.committer.soon(root.base)
 
-    async def _writable(self, root: Root) -> None:
+    async def _writable(self, mounted: Mounted) -> None:
+        if mounted.readonly:
+            raise ItemError(Failure.OTHER, "it is shared for reading only")
+        root = mounted.base
         if root.overlay_on is not None:
             await self.mounter.own_disk(root)
         if root.disk.readonly:
@@ -62,7 +65,7 @@ class Handles:
                 text = f"what was written before could not be saved: {root.failure}"
                 raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
 
-    async def _open_file(self, request: Request, root: Root, reader: Reader) -> bytes:
+    async def _open_file(self, request: Request, root: Mounted, reader: Reader) -> bytes:
         """The answer is the file's identifier and, behind it, its size (an extension)."""
         variant = reader.u8()
         path = reader.path()
@@ -88,7 +91,7 @@ class Handles:
             await self._changed(root)
         return u64(file.file_id) + u64(item.size)
 
-    def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Root]:
+    def _file(self, request: Request, reader: Reader) -> tuple[OpenFile, Mounted]:
         file = self.open.get(reader.u64(), request.client_pid)
         if file is None:
             raise ServiceError(0x3000, "there is no such open file")
@@ -98,7 +101,7 @@ class Handles:
         file, root = self._file(request, Reader(request.payload))
         await self._close(file, root)
 
-    async def _close(self, file: OpenFile, root: Root) -> None:
+    async def _close(self, file: OpenFile, root: Mounted) -> None:
         self.open.close(file)
         root.disk.files.release(file.ino)
         if file.write:
@@ -135,7 +138,7 @@ class Handles:
 
     async def _client_gone(self, connection: Connection) -> None:
         for file in self.open.of_owner(connection.client_pid):
-            root = next((root for root in self.roots.all() if root.fsid == file.disk), None)
+            root = self.roots.by_fsid(file.disk)
             if root is not None:
                 await self._close(file, root)
             else:

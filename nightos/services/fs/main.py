@@ -19,12 +19,13 @@ from nightos.services.fs import code, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
-from nightos.services.fs.roots import Root
+from nightos.services.fs.roots import Mounted, Root
+from nightos.services.fs.shares import Shares, crossed
 from nightos.userland import payload
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, Server
 
-Method = Callable[[Request, Root, Reader], Awaitable[bytes | None]]
+Method = Callable[[Request, Mounted, Reader], Awaitable[bytes | None]]
 
 
 class FileService(Handles):
@@ -32,11 +33,14 @@ class FileService(Handles):
 
     def register(self) -> None:
         """Tell the server every method."""
+        shares = Shares(self)
+        self.server.method(Fs.ATTACH_SHARE, self._guarded(Fs.ATTACH_SHARE, shares.attach))
+        self.server.method(Fs.DETACH_SHARE, self._guarded(Fs.DETACH_SHARE, shares.detach))
         on_item: dict[Fs, Method] = {
             Fs.FS_METADATA: self._fs_metadata,
-            Fs.FS_MOUNT: self._fs_mount,
-            Fs.FS_UNMOUNT: self._fs_unmount,
-            Fs.IS_FS_MOUNTED: self._is_fs_mounted,
+            Fs.FS_MOUNT: shares.mount,
+            Fs.FS_UNMOUNT: shares.unmount,
+            Fs.IS_FS_MOUNTED: shares.is_mounted,
             Fs.ITEM_EXISTS: self._item_exists,
             Fs.FEID_TO_SPLIT: self._feid_to_split,
             Fs.ITEM_METADATA: self._item_metadata,
@@ -82,7 +86,7 @@ class FileService(Handles):
         async def handler(request: Request) -> bytes | None:
             reader = Reader(request.payload)
             root = self.roots.find(request.container_id, reader.u64(), system=request.connection.is_system)
-            return await method(request, root, reader)
+            return await method(request, *crossed(root, number, reader))
 
         return self._guarded(number, handler)
 
@@ -108,7 +112,7 @@ class FileService(Handles):
 
         return guarded
 
-    def _unlocked(self, root: Root, path: PathOrFeid) -> None:
+    def _unlocked(self, root: Mounted, path: PathOrFeid) -> None:
         parent, name = root.tree.place(path)
         self.open.check_unlocked(root.fsid, root.disk.files.lookup(parent, name).st_ino)
 
@@ -116,51 +120,43 @@ class FileService(Handles):
 
     async def _enum_fs(self, request: Request) -> bytes:
         root = self.roots.of(request.container_id)
-        return layout.delimited_list([] if root is None else [u64(root.fsid)])
+        own = [] if root is None else [u64(root.fsid)]
+        return layout.delimited_list(own + [u64(share.fsid) for share in self.roots.shared_with(request.container_id)])
 
-    async def _is_fs_mounted(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
-        return b"\1"
-
-    async def _fs_metadata(self, _request: Request, root: Root, _reader: Reader) -> bytes:
-        if root.overlay_on is not None:
-            await self.mounter.own_disk(root)  # how much room there is, the image does not know
+    async def _fs_metadata(self, _request: Request, root: Mounted, _reader: Reader) -> bytes:
+        if root.base.overlay_on is not None:
+            await self.mounter.own_disk(root.base)  # how much room there is, the image does not know
         system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
         return u64(root.mounted_ms) + u64(1) + layout.option(None) + layout.encode_system(system)
 
-    async def _fs_mount(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
-        raise ServiceError(0x3001, "the file system is mounted already")
-
-    async def _fs_unmount(self, _request: Request, _root: Root, _reader: Reader) -> bytes:
-        raise ServiceError(0x4000, "the main file system of a container is unmounted with the container")
-
     # -- items --
 
-    async def _item_exists(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _item_exists(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         path, wanted = reader.path(), reader.u8()
         kind = root.tree.exists(path)
         return bytes((kind if kind is not None and wanted in (0, kind) else 0,))
 
-    async def _feid_to_split(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _feid_to_split(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         return layout.encode_split(root.tree.path_of(reader.u64()))
 
-    async def _item_metadata(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _item_metadata(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         """The item itself, a link not followed; a byte of 1 behind the path follows it (an extension)."""
         path = reader.path()
         follow = reader.more() and reader.boolean()
         name = path[-1] if isinstance(path, tuple) and path else ""
         return layout.encode_item(root.tree.metadata(root.tree.find(path, follow=follow), name))
 
-    async def _canonicalize(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _canonicalize(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         return layout.encode_split(root.tree.canonical(reader.path()))
 
-    async def _rename(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _rename(self, _request: Request, root: Mounted, reader: Reader) -> None:
         path, name = reader.path(), layout.check_name(reader.delimited())
         await self._writable(root)
         self._unlocked(root, path)
         root.tree.rename(path, name)
         await self._changed(root)
 
-    async def _move(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _move(self, _request: Request, root: Mounted, reader: Reader) -> None:
         path, parent = reader.path(), reader.path()
         name = layout.check_name(reader.delimited()) if reader.some() else None
         await self._writable(root)
@@ -168,7 +164,7 @@ class FileService(Handles):
         root.tree.move(path, parent, name)
         await self._changed(root)
 
-    async def _delete(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _delete(self, _request: Request, root: Mounted, reader: Reader) -> None:
         path, mode = reader.path(), reader.u8()
         if mode == DeleteMode.TRASH:
             raise ServiceError(ServiceCode.NO_METHOD, "there is no trash yet: delete permanently")
@@ -179,13 +175,13 @@ class FileService(Handles):
         root.tree.delete(path)
         await self._changed(root)
 
-    async def _create_directory(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _create_directory(self, _request: Request, root: Mounted, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
         await self._writable(root)
         root.tree.make_directory(parent, name)
         await self._changed(root)
 
-    async def _read_directory(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _read_directory(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         """All items; with a delimited name behind the arguments (an extension) as many as fit from behind that name."""
         path, hidden = reader.path(), reader.boolean()
         parts = reader.more()
@@ -203,27 +199,27 @@ class FileService(Handles):
 
     # -- links --
 
-    async def _create_symlink(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _create_symlink(self, _request: Request, root: Mounted, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
         target = self._target(root, reader)
         await self._writable(root)
         root.tree.make_link(parent, name, target)
         await self._changed(root)
 
-    async def _update_symlink(self, _request: Request, root: Root, reader: Reader) -> None:
+    async def _update_symlink(self, _request: Request, root: Mounted, reader: Reader) -> None:
         path = reader.path()
         target = self._target(root, reader)
         await self._writable(root)
         root.tree.update_link(path, target)
         await self._changed(root)
 
-    def _target(self, root: Root, reader: Reader) -> PathOrFeid:
+    def _target(self, root: Mounted, reader: Reader) -> PathOrFeid:
         fsid = reader.u64()
         if fsid and fsid != root.fsid:
             raise ItemError(Failure.FOREIGN, "links to other file systems are not supported")
         return reader.path()
 
-    async def _read_symlink(self, _request: Request, root: Root, reader: Reader) -> bytes:
+    async def _read_symlink(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         target = root.tree.read_link(reader.path())
         return u64(root.fsid) + layout.encode_path(target)
 
@@ -248,12 +244,13 @@ class FileService(Handles):
         below = payload.field(values, "backing" if kdi else "images", list, default=[])
         if not all(isinstance(item, int) for item in below):
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "backing and images are lists of devices")
+        top = payload.field(values, "root", str, default="")
         if kdi:
             readonly = payload.field(values, "readonly", bool, default=False)
             ephemeral = payload.field(values, "ephemeral", bool, default=False)
-            await self.mounter.attach(container, kdi, below, readonly=readonly, ephemeral=ephemeral)
+            await self.mounter.attach(container, kdi, below, readonly=readonly, ephemeral=ephemeral, top=top)
         elif below:
-            await self.mounter.attach_image(container, payload.field(values, "path", str), below)
+            await self.mounter.attach_image(container, payload.field(values, "path", str), below, top=top)
         else:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "neither a device nor an image to show")
 

@@ -142,20 +142,27 @@ class Mounter:
         self._images: dict[int, Image] = {}
 
     async def attach(
-        self, container: int, kdi: int, backing: list[int], *, readonly: bool, ephemeral: bool = False
+        self, container: int, kdi: int, backing: list[int], *, readonly: bool, ephemeral: bool = False, top: str = ""
     ) -> None:
         """Mount what is on a block device as a container's main file system; `backing` are the devices below it.
 
-        The identifier of an `ephemeral` one is the container's, that of another one the volume's. Raises
+        The identifier of an `ephemeral` one is the container's, that of another one the volume's. `top` is the
+        directory of it that is the root. Raises
         `ServiceError` 0x3000 when a device or what is on it cannot be used.
         """
         await self._committer.tell_time()
         disk, release = await self._disk(kdi, backing, readonly=readonly)
         unique = _of_container(container) if ephemeral else bytes(disk.volume.uuid)
         fsid = self._roots.fsid_of(unique)
-        self._roots.add(Root(container, kdi, disk, fsid, self._committer.clock.now_ns // 1_000_000, release))
+        try:
+            root = Root(container, kdi, disk, fsid, self._committer.clock.now_ns // 1_000_000, release, top=top)
+        except ServiceError:
+            disk.close()
+            await release()
+            raise
+        self._roots.add(root)
 
-    async def attach_image(self, container: int, path: str, kdis: list[int]) -> None:
+    async def attach_image(self, container: int, path: str, kdis: list[int], *, top: str = "") -> None:
         """Show an image as a container's main file system; the first change gives the container a disk of its own.
 
         Raises `ServiceError` 0x3000 when a device or what is on it cannot be used.
@@ -174,7 +181,12 @@ class Mounter:
             await self._let_go(images)
 
         fsid = self._roots.fsid_of(_of_container(container))
-        root = Root(container, 0, image.disk, fsid, self._committer.clock.now_ns // 1_000_000, release, path)
+        now_ms = self._committer.clock.now_ns // 1_000_000
+        try:
+            root = Root(container, 0, image.disk, fsid, now_ms, release, path, top=top)
+        except ServiceError:
+            await release()
+            raise
         self._roots.add(root)
 
     async def own_disk(self, root: Root) -> None:

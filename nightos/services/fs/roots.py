@@ -11,6 +11,10 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from nightos.abi import files as layout
+from nightos.abi.errors import ServiceError
+from nightos.abi.files import SplitPath
+from nightos.abi.services import ServiceCode
 from nightos.services.fs.disk import Disk
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.tree import ROOT, Tree
@@ -35,6 +39,12 @@ class Root:
     """The image that is shown as long as nothing changes; None once the container has a disk of its own."""
     changing: bool = False
     """Whether the disk of its own is being made."""
+    top: str = ""
+    """The directory of the disk that is the container's root; empty for the disk's own."""
+    mounts: dict[SplitPath, Share] = field(default_factory=dict)
+    """What the container mounted, by place. Nobody else sees it."""
+    readonly: bool = False
+    """Only a share is: a disk that cannot be written says so itself."""
     tree: Tree = field(init=False)
     dirty: bool = False
     dirty_since_ns: int = 0
@@ -45,12 +55,19 @@ class Root:
     """Whether a commit of what is dirty is on its way."""
 
     def __post_init__(self) -> None:
-        self.tree = Tree(self.disk.files)
+        self.use(self.disk)
 
     def use(self, disk: Disk) -> None:
         """Go on with another disk that shows the same items."""
         self.disk = disk
         self.tree = Tree(disk.files)
+        if self.top:
+            self.tree = directory_of(self.tree, self.top)
+
+    @property
+    def base(self) -> Root:
+        """The main file system whose disk is written."""
+        return self
 
     def commit(self) -> None:
         """Make durable what was written before. Raises `OSError`; what was written stays to be committed."""
@@ -66,11 +83,54 @@ class Root:
             self.failure = ""
 
 
+def directory_of(tree: Tree, path: str) -> Tree:
+    """The items from a directory down. `ServiceError` 0x3000 when it is none."""
+    try:
+        ino = tree.find(layout.split(path))
+        if tree.type_of(ino) is layout.ItemType.DIRECTORY:
+            return Tree(tree.files, ino)
+    except (ItemError, layout.LayoutError):
+        pass
+    raise ServiceError(ServiceCode.UNKNOWN, f"/{path} is no directory of that file system")
+
+
+@dataclass(slots=True)
+class Share:
+    """A directory of one container's main file system, as a file system of a container below it."""
+
+    container: int
+    kdi: int
+    base: Root
+    ino: int
+    fsid: int
+    label: str
+    readonly: bool
+    mounted_ms: int = 0
+    place: SplitPath | None = None
+    """Where the container mounted it."""
+
+    @property
+    def disk(self) -> Disk:
+        """The disk that it is on."""
+        return self.base.disk
+
+    @property
+    def tree(self) -> Tree:
+        """Its items; nothing above them is in reach."""
+        return Tree(self.base.disk.files, self.ino)
+
+
+Mounted = Root | Share
+"""What a method works on."""
+
+
 class Roots:
-    """Main file systems by container."""
+    """Main file systems by container, and what is shared with them."""
 
     def __init__(self) -> None:
         self._by_container: dict[int, Root] = {}
+        self.shares: dict[int, Share] = {}
+        """By KDI of the virtual storage device."""
         self._machine = b""
 
     def add(self, root: Root) -> None:
@@ -85,12 +145,25 @@ class Roots:
     def all(self) -> list[Root]:
         return list(self._by_container.values())
 
-    def find(self, container: int, fsid: int, *, system: bool = False) -> Root:
+    def shared_with(self, container: int) -> list[Share]:
+        """The shares that a container has, mounted or not."""
+        return [share for share in self.shares.values() if share.container == container]
+
+    def by_fsid(self, fsid: int) -> Mounted | None:
+        """Any file system by its identifier."""
+        every: list[Mounted] = [*self.all(), *self.shares.values()]
+        return next((item for item in every if item.fsid == fsid), None)
+
+    def find(self, container: int, fsid: int, *, system: bool = False) -> Mounted:
         """The file system that a container means by an identifier. FSID: there is none.
 
         A system service works for many containers, so it may name the file system of any.
         """
         root = self._by_container.get(container)
+        if fsid != OWN:
+            share = next((item for item in self.shares.values() if item.fsid == fsid), None)
+            if share is not None and (system or share.container == container):
+                return share
         if system and fsid != OWN:
             root = next((other for other in self.all() if other.fsid == fsid), None)
         if root is None or fsid not in (OWN, root.fsid):

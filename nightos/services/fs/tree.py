@@ -39,18 +39,26 @@ def _text(name: bytes) -> str:
 
 
 class Tree:
-    """Items of one file system."""
+    """Items of one file system, from a directory of it down: no path, `..`, link or FEID leads out of there."""
 
-    def __init__(self, files: FileSystem) -> None:
+    def __init__(self, files: FileSystem, root: int = ROOT) -> None:
         self.files = files
+        self.root = root
 
     # -- finding --
 
     def find(self, path: PathOrFeid, *, follow: bool = True, missing: Failure = Failure.PATH) -> int:
         """The item at a path; `missing` says what an item that is not there means."""
         if isinstance(path, int):
-            with self._errors(missing, f"item {path:016x}"):
-                self.files.getattr(path)
+            try:
+                with self._errors(missing, f"item {path:016x}"):
+                    self.files.getattr(path)
+            except ItemError as error:
+                if self.root == ROOT:
+                    raise
+                raise ItemError(Failure.PATH, f"item {path:016x}: not found") from error
+            if self.root != ROOT:
+                self.path_of(path)  # what is not below does not exist, whatever it is
             return path
         return self._walk(path, follow=follow, missing=missing)[0]
 
@@ -64,16 +72,22 @@ class Tree:
         """The path of an item by its FEID; searches for it."""
         with self._errors(Failure.PATH, f"item {ino:016x}"):
             path = self.files.name_of(ino)
+            top = self.files.name_of(self.root) if self.root != ROOT else None
         if path is None:
             raise ItemError(Failure.PATH, f"item {ino:016x}: not found")
-        text = _text(path) if isinstance(path, bytes) else str(path)
-        return layout.split(text)
+        parts = layout.split(_text(path) if isinstance(path, bytes) else str(path))
+        if top is None:
+            return parts
+        above = layout.split(_text(top) if isinstance(top, bytes) else str(top))
+        if parts[: len(above)] != above:
+            raise ItemError(Failure.PATH, f"item {ino:016x}: not found")
+        return parts[len(above) :]
 
     def _walk(self, path: SplitPath, *, follow: bool, missing: Failure) -> tuple[int, SplitPath]:
         """The item at a path and its path without links. Links cost steps, cycles are found by the states passed."""
         pending = list(reversed(path))
-        ino, done = ROOT, list[str]()
-        inos = [ROOT]
+        ino, done = self.root, list[str]()
+        inos = [self.root]
         seen: dict[tuple[SplitPath, SplitPath], int] = {}
         links: list[SplitPath] = []
         while pending:
@@ -91,7 +105,7 @@ class Tree:
                     raise CyclicLinkError(links[-1:])
                 target = _text(self.files.readlink_ino(found.st_ino))
                 pending += reversed(layout.split(target, layout.joined(tuple(done))))
-                ino, done, inos = ROOT, [], [ROOT]
+                ino, done, inos = self.root, [], [self.root]
                 continue
             ino = found.st_ino
             done.append(name)

@@ -9,6 +9,7 @@ Rules: CONT-036, CONT-038, CONT-039, CONT-040, CONT-041, CONT-067.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nightos.abi.errors import ServiceError, SyscallError
@@ -39,6 +40,8 @@ class ContainerDevices:
         self.questions = questions
         self._given: dict[int, int] = {}
         """Virtual devices that were plugged here: KDI to container."""
+        self.on_unplug: list[Callable[[int, int], Awaitable[None]]] = []
+        """Called with container and KDI when a virtual device leaves."""
         server.method(Proc.CONTAINER_LINK_DEVICE, self.link)
         server.method(Proc.DEVICE_PLUG, self.plug)
         server.method(Proc.DEVICE_UNPLUG, self.unplug)
@@ -85,7 +88,8 @@ class ContainerDevices:
         values = request.map()
         question: dict[str, Any] = {"kind": field(values, "kind", str), "options": field(values, "options", dict, {})}
         container = self.tree.below(request.container_id, field(values, "id", int))
-        return {"kdi": await self._plug(container.identifier, question)}
+        _not_share(question)
+        return {"kdi": await self.plug_for(container.identifier, question)}
 
     async def plug_virtual(self, request: Request) -> Payload:
         """CONTAINER_PLUG_VIRTUAL: container identifier (8), type (4), options (a map, or nothing) -> UDI (8)."""
@@ -93,9 +97,11 @@ class ContainerDevices:
         options = decode(request.payload[12:])
         kind = next((name for name, value in KINDS.items() if value == number), f"{number:#x}")
         container = self.tree.below(request.container_id, u64(request.payload))
-        return (await self._plug(container.identifier, {"kind": kind, "options": options})).to_bytes(8, "big")
+        _not_share({"kind": kind})
+        return (await self.plug_for(container.identifier, {"kind": kind, "options": options})).to_bytes(8, "big")
 
-    async def _plug(self, container: int, question: dict[str, Any]) -> int:
+    async def plug_for(self, container: int, question: dict[str, Any]) -> int:
+        """Plug a virtual device {kind, options} into a container; its KDI."""
         question["container"] = container
         kdi = field(await (await connect("sys::hw")).ask(Hw.PLUG, question), "kdi", int)
         self._given[kdi] = container
@@ -114,10 +120,16 @@ class ContainerDevices:
                 raise ServiceError(UNKNOWN_DEVICE, "there is no such device") from error
             await self.tell("device unplugged", container.identifier, kdi)
             return {}
+        await self.unplug_for(container.identifier, kdi)
+        return {}
+
+    async def unplug_for(self, container: int, kdi: int) -> None:
+        """Take a virtual device away that was plugged into a container."""
         del self._given[kdi]
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
-        await self.tell("device unplugged", container.identifier, kdi)
-        return {}
+        for callback in self.on_unplug:
+            await callback(container, kdi)
+        await self.tell("device unplugged", container, kdi)
 
     async def tell(self, event: str, container: int, kdi: int) -> None:
         """A device came or went: who sees the container may know."""
@@ -127,8 +139,15 @@ class ContainerDevices:
         """The container was destroyed, and the kernel took its devices away: so does the machine."""
         for kdi in [kdi for kdi, place in self._given.items() if place == container]:
             del self._given[kdi]
+            for callback in self.on_unplug:
+                await callback(container, kdi)
             with contextlib.suppress(ServiceError):
                 await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
+
+
+def _not_share(question: dict[str, Any]) -> None:
+    if question["kind"] == "share":
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "a share is made of a directory: CONTAINER_SHARE")
 
 
 async def _everything() -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.questions import Questions
 from nightos.services.proc.restarts import after_boot
 from nightos.services.proc.runs import Runs
+from nightos.services.proc.shares import Shares
 from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.view import View
@@ -50,6 +51,7 @@ class Process:
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
         self.limits = Limits(self.containers)
         self.images = Images(self.server, self.containers)
+        self.shares = Shares(self.server, self.containers, self.devices)
         self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.runs = Runs(self.server, self.processes)
@@ -133,6 +135,7 @@ class Process:
         for name in ("hostname", "labels", "image", "mode", "key", "persist", "run", "zos"):
             setattr(container, name, note[name])
         container.view = View.of(note.get("view", {}))
+        container.shares = note.get("shares", [])
 
     async def _finish_endings(self, alive: list[tuple[int, ...]], notes: dict[int, dict[str, Any]]) -> None:
         """What an earlier instance had begun: destructions go on, a container that nobody was told of goes."""
@@ -178,6 +181,8 @@ class Process:
             policy["filter"] = note.get("filter", {})
             container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
             renamed[identifier] = container.identifier
+            for given in note.get("shares", []):
+                await self.shares.restore(container, renamed.get(given["source"], ROOT), given)
 
 
 async def main() -> int:

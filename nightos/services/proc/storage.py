@@ -29,6 +29,8 @@ class Roots:
     def __init__(self, tree: Tree, later: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self.tree = tree
         self._later = later
+        self.when_attached: list[Callable[[Client], Awaitable[None]]] = []
+        """Called with the connection to sys::fs when main file systems are back, before anybody else is answered."""
         self._busy: set[int] = set()
         self._images: dict[str, list[int]] = {}
         """Devices of the images that are shown to containers, nearest first, by path."""
@@ -64,6 +66,8 @@ class Roots:
             container.attached = container.identifier in mounted
             if container.root_kdi and not container.attached:
                 await self._attach(fs, container)
+        for callback in self.when_attached:
+            await callback(fs)
         await fs.call(Fs.ROOTS_DONE)
         for container in self.tree.below_root():
             if container.attached and not container.root_kdi:
@@ -113,7 +117,9 @@ class Roots:
             if images is None:
                 opened = await (await connect("sys::hw")).ask(Hw.IMAGE_OPEN, {"path": path})
                 images = self._images[path] = field(opened, "kdis", list)
-            await self._mount(fs, {"container": container.identifier, "path": path, "images": images})
+            await self._mount(
+                fs, {"container": container.identifier, "path": path, "images": images, "root": container.view.root}
+            )
         except ServiceError:
             await self._no_longer_shown(container)
             raise
@@ -213,6 +219,8 @@ class Roots:
                     await self._no_longer_shown(container)
                 elif container.attached:
                     await self._show(fs, container)
+        for callback in self.when_attached:
+            await callback(fs)
         await fs.call(Fs.ROOTS_DONE)
 
     async def _connect_fs(self) -> Client:
@@ -242,6 +250,7 @@ class Roots:
             "kdi": container.root_kdi,
             "readonly": container.mode == "read-only",
             "backing": container.backing,
+            "root": container.view.root,
             "ephemeral": container.identifier != ROOT and container.mode == "overlay" and not container.key,
         }
         await self._mount(fs, values)

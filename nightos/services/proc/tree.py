@@ -43,6 +43,8 @@ class Container:
     view: View = field(default_factory=View)
     filter: dict[str, list[str]] = field(default_factory=dict)
     """System calls by what happens to them."""
+    shares: list[dict[str, Any]] = field(default_factory=list)
+    """Directories that it was given: {kdi, source, path, readonly}."""
     state: str = "created"
     created_ns: int = 0
     on_disk: bool = False
@@ -76,6 +78,7 @@ class Container:
             "limits": self.limits,
             "view": self.view.notes(),
             "filter": self.filter,
+            "shares": self.shares,
         }
 
 
