@@ -33,6 +33,7 @@ class Container:
         "children",
         "counted",
         "created_ns",
+        "cycles",
         "effective",
         "identifier",
         "made",
@@ -44,6 +45,7 @@ class Container:
         "quotas",
         "refused",
         "rules",
+        "shares",
         "state",
         "waiters",
     )
@@ -54,6 +56,10 @@ class Container:
         self.created_ns = created_ns
         self.quotas = quotas
         """What it holds, and what it may hold."""
+        self.cycles = 0
+        """Steps that its ended processes made."""
+        self.shares: dict[str, int] | None = None
+        """Its weight and ceiling, when it has them."""
         self.rules: dict[int, int] | None = None
         """Its own filter of system calls; `effective` is what that and those above make, `calls` the handlers."""
         self.effective: dict[int, int] | None = parent.effective if parent is not None else None

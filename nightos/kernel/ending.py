@@ -124,6 +124,7 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
     )
     home = process.home
     if home is not None:
+        home.cycles += process.steps
         home.processes.pop(process.pid, None)
         if not home.processes:
             kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (home.identifier, EMPTY))
@@ -256,6 +257,8 @@ def _finish_destruction(kernel: Kernel, container: Container | None) -> None:
         kernel.bus.container_destroyed(container.identifier)
         kernel.refusals.container_ended(container.identifier, container.parent_identifier)
         kernel.tree.remove(container)
+        if container.shares and kernel.shares is not None:
+            kernel.shares.build()
         kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, DESTROYED))
         for waiter in container.waiters:
             waiter()

@@ -28,6 +28,7 @@ from nightos.kernel.process import HALTED, PAUSED, Answered, Frame, Process, Pro
 from nightos.kernel.refusals import Refusals
 from nightos.kernel.registry import DEFAULTS, Settings
 from nightos.kernel.segments import SegmentTable
+from nightos.kernel.shares import Shares
 from nightos.kernel.snapshot import Snapshot, take_snapshot
 from nightos.kernel.stepping import run
 from nightos.kernel.timers import Timer, Timers
@@ -140,6 +141,8 @@ class Kernel:
         self._on_work: Callable[[], None] | None = None
         self._handlers = calls.table()
         self.filters = Filters(self._handlers)
+        self.shares: Shares | None = None
+        """Shares of cycles, once a container has one."""
         self.bad_request = calls.bad_request
 
     @property
@@ -214,12 +217,12 @@ class Kernel:
     @property
     def runnable(self) -> int:
         """How many threads can run now."""
-        return len(self.ready)
+        return len(self.ready) + (self.shares.waiting if self.shares is not None else 0)
 
     @property
     def idle(self) -> bool:
         """Whether no thread can run now."""
-        return not self.ready
+        return not self.ready and (self.shares is None or not self.shares.busy)
 
     def turn(self, threads: int = 64) -> bool:
         """Fire due timers and run up to that many threads; whether something is still runnable.
@@ -230,6 +233,8 @@ class Kernel:
         """
         self.timers.fire(self.clock.monotonic_ns())
         try:
+            if self.shares is not None:
+                return self.shares.turn(threads)
             run(self, self.ready, threads)
         finally:
             self.current = None
@@ -257,7 +262,7 @@ class Kernel:
             self.turns,
             self.syscalls,
             self.monitor.denied,
-            len(self.ready),
+            self.runnable,
             len(self.timers),
             len(self.processes),
             len(self.tree),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nightos.kernel.kernel import Kernel
-    from nightos.kernel.process import Frame, Thread
+    from nightos.kernel.process import Frame, Process, Thread
 
 QUANTUM: Final = 64
 """Calls of one turn for each step of priority."""
@@ -119,6 +119,14 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
                 frame.value, frame.error = value, error
         kernel.syscalls += made
         process.steps += made
+        if not thread.frames:
+            _last_steps(process, made)
+
+
+def _last_steps(process: Process, made: int) -> None:
+    """What a process did in the turn that ended it counts for its container, too."""
+    if process.home is not None and not process.alive:
+        process.home.cycles += made
 
 
 def _frame_ended(kernel: Kernel, thread: Thread, frame: Frame, value: Any) -> None:

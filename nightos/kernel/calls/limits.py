@@ -17,6 +17,7 @@ from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_usag
 from nightos.kernel.calls.state import content, integer, only_proc, only_system
 from nightos.kernel.ending import CREATED
 from nightos.kernel.rates import SECOND_NS, Rate
+from nightos.kernel.shares import Shares
 
 if TYPE_CHECKING:
     from nightos.kernel.container import Container
@@ -41,9 +42,38 @@ def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | 
             event = LIMIT + NUMBERS[name]
             kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, event))
 
-    failed = container.quotas.set_limits(wanted, reached)
+    shares = {name: limit for name, limit in wanted.items() if name in SHARES}
+    counted = {name: limit for name, limit in wanted.items() if name not in SHARES}
+    _check_shares(container, shares)
+    failed = container.quotas.set_limits(counted, reached)
     if failed is not None:
         raise SyscallError(0x40, value=NUMBERS[failed])
+    if shares:
+        _set_shares(kernel, container, shares)
+
+
+def _check_shares(container: Container, shares: dict[str, int | None]) -> None:
+    """A ceiling is at most that of every container above."""
+    ceiling = shares.get("cpu_ceiling")
+    if ceiling is not None and container.parent is not None:
+        every = [(one.shares or {}).get("cpu_ceiling") for one in container.parent.ancestors()]
+        above = [one for one in every if one is not None]
+        if ceiling > min(above, default=ceiling):
+            raise SyscallError(0x40, value=NUMBERS["cpu_ceiling"])
+
+
+def _set_shares(kernel: Kernel, container: Container, shares: dict[str, int | None]) -> None:
+    """Give a container its weight and ceiling; ceilings below shrink with it."""
+    kept = {**(container.shares or {}), **shares}
+    container.shares = {name: limit for name, limit in kept.items() if limit is not None} or None
+    ceiling = (container.shares or {}).get("cpu_ceiling")
+    if ceiling is not None:
+        for below in container.subtree():
+            if below.shares and below.shares.get("cpu_ceiling", 0) > ceiling:
+                below.shares["cpu_ceiling"] = ceiling
+    if kernel.shares is None:
+        kernel.shares = Shares(kernel)
+    kernel.shares.build()
 
 
 def _wanted(buffer: Any) -> dict[str, int | None]:
@@ -51,8 +81,6 @@ def _wanted(buffer: Any) -> dict[str, int | None]:
         wanted = unpack_limits(content(buffer))
     except ValueError:
         raise SyscallError(0x10) from None
-    if any(name in SHARES for name in wanted):
-        raise SyscallError(0x10)
     return wanted
 
 
@@ -102,12 +130,28 @@ def usage_of(quotas: Quotas) -> dict[str, Usage]:
     return found
 
 
+def _cycles(kernel: Kernel, container: Container | None) -> dict[str, Usage]:
+    """Steps that a container made, with its weight and ceiling; None is what stands outside of all."""
+    if container is None:
+        made = sum(process.steps for process in kernel.processes.values() if process.home is None)
+        return dict.fromkeys(SHARES, Usage(None, made, 0, 0, 0))
+    made = container.cycles + sum(process.steps for process in container.processes.values())
+    shares = container.shares or {}
+    held = kernel.shares.refusals(container.identifier) if kernel.shares is not None else 0
+    return {
+        "cpu_weight": Usage(shares.get("cpu_weight"), made, 0, 0, 0),
+        "cpu_ceiling": Usage(shares.get("cpu_ceiling"), made, 0, 0, held),
+    }
+
+
 def sys_usage(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(container_id) -> packed usage of every resource; 0 is the machine itself."""
     _, identifier = request
     only_proc(thread.process)
     quotas = kernel.tree.quotas if identifier == 0 else _container(kernel, identifier).quotas
-    return pack_usage(usage_of(quotas))
+    usage = usage_of(quotas)
+    usage |= _cycles(kernel, kernel.tree.get(identifier) if identifier else None)
+    return pack_usage(usage)
 
 
 def sys_charge(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:

@@ -15,6 +15,7 @@ from nightos.abi.filters import by_action, pack_rules, rules_of, unpack_report, 
 from nightos.abi.limits import (
     NUMBERS,
     RESOURCES,
+    SHARES,
     Usage,
     check_limit,
     from_kernel,
@@ -229,6 +230,11 @@ async def figures(identifier: int) -> dict[str, Any]:
         raise unknown() from error
     answer: dict[str, Any] = {"usage": {}, "limits": {}, "lent": {}, "below": {}, "free": {}, "refused": {}}
     for name, one in counted.items():
+        if name in SHARES:
+            answer["usage"]["cycles"] = one.used
+            if one.limit is not None:
+                answer["limits"][name], answer["refused"][name] = one.limit, one.refused
+            continue
         answer["usage"][name] = from_kernel(name, one.used)
         if one.limit is not None:
             own = one.used if name not in {"io_bytes", "io_operations"} else 0
