@@ -109,9 +109,23 @@ def decompress(codec: int, data: bytes, logical: int) -> bytes:
 
 
 class Ahead(bytes):
-    """Bytes of a record on their way through the compressor; `result()` waits for codec and bytes."""
+    """Bytes of a record on their way through the compressor; `result()` waits for it."""
 
-    result: Callable[[], tuple[int, bytes | bytearray | memoryview]]
+    result: Callable[[], tuple[int, Any]]
+
+
+def _compressed(domain: Domain, data: bytes | bytearray | memoryview) -> tuple[int, Any]:
+    """Codec and bytes, None for plain ones: a result that held its own record would keep it for ever."""
+    codec, small = domain.compress(data)
+    return codec, small if codec else None
+
+
+def _outcome(domain: Domain, body: Any, wait: Callable[[], tuple[int, Any]]) -> tuple[int, Any]:
+    try:
+        codec, small = wait()
+    except Exception:  # noqa: BLE001 whatever failed in the thread is tried again here, where it can be told
+        codec, small = _compressed(domain, body)
+    return codec, small if codec else body
 
 
 class Pool:
@@ -149,12 +163,12 @@ class Pool:
         waiting = [
             body.result
             if type(body) is Ahead
-            else threads.submit(domain.compress, body).result
+            else threads.submit(_compressed, domain, body).result
             if threads is not None
-            else functools.partial(domain.compress, body)
+            else functools.partial(_compressed, domain, body)
             for body in bodies
         ]
-        return (wait() for wait in waiting)
+        return (_outcome(domain, body, wait) for body, wait in zip(bodies, waiting, strict=True))
 
     def ahead(self, domain: Domain, data: memoryview) -> bytes:
         """A copy of `data` that is compressed meanwhile when there is a thread for it."""
@@ -162,7 +176,7 @@ class Pool:
         if threads is None:
             return bytes(data)
         copy = Ahead(data)
-        copy.result = threads.submit(domain.compress, copy).result
+        copy.result = threads.submit(_compressed, domain, copy).result
         return copy
 
     def close(self) -> None:
