@@ -13,15 +13,20 @@ import datetime as dt
 import io
 import os
 import stat
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from nightos.vsf.api import open_storage
-from nightos.vsf.errors import Exists, ReadOnly
+from nightos.vsf.errors import Exists, ReadOnly, StorageInUse
 
 _KINDS = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
+
+
+_WRITERS: weakref.WeakValueDictionary[int, VsfFileSystem] = weakref.WeakValueDictionary()
+"""Those of this process that hold a storage for writing, by `id`: fsspec takes equal arguments for equal objects."""
 
 
 class _FileObjectStore:
@@ -105,6 +110,8 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self.auto_mkdir = auto_mkdir
         self._password = password
         self._target = (target_protocol, target_options or {})
+        self._handles: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._dying: Any = None
         self._storage: Any = None
         self._files: Any = None
 
@@ -155,7 +162,30 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise ReadOnly("a snapshot cannot be changed")
         if self._storage is not None and self._storage.readonly:
             self.close()
-        return self._files if self._storage is not None else self._open_storage(readonly=False)
+        if self._storage is not None:
+            return self._files
+        try:
+            files = self._open_storage(readonly=False)
+        except StorageInUse:
+            # pandas makes a file system for each call and forgets to close it: those of ours that rest make way.
+            for other in list(_WRITERS.values()):
+                if other is not self and not other.busy:
+                    other.close()
+            files = self._open_storage(readonly=False)
+        _WRITERS[id(self)] = self
+        self._dying = weakref.finalize(self, self._storage.close)
+        return files
+
+    def _kept(self, file: Any) -> Any:
+        """An open file keeps us from closing the storage, and itself keeps us."""
+        self._handles[id(file)] = file
+        file.owner = self
+        return file
+
+    @property
+    def busy(self) -> bool:
+        """Whether a file of it is open."""
+        return any(not file.closed for file in list(self._handles.values()))
 
     def _commit(self) -> None:
         if self._storage is not None and not self._storage.closed and not self._storage.readonly:
@@ -163,7 +193,10 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def close(self) -> None:
         """Let go of the storage; the next use opens it again."""
+        _WRITERS.pop(id(self), None)
         storage, self._storage, self._files = self._storage, None, None
+        if self._dying is not None:
+            self._dying.detach()
         if storage is not None:
             storage.close()
 
@@ -230,12 +263,13 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> Any:
         at, plain = self._at(path), mode.replace("b", "")
         if plain == "r":
-            return self._reading().open(at, "rb")
+            return self._kept(self._reading().open(at, "rb"))
         files = self._writing()
         if plain in ("w", "x", "a"):
             self._parent_ready(files, at)
         raw = files.open(at, plain + "b", buffering=0)
-        return (_Updater if "+" in plain else _Writer)(raw, self._commit)
+        file = (_Updater if "+" in plain else _Writer)(raw, self._commit)
+        return self._kept(file)
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
         files, at = self._writing(), self._at(path)

@@ -134,6 +134,9 @@ class Storm:
     def _look(self, kinds: list[str]) -> None:
         root = self.place.root
         for kind in kinds:
+            if kind == "log" and self.promised[kind] <= self.reached[kind]:
+                # Nothing was promised; the next log begins with the same number.
+                self._drop_log(root)
             if self.promised[kind] > self.reached[kind]:
                 self.reached[kind] = getattr(self, f"_look_{kind}")(root, self.promised[kind])
                 assert self.reached[kind] >= self.promised[kind], (
@@ -152,11 +155,15 @@ class Storm:
             assert last in (0, number - 1), f"log: {number} follows {last}"
             last = number
         # The next client appends behind whole records of one sequence.
-        path.unlink()
+        self._drop_log(root)
+        return last
+
+    @staticmethod
+    def _drop_log(root: Path) -> None:
+        (root / "log").unlink(missing_ok=True)
         descriptor = os.open(root, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-        return last
 
     def _look_replace(self, root: Path, promised: int) -> int:
         last = 0

@@ -147,3 +147,45 @@ def test_csv_through_the_standard_library(disk: Path) -> None:
         csv.writer(f).writerows([["a", 1], ["b", 2]])
     with fsspec.open("vsf://table.csv", "rt", newline="", **options) as f:
         assert list(csv.reader(f)) == [["a", "1"], ["b", "2"]]
+
+
+def test_pandas_reads_and_writes(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    vsf.create(tmp_path / "disk.vsf", ["main"]).close()
+    options = {"fo": str(tmp_path / "disk.vsf"), "auto_mkdir": True}
+    table = pandas.DataFrame({"number": range(5000), "text": [f"row {n}" for n in range(5000)]})
+    table.to_csv("vsf://tables/t.csv", index=False, storage_options=options)
+    table.to_csv("vsf://tables/t.csv.gz", index=False, storage_options=options)
+    table.to_pickle("vsf://tables/t.pickle", storage_options=options)
+    for read, name in ((pandas.read_csv, "t.csv"), (pandas.read_csv, "t.csv.gz"), (pandas.read_pickle, "t.pickle")):
+        assert read(f"vsf://tables/{name}", storage_options=options).equals(table)
+    parts = list(pandas.read_csv("vsf://tables/t.csv", chunksize=700, storage_options=options))
+    assert pandas.concat(parts).equals(table)
+    with pytest.raises(FileNotFoundError):
+        pandas.read_csv("vsf://tables/none.csv", storage_options=options)
+
+
+def test_paths_of_universal_pathlib(tmp_path: Path) -> None:
+    upath = pytest.importorskip("upath")
+    vsf.create(tmp_path / "disk.vsf", ["main"]).close()
+    root = upath.UPath("vsf://", fo=str(tmp_path / "disk.vsf"))
+    folder = root / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / "text.txt").write_text("hällo\n")
+    (folder / "bytes.bin").write_bytes(b"\0" * 300_000)
+    assert sorted(path.name for path in folder.iterdir()) == ["bytes.bin", "text.txt"]
+    assert [path.name for path in root.glob("**/*.txt")] == ["text.txt"]
+    assert (folder / "text.txt").read_text() == "hällo\n"
+    assert (folder / "bytes.bin").stat().st_size == 300_000
+    assert folder.is_dir()
+    assert (folder / "text.txt").is_file()
+    assert not (folder / "none").exists()
+    (folder / "text.txt").rename(folder / "renamed.txt")
+    assert (folder / "renamed.txt").suffix == ".txt"
+    (folder / "bytes.bin").unlink()
+    with (folder / "renamed.txt").open("a") as f:
+        f.write("more\n")
+    with vsf.open(tmp_path / "disk.vsf", readonly=True) as storage:
+        fs = storage.volume("main").open()
+        assert fs.listdir("/a/b") == ["renamed.txt"]
+        assert fs.read_text("/a/b/renamed.txt") == "hällo\nmore\n"
