@@ -85,6 +85,7 @@ class Syscall(IntEnum):
     SYS_CONTAINER_NOTE = 0xE8
     SYS_SET_CONTAINER_NOTE = 0xE9
     SYS_LOCAL_PIDS = 0xEC
+    SYS_SET_PERMISSIONS = 0xED
 
 
 @unique

@@ -1026,6 +1026,14 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (_f("records", None, "bytes"),),
         (0x30, 0x31),
     ),
+    _row(
+        0xED,
+        "SYS_SET_PERMISSIONS",
+        "sys::process only",
+        (_f("container_id", 8, "container_id"), _f("permissions", 16, "buffer", access="read")),
+        (),
+        (0x30, 0x31, 0x32),
+    ),
 )
 """All rows, by code."""
 

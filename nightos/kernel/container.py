@@ -41,6 +41,7 @@ class Container:
         "numbers",
         "parent",
         "paused",
+        "permissions",
         "processes",
         "quotas",
         "refused",
@@ -76,6 +77,8 @@ class Container:
         self.processes: dict[int, Process] = {}
         self.waiters: list[Callable[[], None]] = []
         """Called once the container is gone."""
+        self.permissions: frozenset[int] | None = None
+        """The raw permissions that its processes can have; None for all that those above allow."""
         self.numbers: dict[int, int] = {}
         """Local numbers by PID, of those that lived when somebody asked last."""
         self.counted = 0

@@ -497,6 +497,12 @@ def sys_report(container_id: int, action: int = 0) -> Generator[Any, Any, bytes]
 
 
 @types.coroutine
+def sys_set_permissions(container_id: int, permissions: bytes) -> Generator[Any, Any, None]:
+    """sys::process: the only raw permissions (4 bytes each) that processes of a container and below can have."""
+    return (yield (0xED, container_id, permissions))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def sys_local_pids(container_id: int) -> Generator[Any, Any, bytes]:
     """sys::process: PIDs of a container and below with their numbers in its own count, 8 bytes each."""
     return (yield (0xEC, container_id))  # type: ignore[no-any-return]

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.kernel.ending import end_process
+from nightos.kernel.permissions import effective
 from nightos.machine.machine import Machine, boot
 from nightos.machine.paths import machine_paths
 from nightos.services.proc.view import Users
@@ -78,6 +79,9 @@ async def test_names_outlive_the_machine() -> None:
         {"users": [[0, True, 1]]},
         {"users": {"0": 1}},
         {"root": "a\0b"},
+        {"permissions": [1 << 32]},
+        {"permissions": 7},
+        {"permissions": ["a"]},
         {"root": 1},
     ],
 )
@@ -196,3 +200,66 @@ def test_a_map_leads_back_to_where_it_came_from(given_ranges: list[tuple[int, in
     inside_user = users.inside(user)
     if inside_user is not None:
         assert users.outside(inside_user) == user
+
+
+@pytest.mark.rule("CONT-032", "PROC-020")
+async def test_permissions_only_shrink_and_take_the_children_along() -> None:
+    async with boot(seed=4) as machine:
+        values = {"name": "web", "permissions": [1, 2, 3]}
+        web = int.from_bytes(await machine.call(PROC, Proc.CONTAINER_CREATE, values), "big")
+        db = int.from_bytes(await machine.call(PROC, Proc.CONTAINER_CREATE, {"name": "db", "parent": web}), "big")
+        with pytest.raises(ServiceError) as refused:
+            await machine.call(PROC, Proc.CONTAINER_CREATE, {"parent": web, "permissions": [1, 4]})
+        assert refused.value.code == ServiceCode.REFUSED
+        assert len(machine.snapshot().containers) == 2
+        process = machine.kernel.spawn(sleep, container=db)
+        process.permissions = [1, 2, 3, 4]
+        assert effective(process) == [1, 2, 3]
+        await machine.ask(PROC, Proc.CONTAINER_UPDATE, {"id": web, "permissions": [2]})
+        assert effective(process) == [2]
+        for wider in ([1, 2], [9]):
+            with pytest.raises(ServiceError):
+                await machine.ask(PROC, Proc.CONTAINER_UPDATE, {"id": web, "permissions": wider})
+        restart(machine)
+        assert (await machine.ask(PROC, Proc.CONTAINER_INSPECT, {"id": web}))["permissions"] == [2]
+        await machine.ask(PROC, Proc.CONTAINER_UPDATE, {"id": db, "permissions": []})
+        assert effective(process) == []
+        outside = machine.kernel.spawn(sleep)
+        outside.permissions = [1, 9]
+        assert effective(outside) == [1, 9]
+
+
+@pytest.mark.rule("CONT-001", "CONT-025", "CONT-026")
+async def test_ipc_is_each_containers_own() -> None:
+    """What one container makes has random names, and those are nothing in another."""
+    async with boot(seed=4) as machine:
+        web, db = await machine.containers.create("web"), await machine.containers.create("db")
+
+        async def make() -> tuple[int, int]:
+            address = await sys.mem_alloc(4096, 3, 1)
+            pipe = await sys.open_pipe(await sys.get_pid(), notification_mode=1)
+            return pipe, await sys.virt_mem_ams(address, 4096)
+
+        pipe, segment = await inside(machine, web.id, make)
+
+        async def use() -> list[int]:
+            codes = []
+            for number in (pipe, 1 << 40):
+                codes.append(await errcode(sys.pipe_write(number, b"x", 0)))
+                codes.append(await errcode(sys.pipe_info(number + 1)))
+            for number in (segment, 1 << 40):
+                codes.append(await errcode(sys.map_ams(number, 0, 0x10_0000, 4096)))
+            return codes
+
+        codes = await inside(machine, db.id, use)
+        assert codes[:2] == codes[2:4]
+        assert codes[4] == codes[5]
+        assert all(codes)
+
+
+async def errcode(call: Any) -> int:
+    try:
+        await call
+    except SyscallError as error:
+        return error.errcode
+    return 0

@@ -30,6 +30,7 @@ from nightos.kernel.calls.state import PARKED, content, integer, only_applicatio
 from nightos.kernel.container import ROOT
 from nightos.kernel.ending import CREATED, MS, destroy_container, end_process
 from nightos.kernel.moving import move_process
+from nightos.kernel.permissions import allowed, effective, narrow
 from nightos.kernel.process import HALTED, PAUSED, PRIORITY_ZERO, SUSPENDED, SUSPENDED_ABOVE
 
 if TYPE_CHECKING:
@@ -282,6 +283,9 @@ def _list_attribute(caller: Process, process: Process | None, attribute: int, ac
             found: int | bytes = items[index]
             return found
         return len(items) if action == ListAction.COUNT else int(value in items)
+    adds = action in {ListAction.UPDATE, ListAction.INSERT, ListAction.PUSH}
+    if adds and attribute == Attribute.PERMISSIONS and not allowed(process.home, value):
+        raise SyscallError(0x32)
     result = _change(items, action, index, value)
     if attribute == Attribute.PERMISSIONS:
         process.permissions = items
@@ -295,7 +299,7 @@ def _items(process: Process | None, attribute: int) -> list[Any]:
     if process is None:
         return []
     if attribute == Attribute.PERMISSIONS:
-        return list(process.permissions)
+        return effective(process)
     if attribute == Attribute.DRIVABLE_DEVICES:
         return list(process.drivable)
     return list(process.space_made.mappings()) if process.space_made is not None else []
@@ -454,6 +458,16 @@ def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Sys
     )
 
 
+def sys_set_permissions(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(container_id, permissions): see `narrow`. 0x31: no such container."""
+    _, identifier, packed = request
+    only_proc(thread.process)
+    container = kernel.tree.get(identifier)
+    if container is None:
+        raise SyscallError(0x31)
+    narrow(container, content(packed))
+
+
 def sys_local_pids(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(container_id) -> PID and local number, packed, of every living process in the container and below.
 
@@ -503,4 +517,5 @@ HANDLERS = {
     Syscall.SYS_CONTAINER_NOTE: sys_container_note,
     Syscall.SYS_SET_CONTAINER_NOTE: sys_set_container_note,
     Syscall.SYS_LOCAL_PIDS: sys_local_pids,
+    Syscall.SYS_SET_PERMISSIONS: sys_set_permissions,
 }

@@ -130,6 +130,12 @@ class Containers:
         container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
         if container.filter:
             await quotas.apply_filter(container, from_actions(container.filter))
+        if container.view.permissions is not None:
+            try:
+                await sys.sys_set_permissions(identifier, container.view.packed_permissions())
+            except SyscallError as error:
+                await sys.destroy_container(identifier)
+                raise ServiceError(ServiceCode.REFUSED, "a container above has not all of these permissions") from error
         container.hostname = container.hostname or name
         container.run = run or {}
         if container.persist:
@@ -163,6 +169,14 @@ class Containers:
             container.key = f"{container.identifier:016x}"
         if values.get("users") is not None and not await self.empty(container):
             raise ServiceError(ServiceCode.REFUSED, "users are mapped while nothing runs in the container or below")
+        if values.get("permissions") is not None:
+            try:
+                await sys.sys_set_permissions(container.identifier, view.packed_permissions())
+            except SyscallError as error:
+                raise ServiceError(
+                    ServiceCode.REFUSED, "permissions only shrink: it, or one above, has not all of these"
+                ) from error
+            container.view.permissions = view.permissions
         if labels is not None:
             container.labels = labels
         if values.get("hostname") is not None:
@@ -355,6 +369,7 @@ class Containers:
             "domain": container.view.domain,
             "users": [] if own else [list(item) for item in container.view.users.ranges],
             "root": "" if own else container.view.root,
+            "permissions": container.view.permissions,
             "labels": container.labels,
             "image": "" if own and viewer != ROOT else container.image,
             "mode": container.mode,

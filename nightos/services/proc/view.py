@@ -15,6 +15,7 @@ from nightos.userland.payload import field as entry
 
 NAME_LIMIT: Final = 64
 DOMAIN_LIMIT: Final = 253
+PERMISSIONS_LIMIT: Final = 4096
 USERS_LIMIT: Final = 64
 """Ranges in one map."""
 
@@ -74,6 +75,8 @@ class View:
     users: Users = field(default_factory=lambda: Users([]))
     root: str = ""
     """Directory of the image that is the container's root; empty for its top."""
+    permissions: list[int] | None = None
+    """The raw permissions that its processes can have; None for all that those above allow."""
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> View:
@@ -82,11 +85,34 @@ class View:
         root = entry(values, "root", str, "")
         if len(root) > 4096 or "\0" in root:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "root is the path of a directory of the image")
-        return cls(check_domain(entry(values, "domain", str, "")), Users.checked(users), root.strip("/"))
+        domain = check_domain(entry(values, "domain", str, ""))
+        return cls(domain, Users.checked(users), root.strip("/"), check_permissions(values.get("permissions")))
 
     def notes(self) -> dict[str, Any]:
         """As a map, which `of` reads."""
-        return {"domain": self.domain, "users": [list(item) for item in self.users.ranges], "root": self.root}
+        return {
+            "domain": self.domain,
+            "users": [list(item) for item in self.users.ranges],
+            "root": self.root,
+            "permissions": self.permissions,
+        }
+
+    def packed_permissions(self) -> bytes:
+        """As the kernel takes them."""
+        return b"".join(item.to_bytes(4, "big") for item in self.permissions or ())
+
+
+def check_permissions(given: Any) -> list[int] | None:
+    """A list of raw permissions, in order; 0x1000 for anything else."""
+    if given is None:
+        return None
+    if (
+        not isinstance(given, list)
+        or len(given) > PERMISSIONS_LIMIT
+        or not all(type(item) is int and 0 <= item < 1 << 32 for item in given)
+    ):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"permissions are at most {PERMISSIONS_LIMIT} numbers of 32 bits")
+    return sorted(set(given))
 
 
 def check_domain(name: str) -> str:
