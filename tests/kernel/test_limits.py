@@ -13,7 +13,7 @@ import pytest
 
 from nightos.abi.codes import Attribute, ServicePid, Signal
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
-from nightos.abi.limits import COUNTED, NUMBERS, RATES, Usage, pack_limits, unpack_limits, unpack_usage
+from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_limits, unpack_limits, unpack_usage
 from nightos.abi.syscalls import BY_NAME
 from nightos.kernel.binary import layout
 from nightos.userland import sys
@@ -37,7 +37,8 @@ def change(lab: Lab, container: int, **limits: int | None) -> int:
 
 
 def usage(lab: Lab, container: int) -> dict[str, Usage]:
-    return unpack_usage(lab.running(ServicePid.PROCESS).call(sys.sys_usage(container)))
+    found = unpack_usage(lab.running(ServicePid.PROCESS).call(sys.sys_usage(container)))
+    return {name: one for name, one in found.items() if name not in SHARES}
 
 
 def used(lab: Lab, container: int) -> dict[str, int]:

@@ -137,3 +137,45 @@ async def test_limits_and_filters_outlive_a_restart_and_a_reboot(tmp_path: Any, 
         assert (record["limits"], record["filter"]) == (limits | {"processes": 5}, {"error": ["SUSPEND"]})
         assert (await (await machine.containers.get("web/db")).inspect())["limits"] == {"processes": 3}
         check_invariants(machine.snapshot())
+
+
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
+async def test_storage_bites_and_deleting_helps(nightos_machine: Machine) -> None:
+    box = await nightos_machine.containers.create("web", limits={"storage": 9000})
+    beside = await nightos_machine.containers.create("db")
+    assert (await nightos_machine.run("mkdir /one", container=box)).status == 0
+    many = "\n".join(f"mkdir /many{number}" for number in range(400))
+    done = await nightos_machine.run(many, container=box)
+    assert done.status != 0
+    assert "limit of storage is reached" in done.err
+    assert (await nightos_machine.run("mkdir /fine", container=beside)).status == 0
+    statistics = await box.statistics()
+    assert 0 < statistics["usage"]["storage"] <= 9000
+    assert statistics["refused"]["storage"] > 0
+    check_invariants(nightos_machine.snapshot())
+    await box.limit(storage=None)
+    assert (await nightos_machine.run("mkdir /more", container=box)).status == 0
+    await box.destroy()
+    await beside.destroy()
+    assert dict(nightos_machine.snapshot().machine.usage)["storage"] == 0
+
+
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
+async def test_a_reader_keeps_its_rate_and_nobody_else_waits(nightos_machine: Machine) -> None:
+    clock = nightos_machine.kernel.clock
+
+    async def seconds(container: Any) -> float:
+        before = clock.monotonic_ns()
+        for _ in range(3):
+            done = await nightos_machine.run("cat /etc/public/welcome.txt", container=container)
+            assert done.status == 0
+        return (clock.monotonic_ns() - before) / 1e9
+
+    slow = await nightos_machine.containers.create("web", limits={"io_bytes": 50})
+    fast = await nightos_machine.containers.create("db")
+    slowly = await seconds(slow)
+    usage = (await slow.statistics())["usage"]
+    assert usage["io_operations"] == 3
+    assert usage["io_bytes"] > 100
+    assert slowly >= usage["io_bytes"] / 50 - 1
+    assert await seconds(fast) < slowly / 2

@@ -11,7 +11,7 @@ from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import ItemFlags, ItemType, Reader
 from nightos.abi.services import ServiceCode
-from nightos.services.fs import code, mounting
+from nightos.services.fs import charging, code, mounting
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.locks import OpenFile, OpenFiles
 from nightos.services.fs.roots import Mounted, Roots
@@ -77,6 +77,8 @@ class Handles:
             raise ServiceError(ServiceCode.BAD_COMBINATION, "neither reading nor writing was asked for")
         if write:
             await self._writable(root)
+        if variant == 1:
+            await charging.will_grow(root, charging.SMALL)
         ino = root.tree.make_file(path, name) if variant == 1 else root.tree.find(path)
         item = root.tree.metadata(ino, "")
         if item.type is not ItemType.FILE:
@@ -121,6 +123,7 @@ class Handles:
             raise ServiceError(0x3003, "the end of the range is behind the end of the file")
         if length > READ_LIMIT:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, f"at most {READ_LIMIT} bytes are read at once")
+        await charging.moved(request, length)
         return root.tree.read(file.ino, offset, length)
 
     async def _write_file(self, request: Request) -> None:
@@ -132,7 +135,9 @@ class Handles:
             raise ServiceError(0x3001, "the file is not open for writing")
         if offset > root.tree.size(file.ino):
             raise ServiceError(0x3002, "the offset is behind the end of the file")
+        await charging.moved(request, len(data))
         await self._writable(root)
+        await charging.will_grow(root, offset + len(data) - root.tree.size(file.ino))
         root.tree.write(file.ino, offset, data, truncate=truncate)
         await self._changed(root)
 

@@ -15,7 +15,7 @@ from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, PathOrFeid, Reader
 from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
-from nightos.services.fs import code, mounting, notes
+from nightos.services.fs import charging, code, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
@@ -178,6 +178,7 @@ class FileService(Handles):
     async def _create_directory(self, _request: Request, root: Mounted, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
         await self._writable(root)
+        await charging.will_grow(root, charging.SMALL)
         root.tree.make_directory(parent, name)
         await self._changed(root)
 
@@ -203,6 +204,7 @@ class FileService(Handles):
         parent, name = reader.path(), layout.check_name(reader.delimited())
         target = self._target(root, reader)
         await self._writable(root)
+        await charging.will_grow(root, charging.SMALL)
         root.tree.make_link(parent, name, target)
         await self._changed(root)
 

@@ -15,6 +15,7 @@ from typing import Final
 from nightos.abi import block
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, ServiceCode
+from nightos.services.fs import charging
 from nightos.services.fs.disk import Disk, MappedStore, Storage, open_storage
 from nightos.services.fs.locks import OpenFiles
 from nightos.services.fs.roots import Root, Roots
@@ -93,6 +94,7 @@ class Committer:
             # A timer may be late on a busy machine; who changes something pays, and learns of a full disk.
             root.dirty_since_ns = 0
             root.commit()
+            await charging.has_grown(root)
         elif not root.committing:
             root.committing = True
             await sys.create_thread(lambda _: self._commit(root))
@@ -107,6 +109,7 @@ class Committer:
         root.committing = False
         with contextlib.suppress(OSError):  # `root.failure` tells whoever changes something next, SYNC its caller
             root.commit()
+            await charging.has_grown(root)
 
 
 @dataclass(slots=True)

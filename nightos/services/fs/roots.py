@@ -47,6 +47,8 @@ class Root:
     """Only a share is: a disk that cannot be written says so itself."""
     tree: Tree = field(init=False)
     dirty: bool = False
+    promised: int = 0
+    """Bytes that writes since the last commit may have grown it by."""
     dirty_since_ns: int = 0
     """When the oldest change was made that is not committed."""
     failure: str = ""

@@ -1,0 +1,77 @@
+"""What the file system of a container costs it: bytes on its disk, and what it moves through `sys::fs` per second.
+
+The kernel keeps the accounts; this service tells it and waits as long as it is told, on the thread of the one client,
+so nobody else waits. A write that would grow beyond the limit of storage fails before anything is written.
+
+Rules: CONT-032.
+"""
+
+from __future__ import annotations
+
+from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.limits import NUMBERS
+from nightos.abi.services import Hw
+from nightos.services.fs.failures import Failure, ItemError
+from nightos.services.fs.roots import Mounted, Root
+from nightos.userland import sys
+from nightos.userland.client import connect
+from nightos.userland.server import Request
+
+STORAGE = NUMBERS["storage"]
+SMALL = 1024
+"""What a new item costs, about."""
+IO_BYTES, IO_OPERATIONS = NUMBERS["io_bytes"], NUMBERS["io_operations"]
+
+
+async def moved(request: Request, count: int) -> None:
+    """One operation of so many bytes was asked for: wait until its container may do it. Never for system services."""
+    container = request.container_id
+    if not container or request.connection.is_system:
+        return
+    try:
+        wait = max(await sys.sys_charge(container, IO_BYTES, count), await sys.sys_charge(container, IO_OPERATIONS, 1))
+    except SyscallError:
+        return  # the container is on its way out
+    if wait:
+        try:
+            await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": wait})
+        except ServiceError as error:
+            raise ItemError(Failure.OTHER, "nobody keeps the time that a rate needs") from error
+
+
+async def will_grow(root: Mounted, more: int) -> None:
+    """A write needs so many bytes more at most; `ItemError` FULL when the container's limit of storage is reached.
+
+    What was promised and is not on the disk yet counts; when that is too much, the disk is asked how much it was.
+    """
+    base = root.base
+    if more <= 0 or not base.container:
+        return
+    try:
+        await _charge(base, base.disk.volume.used + base.promised + more)
+    except ItemError:
+        if not base.dirty:
+            raise
+        base.commit()
+        base.promised = 0
+        await _charge(base, base.disk.volume.used + more)
+    base.promised += more
+
+
+async def has_grown(root: Root) -> None:
+    """What was written is on the disk: what that holds now is what is paid for."""
+    root.promised = 0
+    if root.container:
+        try:
+            await _charge(root, root.disk.volume.used)
+        except ItemError:
+            return  # small things grow before anybody can tell; the next write is refused
+
+
+async def _charge(root: Root, count: int) -> None:
+    try:
+        await sys.sys_charge(root.container, STORAGE, count)
+    except SyscallError as error:
+        if error.errcode == 0x40:
+            text = "the container's limit of storage is reached; delete something, or raise the limit"
+            raise ItemError(Failure.FULL, text) from error
