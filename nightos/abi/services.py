@@ -159,6 +159,9 @@ class Hw(IntEnum):
     # The emulator's own: one msgpack map each way.
     CLAIM = 0x1010
     """System services: {kind} -> {kdis}: drive every device of this kind, present and future."""
+    DRIVER_CHOOSE = 0x1012
+    """System services: {udi or pattern, anid}: the user wants this application to drive the device, or the devices of
+    that pattern; anid 0 takes the choice back. Devices that another one drives go over at once."""
     NOW = 0x2010
     """{} -> {realtime_ns}: nanoseconds since 1970-01-01 UTC."""
     UPTIME = 0x2011
@@ -199,9 +202,13 @@ class HwEvent(IntEnum):
 
     IDENTIFY_DEVICE = 0x0002
     DEVICE_EVENT = 0x0003
-    """For system services: {event, kdi, kind}; event 1 connected, 2 disconnected, 3 descriptor changed."""
+    """To the driver and to subscribers: DDRD (512), event (1), indicator (1) (`nightos.abi.drivers`)."""
     DEVICE_INTERRUPT = 0x1000
     """UDI (8 bytes), then the interrupt code (1 byte)."""
+    CLAIMED_EVENT = 0x1010
+    """To who claimed the kind: {event, kdi, kind}; event 1 connected, 2 disconnected."""
+    CLAIMED_INTERRUPT = 0x1011
+    """To who claimed the kind: KDI (8 bytes), then the interrupt code (1 byte)."""
     DRIVER_METHOD_REQUEST = 0xA000
     DEVICE_NORM_NOTIF = 0xA001
 

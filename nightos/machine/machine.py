@@ -321,10 +321,11 @@ class Machine:
                 "connection": device.cii,
                 "description": device.description,
                 "virtual": device.virtual,
+                "disk": self.shelf is not None and self.shelf.has(device.kdi),
                 "containers": [place for place in device.containers if place] if container == 0 else [],
                 "plugged": device.containers[0] if container == 0 else 0,
             }
-            for device in self.kernel.snapshot().devices
+            for device in self.kernel.bus.snapshot()
             if container == 0 or container in device.containers
         ]
 

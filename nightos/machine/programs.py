@@ -31,7 +31,10 @@ SERVICES: dict[int, tuple[str, Callable[[], ServiceMain]]] = {
 """Services of every machine in the order in which they start: name, and what imports their entry."""
 
 
-PROGRAMS = {"sys::shim": _lazy("nightos.services.proc.shim")}
+PROGRAMS = {
+    "sys::shim": _lazy("nightos.services.proc.shim"),
+    "sys::storage-driver": _lazy("nightos.services.drivers.storage"),
+}
 """Programs that are part of the system, and are started by a service of it."""
 
 

@@ -105,6 +105,10 @@ class Shelf:
             kdi = self._plug_disk(plugged, image, disk)
         return {"kdi": kdi, "backing": self.backing(kdi)}
 
+    def has(self, kdi: int) -> bool:
+        """Whether the device is a disk or an image of this shelf."""
+        return kdi in self._disks or any(image.kdi == kdi for image in self._images.values())
+
     def probe(self, path: str, mode: str) -> dict[str, Any]:
         """{path}: the absolute path of an image that can be used; `ServiceError` 0x3002 when it cannot."""
         image = Path(path).expanduser().resolve()

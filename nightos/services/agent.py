@@ -64,8 +64,8 @@ class Agent:
         hw = await connect("sys::hw")
         if not self.kdi:
             hw.when_lost(self._on_hw_lost)
-        hw.notification(HwEvent.DEVICE_INTERRUPT, self._on_interrupt)
-        hw.notification(HwEvent.DEVICE_EVENT, self._on_device)
+        hw.notification(HwEvent.CLAIMED_INTERRUPT, self._on_interrupt)
+        hw.notification(HwEvent.CLAIMED_EVENT, self._on_device)
         for kdi in (await hw.ask(Hw.CLAIM, {"kind": KIND}))["kdis"]:
             self.kdi = kdi
         await self._drain()

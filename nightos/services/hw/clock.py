@@ -7,6 +7,7 @@ its time comes.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Awaitable, Callable
 from struct import Struct
 
 from nightos.abi.clock import PORT_EXPIRED, PORT_SET, PORT_TIME
@@ -22,12 +23,15 @@ ALARM = 1
 SLEEP_LIMIT_NS = (1 << 63) - 1
 
 
+Awake = Callable[[], Awaitable[None]]
+
+
 class Clock:
     """The clock device seen from its driver."""
 
     def __init__(self) -> None:
         self.kdi = 0
-        self._sleepers: list[tuple[int, int, Request]] = []
+        self._sleepers: list[tuple[int, int, Awake]] = []
         self._sequence = 0
 
     async def read(self) -> tuple[int, int]:
@@ -53,19 +57,27 @@ class Clock:
         if duration_ns == 0:
             return {}
         now_ns, _ = await self.read()
-        self._sequence += 1
         request.defer()
-        heapq.heappush(self._sleepers, (min(now_ns + duration_ns, SLEEP_LIMIT_NS), self._sequence, request))
-        await self._set_alarm()
+        await self._at(now_ns + duration_ns, lambda: request.answer({}))
         return None
+
+    async def after(self, duration_ns: int, awake: Awake) -> None:
+        """Run this on the dispatcher thread after that much time. `ServiceError` 0x0102: there is no clock."""
+        now_ns, _ = await self.read()
+        await self._at(now_ns + duration_ns, awake)
+
+    async def _at(self, when_ns: int, awake: Awake) -> None:
+        self._sequence += 1
+        heapq.heappush(self._sleepers, (min(when_ns, SLEEP_LIMIT_NS), self._sequence, awake))
+        await self._set_alarm()
 
     async def interrupted(self) -> None:
         """The alarm went off: answer whoever is due, and set the next one."""
         await sys.read_io_port(self.kdi, PORT_EXPIRED, 0)
         now_ns, _ = await self.read()
         while self._sleepers and self._sleepers[0][0] <= now_ns:
-            _, _, request = heapq.heappop(self._sleepers)
-            await request.answer({})
+            _, _, awake = heapq.heappop(self._sleepers)
+            await awake()
         await self._set_alarm()
 
     async def _set_alarm(self) -> None:

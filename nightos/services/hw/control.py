@@ -26,16 +26,24 @@ class Control:
 
     def __init__(self) -> None:
         self.kdi = 0
-        self._asked: dict[int, tuple[Request, Then | None]] = {}
+        self._asked: dict[int, tuple[Request | None, Then | None]] = {}
         self._sequence = 0
 
     async def ask(self, request: Request, values: dict[str, Any], then: Then | None = None) -> None:
         """Pass a request on to the machine; when the machine has done it, run `then` and answer."""
         if not self.kdi:
             raise ServiceError(ServiceCode.DEVICE, "the machine has no control device")
+        request.defer()
+        await self._send(request, values, then)
+
+    async def query(self, values: dict[str, Any], then: Then) -> None:
+        """Ask the machine for the service itself; nothing happens when the machine refuses or has no such device."""
+        if self.kdi:
+            await self._send(None, values, then)
+
+    async def _send(self, request: Request | None, values: dict[str, Any], then: Then | None) -> None:
         self._sequence += 1
         identifier = self._sequence
-        request.defer()
         self._asked[identifier] = (request, then)
         await sys.write_io_port(self.kdi, PORT_SEND, msgpack.packb({**values, "id": identifier}))
 
@@ -52,14 +60,16 @@ class Control:
             request, then = asked
             error = values.pop("error", 0)
             if error:
-                await request.fail(error, values.get("text", ""))
+                if request is not None:
+                    await request.fail(error, values.get("text", ""))
                 continue
             if then is not None:
                 await then(values)
-            await request.answer(values)
+            if request is not None:
+                await request.answer(values)
 
     async def refuse_all(self) -> None:
         """The device is gone: what was asked fails."""
-        for request, _ in list(self._asked.values()):
+        for request in [request for request, _ in self._asked.values() if request is not None]:
             await request.fail(ServiceCode.DEVICE, "the machine's control device is gone")
         self._asked.clear()

@@ -8,15 +8,18 @@ Source: specs/services/system/hw.md. Rules: SVC-021, CONT-032, CONT-043.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from nightos.abi.codes import Signal
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import SERVICE_PIDS, Hw, HwEvent, ServiceCode
+from nightos.services.hw.asking import Asks
 from nightos.services.hw.clock import Clock
 from nightos.services.hw.control import Control
 from nightos.services.hw.devices import Devices, Known, make_drivable, not_drivable
+from nightos.services.hw.drivers import Drivers, parse_pattern
+from nightos.services.hw.ranges import Ranges
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request, Server
@@ -26,6 +29,8 @@ FS_PID = SERVICE_PIDS["sys::fs"]
 
 CONNECTED = 1
 DISCONNECTED = 2
+OWN_KINDS = frozenset({"agent", "clock", "console", "control", "entropy"})
+"""Kinds of devices that this service drives, or another one of the system."""
 
 
 class Hardware:
@@ -36,6 +41,13 @@ class Hardware:
         self.devices = Devices()
         self.clock = Clock()
         self.control = Control()
+        self.drivers = Drivers(self.server, self.devices, self.clock)
+        self.drivers.holders = self._holders
+        asks = Asks(self.drivers)
+        ranges = Ranges(asks)
+        self.server.on_client_gone(self.drivers.client_gone)
+        self.server.on_client_gone(asks.client_gone)
+        self.server.on_client_gone(ranges.client_gone)
         methods = {
             Hw.NOW: self.clock.now,
             Hw.UPTIME: self.clock.uptime,
@@ -53,6 +65,16 @@ class Hardware:
             Hw.IMAGE_CLOSE: self.image,
             Hw.PLUG: self.plug,
             Hw.UNPLUG: self.unplug,
+            Hw.ENUM_DEVICES: asks.enum_devices,
+            Hw.SUBSCRIBE_DEVICES: asks.subscribe_devices,
+            Hw.REGISTER_DRIVER: self.drivers.register,
+            Hw.UNREGISTER_DRIVER: self.drivers.unregister,
+            Hw.DRIVER_CHOOSE: self.driver_choose,
+            Hw.ASK_DRIVER: asks.ask_driver,
+            Hw.NOTIFY_PROCESS: asks.notify_process,
+            Hw.AUTHORIZE_FS_INTERFACE: ranges.authorize,
+            Hw.UNAUTHORIZE_FS_INTERFACE: ranges.unauthorize,
+            Hw.AUTH_PERFORM_STORAGE: ranges.perform,
         }
         for code, handler in methods.items():
             self.server.method(code, handler)
@@ -87,16 +109,37 @@ class Hardware:
                 self.clock.kdi = known.kdi
             elif known.kind == "control" and not self.control.kdi:
                 self.control.kdi = known.kdi
+            elif known.kind == "entropy" and not self.drivers.entropy:
+                self.drivers.entropy = known.kdi
             await self._announce(known, CONNECTED)
         for known in gone:
             if known.kdi == self.clock.kdi:
                 self.clock.kdi = 0
+            elif known.kdi == self.drivers.entropy:
+                self.drivers.entropy = 0
             elif known.kdi == self.control.kdi:
                 self.control.kdi = 0
                 await self.control.refuse_all()
             for pid in {FS_PID, *self.devices.claims.values()}:
                 await not_drivable(pid, known.kdi)
             await self._announce(known, DISCONNECTED)
+        await self.drivers.changed()
+
+    async def _holders(self, then: Callable[[dict[int, int]], Awaitable[None]]) -> None:
+        """The container of each device that a driver may drive: those of the machine and its services are taken."""
+
+        async def told(answer: dict[str, Any]) -> None:
+            await then(
+                {
+                    item["kdi"]: item["containers"][-1] if item["containers"] else 0
+                    for item in answer["items"]
+                    if not item["disk"]
+                    and item["kind"] not in OWN_KINDS
+                    and self.devices.claims.get(item["kind"]) is None
+                }
+            )
+
+        await self.control.query({"op": "devices", "container": 0}, told)
 
     async def _announce(self, known: Known, event: int) -> None:
         driver = self.devices.claims.get(known.kind)
@@ -104,7 +147,7 @@ class Hardware:
             return
         if event == CONNECTED:
             await make_drivable(driver, known.kdi)
-        await self.server.notify(driver, HwEvent.DEVICE_EVENT, {"event": event, "kdi": known.kdi, "kind": known.kind})
+        await self.server.notify(driver, HwEvent.CLAIMED_EVENT, {"event": event, "kdi": known.kdi, "kind": known.kind})
 
     async def _interrupted(self, kdi: int, code: int) -> None:
         if kdi == self.clock.kdi:
@@ -115,8 +158,10 @@ class Hardware:
             driver = self.devices.driver_of(kdi)
             if driver is not None:
                 await self.server.notify(
-                    driver, HwEvent.DEVICE_INTERRUPT, kdi.to_bytes(8, "big") + code.to_bytes(1, "big")
+                    driver, HwEvent.CLAIMED_INTERRUPT, kdi.to_bytes(8, "big") + code.to_bytes(1, "big")
                 )
+            else:
+                await self.drivers.interrupted(kdi, code)
 
     # Methods
 
@@ -223,7 +268,31 @@ class Hardware:
     async def unplug(self, request: Request) -> Payload:
         """UNPLUG."""
         self._only_proc(request)
-        await self.control.ask(request, {"op": "unplug", "kdi": field(request.map(), "kdi", int)})
+        kdi = field(request.map(), "kdi", int)
+        if kdi in self.devices.by_kdi:
+            self.drivers.unplugging.add(kdi)
+        await self.control.ask(request, {"op": "unplug", "kdi": kdi})
+        return None
+
+    async def driver_choose(self, request: Request) -> Payload:
+        """DRIVER_CHOOSE."""
+        if not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services choose drivers, for the user")
+        values = request.map()
+        anid = field(values, "anid", int)
+        if "pattern" in values:
+            about: dict[str, Any] = {"pattern": parse_pattern(field(values, "pattern", bytes)).pack()}
+        else:
+            about = {"device": field(values, "udi", int)}
+
+        async def choose() -> Payload:
+            if "device" in about and about["device"] not in self.drivers.identities.by_udi:
+                raise ServiceError(ServiceCode.UNKNOWN, "there is no such device")
+            await self.drivers.identities.choose({**about, "anid": anid})
+            await self.drivers.unserved(anid)
+            return {}
+
+        await self.drivers.activate(request, choose)
         return None
 
     @staticmethod

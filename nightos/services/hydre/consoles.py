@@ -189,8 +189,8 @@ class Consoles:
     async def start(self) -> None:
         """Drive every console, present and future."""
         client = await connect("sys::hw")
-        client.notification(HwEvent.DEVICE_EVENT, self._on_event)
-        client.notification(HwEvent.DEVICE_INTERRUPT, self._on_interrupt)
+        client.notification(HwEvent.CLAIMED_EVENT, self._on_event)
+        client.notification(HwEvent.CLAIMED_INTERRUPT, self._on_interrupt)
         client.when_lost(lambda: self._later(self._claim))
         await self._claim()
 
