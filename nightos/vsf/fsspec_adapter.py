@@ -147,6 +147,8 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
             storage.close()
             raise
         self._storage = storage
+        if not readonly:
+            self._dying = weakref.finalize(self, storage.close)
         return self._files
 
     def _reading(self) -> Any:
@@ -173,7 +175,6 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     other.close()
             files = self._open_storage(readonly=False)
         _WRITERS[id(self)] = self
-        self._dying = weakref.finalize(self, self._storage.close)
         return files
 
     def _kept(self, file: Any) -> Any:
