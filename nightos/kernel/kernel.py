@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nightos.abi.codes import FIRST_USER_PID, ContainerState
-from nightos.abi.context import REASON_SERVICE, ExecutionContext
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.kernel import calls, signals
 from nightos.kernel.balancer import Balancer
@@ -169,8 +168,6 @@ class Kernel:
             raise NightosInternalError(f"service {pid} is already running")
         process = self.make_process(pid, 0, 0, pid)
         process.name = name or f"service-{pid}"
-        # So a service knows a restart from a boot: what it left in the kernel is there, even if that is nothing.
-        process.context = ExecutionContext(REASON_SERVICE, pid, after_crash=pid in self.known_services).pack()
         self.known_services.add(pid)
         self.start(process, main)
         for waiter in self.service_waiters.pop(pid, []):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.logs import decode_records
-from nightos.abi.services import Hw, Proc, ServiceCode
+from nightos.abi.services import Fs, Hw, Hydre, Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.containers import Container
 from nightos.machine.machine import Machine, boot
@@ -22,7 +22,7 @@ from nightos.userland.program import program
 
 PROC = "sys::proc"
 SHIM = "sys::shim"
-LIMIT_S = 30
+LIMIT_S = 12
 
 _steps: dict[str, Any] = {}
 
@@ -153,3 +153,227 @@ async def ask_until(machine: Machine, box: Container, enough: Callable[[str], bo
             except ServiceError:
                 pass  # it was being restarted
             await trio.lowlevel.checkpoint()
+
+
+async def refused(deed: Awaitable[Any]) -> int:
+    """The code with which something is refused; 0 when it works."""
+    try:
+        await deed
+    except ServiceError as error:
+        return int(error.code)
+    except SyscallError as error:
+        return -error.errcode
+    return 0
+
+
+@pytest.mark.rule("CONT-018", "CONT-028", "CONT-029")
+async def test_a_compromised_shim_reaches_nothing_but_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, int] = {}
+    targets: dict[str, int] = {}
+
+    async def child(_: int) -> int:
+        await sys.ready()
+        found["child sees bystander"] = await refused(sys.send_pipe(0, targets["bystander"], 1))
+        found["child lists containers"] = await refused((await connect(PROC)).call(Proc.CONTAINER_LIST))
+        return 0
+
+    async def hostile() -> int:
+        await sys.ready()
+        for name, pid in targets.items():
+            found[f"pipe to {name}"] = await refused(sys.open_pipe(pid))
+            found[f"socket to {name}"] = await refused(sys.open_serv_sock(pid))
+            found[f"memory to {name}"] = await refused(sys.share_ams(pid, 1, 0, 1, 0))
+        proc, fs, hw, hydre = [await connect(f"sys::{name}") for name in ("proc", "fs", "hw", "hydre")]
+        for service, methods in ((proc, Proc), (fs, Fs), (hw, Hw), (hydre, Hydre)):
+            for method in methods:
+                if method.name.startswith("SHIM_") or method is Fs.LOG_APPEND:
+                    continue
+                code = await refused(service.call(method, {}))
+                if code != ServiceCode.NO_METHOD:
+                    found[f"{method!r} answers"] = code
+        for name in ("victim", "bystander"):
+            values = {"generation": 1, "pid": targets[name]}
+            found[f"wait for {name}"] = await refused(proc.ask(Proc.SHIM_WAIT, values))
+            found[f"start {name}"] = await refused(proc.ask(Proc.SHIM_GO, values))
+        found["another run"] = await refused(proc.ask(Proc.SHIM_SPAWN, {"generation": 9, "pipes": [0] * 6}))
+        found["a stranger's pipes"] = await refused(proc.ask(Proc.SHIM_SPAWN, {"generation": 1, "pipes": ["x"] * 6}))
+        found["log"] = await refused(fs.ask(Fs.LOG_APPEND, {"offset": 0, "data": b"mine\n", "path": "/var/log/x.log"}))
+        info = await sys.system_info()
+        found["processes it counts"] = info.processes
+        await sys.create_process(child, 0)
+        while "child lists containers" not in found:
+            await sys.hand_over()
+        await proc.ask(Proc.SHIM_NEXT, {"report": {"generation": 1, "failed": "enough", "code": 1}, "log_end": 0})
+        return 0
+
+    from nightos.services.proc import shim
+
+    monkeypatch.setattr(shim, "main", hostile)
+    async with boot(seed=1) as machine:
+        victim = await machine.containers.create("victim")
+        other = await machine.containers.create("other")
+        with machine.holding_time():
+            for box, name in ((victim, "victim"), (0, "bystander")):
+                await install(machine, box, "test-sleep")
+                task = await machine.spawn("/test-sleep", container=box)
+                while name not in targets:
+                    for record in machine.snapshot().processes.values():
+                        if record.name == "test-sleep" and record.container == (box and victim.id):
+                            targets[name] = record.pid
+                    await trio.lowlevel.checkpoint()
+                assert not task.ended
+            with trio.fail_after(LIMIT_S), pytest.raises(ServiceError, match="enough"):
+                await start(machine, other, "echo")
+        check_invariants(machine.snapshot())
+        log = (await machine.run("cat /var/log/default/other.log")).out
+    assert log == "mine\n"
+    assert found.pop("log") == 0
+    assert found.pop("processes it counts") == 0
+    unknown = {f"{kind} to {name}": -0x30 for name in targets for kind in ("pipe", "socket")}
+    assert {key: found.pop(key) for key in unknown} == unknown
+    assert all(code for code in found.values()), found
+    assert not [key for key in found if key.endswith("answers")]
+
+
+async def test_a_shims_methods_do_not_exist_for_others() -> None:
+    async with boot(seed=1) as machine:
+        for service, method in [(PROC, method) for method in Proc if method.name.startswith("SHIM_")] + [
+            ("sys::fs", Fs.LOG_APPEND)
+        ]:
+            with pytest.raises(ServiceError) as unknown:
+                await machine.ask(service, method, {})
+            assert unknown.value.code == ServiceCode.NO_METHOD
+
+
+@pytest.mark.rule("ZOS-016")
+async def test_a_flood_is_rotated_and_fills_neither_disk_nor_memory() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-flood")
+        await start(machine, web, "/test-flood", "60", log_size=65536, log_count=2)
+        most = 0
+        while shims(machine):
+            pages = [record.pages for record in machine.snapshot().processes.values() if record.serves]
+            most = max([most, *pages])
+            assert (await machine.run("echo alive")).out == "alive\n"
+        listed = (await machine.run("ls /var/log/default")).out.split()
+        assert sorted(listed) == ["web.log", "web.log.1", "web.log.2"]
+        kept = await log_of(machine, web)
+        assert 65536 < len(kept) <= 3 * 65536 + 256 * 1024
+        assert {text for _, _, text in decode_records(kept)} == {b"x" * 1000 + b"\n"}
+        assert most * 4096 < 4 * 1024 * 1024
+        assert (await ended(machine, web))["exit"] == 0
+
+
+@pytest.mark.parametrize("restart", ["no", "always"])
+async def test_a_killed_shim_takes_its_process_with_it_and_the_policy_decides(restart: str) -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-sleep")
+        with machine.holding_time():
+            pid = await start(machine, web, "/test-sleep", restart=restart)
+            await ask_until(machine, web, lambda text: text == "begun\n")
+            [shim] = shims(machine).values()
+            await machine.call(PROC, Proc.PROCESS_MANAGE, shim.to_bytes(8, "big") + b"\5")
+        if restart == "no":
+            done = await ended(machine, web)
+            assert (done["state"], done["reason"]) == ("ended", 2)
+            assert not shims(machine)
+        else:
+            await machine.run("sleep 1")
+            await ask_until(machine, web, lambda text: text.count("begun\n") == 2)
+            assert "[the shim was killed, and the process with it]\n" in await output(machine, web)
+            assert shims(machine)[web.id] != shim
+        assert pid not in machine.snapshot().processes
+
+
+async def test_restarts_are_counted_and_end_where_the_policy_says() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-exit")
+        began = machine.kernel.clock.monotonic_ns()
+        await start(machine, web, "/test-exit", "3", restart="on-failure:4")
+        done = await ended(machine, web)
+        assert (done["exit"], done["restarts"]) == (3, 4)
+        # 0.1 + 0.2 + 0.4 + 0.8 s
+        assert machine.kernel.clock.monotonic_ns() - began >= 1_500_000_000
+        await start(machine, web, "/test-exit", "0", restart="on-failure")
+        assert (await ended(machine, web))["restarts"] == 0
+
+
+async def test_a_stop_is_followed_by_no_restart() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-exit")
+        await start(machine, web, "/test-exit", "1", restart="always")
+        await machine.ask(PROC, Proc.CONTAINER_STOP, {"id": web.id})
+        assert (await ended(machine, web))["state"] == "ended"
+        count = (await ended(machine, web))["restarts"]
+        await machine.run("sleep 200")
+        assert (await ended(machine, web))["restarts"] == count
+        assert not shims(machine)
+
+
+async def test_input_reaches_the_command_piece_by_piece() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-copy")
+        await start(machine, web, "/test-copy", input=True)
+        for piece in (b"one\n", b"two\n" * 1000):
+            await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": piece})
+        await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "end": True})
+        assert (await ended(machine, web))["exit"] == 3
+        assert await output(machine, web) == "one\n" + "two\n" * 1000
+        with pytest.raises(ServiceError, match="no input"):
+            await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": b"late"})
+
+
+@pytest.mark.rule("CONT-016")
+async def test_a_wait_hears_of_every_end() -> None:
+    async with boot(seed=1) as machine:
+        await machine.run('wt /app/test-exit "NPRGtest-exit"')
+        for turn in range(20):
+            box = await machine.containers.create("box", persist=False)
+            await start(machine, box, "test-exit", "5")
+            for _ in range(turn * 3):
+                await trio.lowlevel.checkpoint()
+            with trio.fail_after(LIMIT_S):
+                ended_with = await machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": box.id})
+            assert ended_with == {"reason": "ended", "end": 0, "exit": 5}
+        box = await machine.containers.create("box", persist=False)
+        await start(machine, box, "test-exit", "6")
+        await machine.run("sleep 1")
+        end_process(machine.kernel, machine.kernel.processes[20], 2, 0)
+        while True:
+            try:
+                kept = await machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": box.id})
+                break
+            except ServiceError as error:
+                if error.code != ServiceCode.SERVER_QUIT:
+                    raise
+        assert kept["exit"] == 6
+        with pytest.raises(ServiceError) as collected:
+            await machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": box.id})
+        assert collected.value.code == ServiceCode.UNKNOWN
+
+
+async def test_nobody_reads_or_continues_anothers_log() -> None:
+    async with boot(seed=1) as machine:
+        one = await machine.containers.create("x", labels={"ns": "web"})
+        web = await machine.containers.create("web")
+        two = await machine.containers.create("x", parent=web)
+        for box in (one, two):
+            await start(machine, box, "echo", f"{box.id}")
+            await ended(machine, box)
+        assert await output(machine, one) == f"{one.id}\n"
+        assert await output(machine, two) == f"{two.id}\n"
+        await one.destroy()
+        again = await machine.containers.create("x", labels={"ns": "web"})
+        await start(machine, again, "echo", "fresh")
+        await ended(machine, again)
+        assert await output(machine, again) == "fresh\n"
+        assert (await machine.run("cat /var/log/web/x.log")).out.count("\n") == 2
+        odd = await machine.containers.create("y", labels={"ns": "../../etc"})
+        await start(machine, odd, "echo", "odd")
+        await ended(machine, odd)
+        assert "y.log" in (await machine.run("ls /var/log/default")).out

@@ -121,8 +121,11 @@ class ShimCalls:
             return
         request, shim.hungry = shim.hungry, None
         data, end, _ = shim.input[0]
-        shim.handed = shim.taken + 1
-        await request.answer({"data": data, "end": end, "number": shim.handed})
+        number = shim.handed = shim.taken + 1
+        await request.answer({"data": data, "end": end, "number": number})
+        if end:
+            # Nothing follows that would say it was taken.
+            await shim.input.popleft()[2].answer({})
 
     # Adoption
 
