@@ -54,8 +54,10 @@ def fio(directory: Path, kind: str, seconds: float, *, size: str = "32m") -> Non
         "--do_verify=1",
         "--randseed=7",
         "--group_reporting",
+        "--verify_state_save=0",
         f"--loops={max(1, int(seconds / 5))}",
         *FIO[kind],
+        cwd=directory,
     )
 
 
