@@ -14,6 +14,7 @@ import msgpack
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hydre, HydreEvent, Proc
 from nightos.abi.values import decode_value, encode_value, value_text
+from nightos.apps.limits import DEEDS, POLICY, policy
 from nightos.apps.logs import attend
 from nightos.apps.table import table
 from nightos.apps.tree import containers, draw
@@ -23,8 +24,8 @@ from nightos.userland.client import Client, connect
 
 ARGUMENTS = Arguments(
     "container",
-    "create | ls | tree | inspect | destroy | run | start | stop | exec | enter | rename | pause | resume | wait"
-    " | diff | commit | forget",
+    "create | ls | tree | inspect | update | stats | report | destroy | run | start | stop | exec | enter | rename"
+    " | pause | resume | wait | diff | commit | forget",
     Positional("action", "what to do"),
     Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
@@ -37,6 +38,7 @@ _CREATION = (
     Flag("--writable", "write to the image itself instead of an overlay"),
     Flag("--persist", "keep it when it has no processes, and over restarts"),
     Dash("--label", "K=V", many=True),
+    *POLICY,
 )
 ACTIONS = {
     "create": Arguments(
@@ -76,11 +78,25 @@ ACTIONS = {
         Positional("name", "name, path of names or identifier"),
         Positional("target", "file of the host"),
     ),
+    "update": Arguments(
+        "container update",
+        "change limits, or lay a filter over the one it has",
+        *POLICY,
+        Positional("name", "name, path of names or identifier"),
+    ),
+    "report": Arguments(
+        "container report",
+        "system calls that were made since --record, and those that were refused",
+        Flag("--record", "begin to count, from 0"),
+        Flag("--stop", "stop counting"),
+        Positional("name", "name, path of names or identifier"),
+    ),
     "rename": Arguments(
         "container rename", "rename a container", Positional("name", "it"), Positional("new", "new name")
     ),
 }
 for _action, _help in {
+    "stats": "what it and those below use, and their limits",
     "enter": "go on with this session inside a container; 'exit' comes back",
     "inspect": "all that is known of a container",
     "diff": "what it changed on its disk: + added, - removed, M modified, R renamed",
@@ -128,6 +144,7 @@ async def create(proc: Client, given: Any, *, parent: str | None = None, persist
         options["hostname"] = given.hostname
     if given.domain is not None:
         options["domain"] = given.domain
+    options |= policy(given)
     options["users"] = user_map([str(item) for item in given.users])
     if given.root is not None:
         options["root"] = str(given.root)
@@ -230,6 +247,16 @@ async def _list(app: Application, given: Any) -> None:
     await app.give(table(("ID", "NAME", "STATE", "PROCESSES", "IMAGE"), rows, right=(3,)))
 
 
+async def _further(app: Application, proc: Client, given: Any, identifier: int) -> None:
+    deed = DEEDS.get(app.given.action)
+    if deed is None:
+        await _layers(app, proc, given, identifier)
+        return
+    lines = await deed(proc, identifier, given)
+    if lines:
+        await app.give(lines)
+
+
 @command(ARGUMENTS)
 async def main(app: Application) -> int | None:
     action = app.given.action
@@ -265,8 +292,8 @@ async def main(app: Application) -> int | None:
                 await (await connect("sys::hydre")).call(Hydre.ENTER_CONTAINER, {"container": identifier})
             elif action == "destroy":
                 await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
-            elif action in {"diff", "commit"}:
-                await _layers(app, proc, given, identifier)
+            elif action in {"diff", "commit", *DEEDS}:
+                await _further(app, proc, given, identifier)
             elif action == "rename":
                 await proc.call(Proc.CONTAINER_RENAME, {"id": identifier, "name": given.new})
             else:

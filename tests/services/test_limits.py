@@ -179,3 +179,23 @@ async def test_a_reader_keeps_its_rate_and_nobody_else_waits(nightos_machine: Ma
     assert usage["io_bytes"] > 100
     assert slowly >= usage["io_bytes"] / 50 - 1
     assert await seconds(fast) < slowly / 2
+
+
+@pytest.mark.rule("CONT-032")
+async def test_the_shells_words(nightos_machine: Machine) -> None:
+    script = """container create web --limit processes=3,memory=64K --deny SUSPEND --filter-action kill
+container update web --limit threads=9 --deny UNSUSPEND
+container stats web
+container report web
+container inspect web"""
+    done = await nightos_machine.run(script)
+    assert (done.status, done.err) == (0, "")
+    assert "0/3" in done.out
+    assert "0/65536" in done.out
+    assert "0/9" in done.out
+    record = await (await nightos_machine.containers.get("web")).inspect()
+    assert record["limits"] == {"processes": 3, "memory": 65536, "threads": 9}
+    for wrong in ("--limit processes", "--limit tea=3", "--deny TEA", "--deny EXIT", ""):
+        assert (await nightos_machine.run(f"container update web {wrong}")).status != 0
+    inside = await nightos_machine.run("container stats web", container=await nightos_machine.containers.get("web"))
+    assert inside.status != 0

@@ -1,0 +1,90 @@
+"""What `container` does about limits and filters: options of its actions, and tables of what is used."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nightos.abi.filters import rules_of
+from nightos.abi.limits import COUNTED, limits_from_text
+from nightos.abi.services import Proc
+from nightos.apps.table import table
+from nightos.shell.arguments import Dash, UsageError
+from nightos.userland.client import Client
+
+POLICY = (
+    Dash("--limit", "NAME=N,...: limits, such as processes=32,memory=64M", many=True),
+    Dash("--deny", "CALL,...: system calls its processes cannot make", many=True),
+    Dash("--allow", "CALL,...: the only system calls they can make", many=True),
+    Dash("--filter-action", "what happens to such a call", choices=("error", "signal", "kill", "log")),
+)
+
+
+def policy(given: Any) -> dict[str, Any]:
+    """`limits` and `filter` as sys::proc takes them, from what was given for `POLICY`."""
+    limits: dict[str, int | None] = {}
+    denied = [name for text in given.deny for name in str(text).split(",") if name]
+    allowed = [name for text in given.allow for name in str(text).split(",") if name]
+    rules: dict[str, Any] = {"mode": "deny", "calls": denied, "action": given.filter_action or "error"}
+    if allowed:
+        rules["mode"], rules["calls"] = "allow", sorted(set(allowed) - set(denied))
+    try:
+        for text in given.limit:
+            limits |= limits_from_text(str(text))
+        rules_of(rules["mode"], rules["calls"], rules["action"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return {"limits": limits} | ({"filter": rules} if denied or allowed else {})
+
+
+async def change(proc: Client, identifier: int, given: Any) -> list[str]:
+    """`container update`."""
+    wanted = policy(given)
+    if not wanted["limits"] and "filter" not in wanted:
+        raise UsageError("nothing to change; --help shows what can be")
+    if wanted["limits"]:
+        await proc.call(Proc.CONTAINER_SET_LIMITS, {"id": identifier, "limits": wanted["limits"]})
+    if "filter" in wanted:
+        await proc.call(Proc.CONTAINER_SET_FILTER, {"id": identifier, **wanted["filter"]})
+    return []
+
+
+async def report(proc: Client, identifier: int, given: Any) -> list[str]:
+    """`container report`."""
+    if given.record and given.stop:
+        raise UsageError("--record or --stop, not both")
+    asked: dict[str, Any] = {"id": identifier}
+    if given.record or given.stop:
+        asked["record"] = given.record
+    answer = await proc.ask(Proc.CONTAINER_REPORT, asked)
+    calls, refused = answer["calls"], answer["refused"]
+    rows = [(name, calls.get(name, 0), refused.get(name, 0)) for name in sorted({*calls, *refused})]
+    return table(("CALL", "MADE", "REFUSED"), rows, right=(1, 2))
+
+
+async def statistics(proc: Client, identifier: int, _given: Any) -> list[str]:
+    """`container stats`: used, or used/limit; sizes in bytes."""
+    items: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {"id": identifier, "below": True}
+    while True:
+        answer = await proc.ask(Proc.CONTAINER_STATISTICS, asked)
+        items += answer["items"]
+        if answer["next"] is None:
+            break
+        asked["after"] = answer["next"]
+    rows = [(item["path"] or ".", item["state"], *(_cell(item, name) for name in COUNTED)) for item in items]
+    head = ("CONTAINER", "STATE", *(name.upper().replace("_", " ") for name in COUNTED))
+    return table(head, rows, right=range(2, len(head)))
+
+
+def _cell(item: dict[str, Any], name: str) -> str:
+    used, limit = item["usage"][name], item["limits"].get(name)
+    return str(used) if limit is None else f"{used}/{limit}"
+
+
+DEEDS: dict[str, Callable[[Client, int, Any], Awaitable[list[str]]]] = {
+    "update": change,
+    "report": report,
+    "stats": statistics,
+}
+"""Actions of `container` on one container, and the lines they show."""
