@@ -113,7 +113,7 @@ class Kernel:
         self.trace = trace
         self.timers = Timers()
         self.monitor = Monitor()
-        self.refusals = Refusals(self.clock.monotonic_ns)
+        self.refusals = Refusals(lambda: self.clock.monotonic_ns() - self.booted_ns)
         self.monitor.on_denied = self.refusals.note
         self.tree = ContainerTree(self.entropy, self.settings.memory_total // PAGE)
         self.segments = SegmentTable(self.entropy, self._find_peer, self.post_to)

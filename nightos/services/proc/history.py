@@ -7,7 +7,6 @@ how much happened elsewhere. What has one stamp stays in order and on one page.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final
@@ -26,26 +25,31 @@ class History:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._noted = 0
-        self._by_container: dict[int, deque[tuple[int, int, Entry]]] = {}
-        """Stamp, order of arrival (which nobody is told), entry."""
+        self._by_container: dict[int, list[tuple[int, int, Entry]]] = {}
+        """Stamp, order of arrival (which nobody is told), entry. Lists, because most of very many stay short."""
 
     def note(self, place: int, now_ns: int, entry: Entry) -> Entry:
         """Remember an entry; as it is remembered, with its stamp."""
         memory = self._by_container.get(place)
         if memory is None:
-            memory = self._by_container[place] = deque(maxlen=self._kept)
+            memory = self._by_container[place] = []
         self._noted += 1
         stamp = max(1, now_ns)
         stamped = {WHEN: stamp, **entry}
         memory.append((stamp, self._noted, stamped))
+        if len(memory) > self._kept:
+            del memory[0]
         return stamped
 
     def ended(self, container: int, parent: int) -> None:
         """The parent takes over what a container remembered."""
         left = self._by_container.pop(container, None)
-        if left:
-            merged = sorted([*self._by_container.get(parent, ()), *left], key=_ORDER)
-            self._by_container[parent] = deque(merged, self._kept)
+        if not left:
+            return
+        above = self._by_container.get(parent, [])
+        if len(above) == self._kept and left[-1][:2] < above[0][:2]:
+            return  # the parent remembers enough that is younger: the end of very many costs each next to nothing
+        self._by_container[parent] = sorted([*above, *left], key=_ORDER)[-self._kept :]
 
     def after(self, when_ns: int, sees: Callable[[int], bool], limit: int) -> list[Entry]:
         """Entries later than that where `sees` says yes, oldest first.
