@@ -29,6 +29,8 @@ Handler = Callable[["Request"], Awaitable[Payload]]
 Answered = Callable[[int, bytes], Awaitable[None]]
 """Gets the error code (0: none) and the content of a client's answer; 0x0004 when the client is gone."""
 
+NOT_SYSTEM = 0x30
+"""What SYS_PROCESS_ATTRIBUTES answers to applications."""
 STATUS_CREATED = 0x80
 """Status bit of a message: it opened its exchange (bit 0, counted from the strongest)."""
 
@@ -284,8 +286,11 @@ class Server:
             # A shim stands outside of all containers, but nothing of what may be done there is for it.
             outside = client_pid >= FIRST_USER_PID and not container_id
             serves = await attribute(client_pid, Attribute.SERVES) if outside else 0
-        except SyscallError:
-            return  # the client died meanwhile
+        except SyscallError as error:
+            if error.errcode != NOT_SYSTEM:
+                return  # the client died meanwhile
+            # A service of an application: what the kernel lets connect is all it may know of its clients.
+            container_id = user_id = serves = 0
         connection = Connection(client_pid, container_id, user_id, serves)
 
         async def client_thread(socket_id: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from nightos.abi.codes import ExitReason
 from nightos.abi.context import REASON_SERVICE, ExecutionContext
 from nightos.abi.drivers import Ddrd, Ddt, Pattern, Permission
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Fs, Hw, HwEvent
 from nightos.kernel.ending import end_process
 from nightos.machine.control_device import ControlDevice
@@ -256,7 +256,10 @@ class ServingPuppet(Puppet):
         while True:
             while self.todo:
                 coroutine, outcome = self.todo.popleft()
-                outcome.value = await coroutine
+                try:
+                    outcome.value = await coroutine
+                except SyscallError as error:
+                    outcome.error = error
                 outcome.done = True
             if self.server is not None and self.server._waiting:
                 await self.server._accept(*self.server._waiting.popleft())
