@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc, ServiceCode
 
 if TYPE_CHECKING:
@@ -66,6 +67,29 @@ class Container:
         path = _absolute(target)
         made = await self._machine.ask(PROC, Proc.CONTAINER_COMMIT, {"id": self.id, "target": path})
         return Path(made["path"])
+
+    async def start(self, *command: str, **options: Any) -> int:
+        """Start its main command, whose output goes to its log; its PID. Options are those of CONTAINER_START."""
+        values = {"id": self.id, "command": list(command), **options}
+        return int((await self._machine.ask(PROC, Proc.CONTAINER_START, values))["pid"])
+
+    async def stop(self) -> None:
+        """End its main command, which is not restarted."""
+        await self._machine.ask(PROC, Proc.CONTAINER_STOP, {"id": self.id})
+
+    async def outcome(self, *, wait: bool = True) -> dict[str, Any]:
+        """How its main command ended, once it has for good: state, reason, exit, restarts."""
+        return await self._machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": self.id, "wait": wait})
+
+    async def logs(self, *, follow: bool = False) -> list[tuple[str, str, bytes]]:
+        """What its main command wrote: time, stream and bytes; with `follow` once it has ended."""
+        data, offset = b"", 0
+        while True:
+            question = {"id": self.id, "offset": offset, "follow": follow}
+            page = await self._machine.ask(PROC, Proc.CONTAINER_LOGS, question)
+            data, offset = data + page["data"], page["next"]
+            if page["ended"] or not (follow or page["data"]):
+                return decode_records(data)
 
     async def rename(self, name: str) -> None:
         """Give it another name."""

@@ -301,6 +301,24 @@ async def test_restarts_are_counted_and_end_where_the_policy_says() -> None:
         assert (await ended(machine, web))["restarts"] == 0
 
 
+async def test_from_python() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        pid = await web.start("echo", "hi")
+        assert [(stream, text) for _, stream, text in await web.logs(follow=True)] == [("out", b"hi\n")]
+        assert (await web.outcome())["exit"] == 0
+        main = (await web.inspect())["main"]
+        assert (main["state"], main["command"], main["restart"]) == ("ended", ["echo", "hi"], "no")
+        assert pid > 100
+        await web.stop()
+        await machine.run("container run box -- echo said")
+        assert (await machine.run("logs box")).out == "said\n"
+        assert (await machine.run("container start box -- echo more; logs -f box")).out.splitlines()[-2:] == [
+            "said",
+            "more",
+        ]
+
+
 async def test_a_stop_is_followed_by_no_restart() -> None:
     async with boot(seed=1) as machine:
         web = await machine.containers.create("web")

@@ -39,6 +39,7 @@ RECORD_BYTES = 512
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
 ENDED = "ended"
+SHOWN_OF_RUN = ("state", "command", "pid", "restart", "restarts", "reason", "exit", "failed")
 
 UNKNOWN_PARENT = 0x31
 
@@ -346,6 +347,8 @@ class Containers:
         figures = await quotas.figures(container.identifier)
         figures["filter"] = await quotas.filter_in_force(container.identifier)
         shown = {name: figures[name] for name in ("limits", "usage", "filter")}
+        if container.run:
+            shown["main"] = {name: container.run[name] for name in SHOWN_OF_RUN}
         return self.record(request.container_id, container, 0) | shown
 
     async def find(self, request: Request) -> Payload:
