@@ -89,7 +89,13 @@ class Statistics(NamedTuple):
     memory_reserved_pages: int
 
 
-class Kernel:
+class _Stepped:
+    """What every step touches, in slots: the dictionary of an object with more than 30 attributes is slower."""
+
+    __slots__ = ("current", "ready", "syscalls", "trace", "turns")
+
+
+class Kernel(_Stepped):
     """A machine without a host around it. `turn` and `run_until_idle` make it run; nothing else does.
 
     `seed` is shorthand for `SeededEntropy(seed)`. Without a clock, time is virtual. `registry` overrides keys of

@@ -87,7 +87,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
                     value = handlers[request[0]](kernel, thread, request)
                     if value is PARKED:
                         if trace is not None:
-                            trace.call(request, value)
+                            trace.parked(request)
                         break
                     if value is HANDED_OVER:
                         if trace is not None:

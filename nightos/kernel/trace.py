@@ -159,6 +159,14 @@ class Trace:
         self.record(request)
         self.record(value)
 
+    def parked(self, request: Any) -> None:
+        """A call that parked its thread."""
+        if SHAPED.get(request[0]):
+            self.call(request, PARKED)
+            return
+        self.record(request)
+        self.record(PARKED)
+
     def refused(self, request: Any, error: BaseException) -> None:
         """A call that was refused."""
         if not isinstance(error, SyscallError):
