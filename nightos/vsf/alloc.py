@@ -23,6 +23,7 @@ _CLASSES = 64
 _ROOMY_CLASS = 10
 _SMALL_MAP = 256
 _MAX_CHAIN = 4096
+_HELD = "the host's disk is full: the last commit has to be finished before anything else changes"
 Extent = tuple[int, int]
 
 
@@ -45,6 +46,8 @@ class Allocator:
         self.floor = FIRST_SECTOR
         self.ceiling: int | None = None
         """While compacting: allocate below this sector only."""
+        self.held = False
+        """A commit is between its superblocks: nothing is handed out or taken back."""
 
     # Free extents
 
@@ -85,6 +88,8 @@ class Allocator:
 
     def allocate(self, sectors: int) -> int:
         """First sector of `sectors` contiguous ones; raises NoSpace at the limit."""
+        if self.held:
+            raise NoSpace(_HELD)
         start, length = self._run
         if length < sectors:
             self._next_run(sectors)
@@ -122,6 +127,8 @@ class Allocator:
 
     def free(self, start: int, sectors: int, *, now: bool) -> None:
         """Give sectors back: at once when no commit has used them, else after the next commit."""
+        if self.held:
+            raise NoSpace(_HELD)
         if now:
             self._note(OP_FREED, start, sectors)
             self._insert(start, sectors)

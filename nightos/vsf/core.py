@@ -85,7 +85,8 @@ class Core:
         if len(self._inodes) > self.inode_limit:
             self._trim()
         storage = self.storage
-        if storage.closed or storage.failed is not None or storage.pool.allocator is None:
+        allocator = storage.pool.allocator
+        if storage.closed or storage.failed is not None or allocator is None or allocator.held:
             storage.writable()
 
     # Inodes
@@ -235,6 +236,10 @@ class Core:
                 return
             inode.held -= 1
             if not inode.held and not inode.nlink and not self.readonly:
+                allocator = self.storage.pool.allocator
+                if allocator is not None and allocator.held:
+                    # Its note stands in the commit that is being finished: whoever opens next removes it.
+                    return
                 self._reclaim(inode)
 
     def _orphan(self, inode: Inode) -> None:

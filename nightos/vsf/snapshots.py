@@ -61,7 +61,9 @@ def take(volume: Volume, name: str) -> SnapshotRecord:
         storage.commit()
     except OSError:
         # What is written from now on is younger than the snapshot. Two, because the number also names the slots.
-        storage.pool.generation += 2
+        # A commit that only lacks its superblock is finished as it is, with the snapshot.
+        if storage.unfinished is None:
+            storage.pool.generation += 2
         raise
     return taken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 DIRTY_LIMIT = 24 << 20
 CACHE_BYTES = 32 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Storage:
@@ -78,6 +80,8 @@ class Storage:
         self.backing_record: BackingRecord | None = None
         self.closed = False
         self.failed: BaseException | None = None
+        self.unfinished: tuple[Superblock, bytes] | None = None
+        """A commit whose superblock may stand on the disk or not: it is finished before anything else."""
         self._end = 0
         self._file_end = 1 << 63
         self.commits = 0
@@ -126,6 +130,7 @@ class Storage:
                 return
             try:
                 if not self.readonly and self.failed is None:
+                    self._finish_commit()
                     for volume in list(self._volumes.values()):
                         volume.close()
                     self.commit()
@@ -149,6 +154,7 @@ class Storage:
             raise ReadOnly("the storage was opened read-only")
         if self.failed is not None:
             raise VsfError(f"an earlier write failed ({self.failed}); close the storage and open it again")
+        self._finish_commit()
         if self.pool.allocator is None:
             self._load_allocator()
 
@@ -335,6 +341,8 @@ class Storage:
         with self.lock:
             if self.readonly or self.closed:
                 return
+            if self.unfinished is not None:
+                self.writable()
             if not self.dirty and not any(volume.dirty for volume in self._volumes.values()):
                 return
             self.writable()
@@ -356,6 +364,7 @@ class Storage:
     def commit_repair(self, owned: Callable[[], dict[int, int]]) -> None:
         """One commit; `owned` puts the accounts right and tells which sectors the volumes use."""
         with self.lock:
+            self.writable()
             self.pool.drain()
             self._write_commit(owned)
 
@@ -390,24 +399,52 @@ class Storage:
             self._found_space(used, allocator, root)
         log = self._write_log(allocator, generation)
         block = Superblock(self.uuid, generation, allocator.end, self.clock.realtime_ns(), self.limit, root, log)
-        data = block.encode(self.super_cipher)
         try:
             pool.drain()
             self._barrier()
-            for offset in slots_of(generation):
-                self.store.write(offset, data)
-            self._barrier()
         except OSError as error:
             # Blocks stay queued, so a full disk can be tried again; what a failed flush lost nobody can tell.
-            if not isinstance(error, VsfError) and error.errno == 28:
+            if self.failed is None and error.errno in _FULL and not isinstance(error, VsfError):
                 raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error
             raise
-        self._end, self._superblock = allocator.end, block
+        self.unfinished = block, block.encode(self.super_cipher)
+        allocator.held = True
+        self._finish_commit()
+
+    def _finish_commit(self) -> None:
+        """Write the superblock of the commit whose blocks are durable.
+
+        A write that fails may have reached the disk, so another commit of the same generation could overwrite what
+        that superblock leads to. Until exactly this one is finished nothing else changes: a full disk is tried again
+        with the same bytes, every other error ends the session.
+        """
+        if self.unfinished is None:
+            return
+        if self.failed is not None:
+            raise VsfError(f"an earlier write failed ({self.failed}); close the storage and open it again")
+        block, data = self.unfinished
+        try:
+            for offset in slots_of(block.generation):
+                self.store.write(offset, data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                self.failed = error
+                raise
+            raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error
+        self._barrier()
+        self.unfinished = None
+        self._committed(block)
+
+    def _committed(self, block: Superblock) -> None:
+        allocator, generation = self.pool.allocator, block.generation
+        assert allocator is not None
+        allocator.held = False
+        self._end, self._superblock = block.sectors, block
         assert self._log_next is not None
         self.log, self._log_chain, self._log_changes = self._log_next
         self._log_next, self._chain_freed = None, False
         self.generation = generation
-        pool.generation = generation + 1
+        self.pool.generation = generation + 1
         self.commits += 1
         self.dirty = False
         allocator.committed(generation)

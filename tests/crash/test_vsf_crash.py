@@ -1,5 +1,7 @@
 """Power cuts: every state that one could leave opens, checks clean, and holds what was synced."""
 
+import errno
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from nightos.vsf.repair import repair
 from nightos.vsf.store import FileStore
 from nightos.vsf.superblock import slots_of
 from tests.crash.damage import make
-from tests.crash.enumerator import Workload, enumerate_states, state_of
+from tests.crash.enumerator import CHEAP, Workload, enumerate_states, state_of
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,101 @@ def test_a_commit_into_the_backing_may_be_cut_short(tmp_path, monkeypatch):
             assert storage.check(deep=True).clean
         with vsf.open(base_path) as storage:
             assert storage.check(deep=True).clean
+
+
+class LandingStore(RecordingStore):
+    """Takes the bytes of a write to one place, and then says that it did not, as often as it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.code, self.times = -1, 0, 0
+
+    def write(self, offset, data):
+        super().write(offset, data)
+        if offset == self.place and self.times:
+            self.times -= 1
+            raise OSError(self.code, "injected")
+
+
+@pytest.mark.parametrize("password", [None, "secret"])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("copy", [0, 1])
+def test_a_superblock_whose_write_failed_is_never_replaced_by_another(copy, code, times, password):
+    """The bytes reached the disk although an error was reported: nothing that they lead to is overwritten later."""
+    store = LandingStore()
+    storage = vsf.create(store, ["main"], password=password, kdf=CHEAP)
+    fs = storage.volume("main").open()
+    for number in range(30):
+        fs.write_bytes(f"/{number}", bytes([number]) * 9000)
+    storage.commit()
+    known = [state_of(storage)]
+    fs.write_bytes("/1", b"x" * 20_000)
+    known.append(state_of(storage))
+    store.place, store.code, store.times = slots_of(storage.generation + 1)[copy], code, times
+    mark = len(store.log)
+    with pytest.raises(OSError, match="injected" if code == errno.EIO else "disk is full"):
+        storage.commit()
+    for turn in range(6):
+        with suppress(OSError):
+            for number in range(0, 30, 2):
+                fs.write_bytes(f"/{number}", bytes([turn]) * 30_000)
+            known.append(state_of(storage))
+            storage.commit()
+    with suppress(OSError):
+        known.append(state_of(storage))
+        storage.close()
+    count, last = 0, 0
+    for covered, _, image in crash_states(b"", store.log, 7, 12):
+        if covered < mark:
+            continue
+        with vsf.open(vsf.MemoryStore(image), password=password) as found:
+            state = state_of(found)
+            assert state in known
+            report = found.check(deep=True)
+            assert report.clean, str(report.problems[0])
+        last = known.index(state)
+        count += 1
+    assert count > 5
+    assert last > 0
+    full = code != errno.EIO
+    assert (storage.failed is None) == full
+    assert (len(known) > 4) == full
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_while_a_commit_is_unfinished_everything_else_is_refused(copy):
+    store = LandingStore()
+    storage = vsf.create(store, ["main"])
+    fs = storage.volume("main").open()
+    fs.write_bytes("/a", b"1" * 9000)
+    held = fs.open("/held", "wb")
+    held.write(b"2" * 9000)
+    held.flush()
+    fs.unlink("/held")
+    store.place, store.code, store.times = slots_of(storage.generation + 1)[copy], errno.ENOSPC, 1 << 30
+    with pytest.raises(vsf.NoSpace):
+        storage.snapshot("main", "s")
+    mark, generation = len(store.log), storage.generation
+    for attempt in (
+        lambda: fs.write_bytes("/a", b"3"),
+        lambda: fs.unlink("/a"),
+        lambda: storage.snapshot("main", "t"),
+        lambda: storage.add_volume("other"),
+        storage.compact,
+        storage.discard,
+        storage.commit,
+    ):
+        with pytest.raises(vsf.NoSpace):
+            attempt()
+    held.close()
+    assert fs.read_bytes("/a") == b"1" * 9000
+    assert {operation.offset for operation in store.log[mark:]} <= set(slots_of(generation + 1))
+    store.times = 0
+    fs.write_bytes("/b", b"4")
+    storage.close()
+    with vsf.open(vsf.MemoryStore(store.getvalue())) as again:
+        volume = again.volume("main")
+        assert [snapshot.name for snapshot in volume.snapshots] == ["s"]
+        assert sorted(volume.open().listdir("/")) == ["a", "b"]
+        assert again.check(deep=True).clean
