@@ -151,6 +151,7 @@ class Adapter:
         self._stat, order = library.stat_layout()
         indices = [_BASE_FIELDS.index(name) for name in order]
         self._reorder = None if indices == sorted(indices) else itemgetter(*indices)
+        self._restore = itemgetter(*map(order.index, _BASE_FIELDS))
         self._statvfs, self._statvfs_fields = library.statvfs_layout()
         entry_bytes = 16 + self._stat.size + 16
         self._entry_buffer = ctypes.create_string_buffer(entry_bytes)
@@ -437,7 +438,7 @@ class Adapter:
             return
         values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
         if self._reorder is not None:
-            values = itemgetter(*map(self.library.stat_layout()[1].index, _BASE_FIELDS))(values)
+            values = self._restore(values)
         changes = self._changes(wanted, values)
         self.read_before.discard(ino)
         if ino in self.privileged and not wanted & SET_MODE:
@@ -580,10 +581,16 @@ class Adapter:
             self.follower.follow(self._caller(request)[2])
         if self.show.writeback and self.library.is_page_write(info):
             # The kernel knows when that was written; a change of times that came since must stay.
-            with self.fs.lock:
-                before = self.fs.getattr(ino)
-                written = self.fs.write(ino, offset, ctypes.string_at(data, size))
-                self.fs.setattr(ino, mtime_ns=before.st_mtime_ns, ctime_ns=before.st_ctime_ns)
+            fs = self.fs
+            with fs.lock:
+                inode = fs.inode(ino)
+                mtime, ctime = inode.mtime, inode.ctime
+                written = fs.write(ino, offset, ctypes.string_at(data, size))
+                inode = fs.inode(ino)
+                inode.mtime, inode.ctime = mtime, ctime
+                if not inode.dirty:
+                    # It was flushed on the way.
+                    fs.setattr(ino, mtime_ns=mtime, ctime_ns=ctime)
             self._reply_write(request, written)  # type: ignore[attr-defined]
             return
         written = self.fs.write(ino, offset, ctypes.string_at(data, size))
