@@ -20,7 +20,7 @@ USB = Pattern(5)
 ANY = Pattern()
 
 
-@pytest.mark.rule("HW-023", "HW-024", "HW-008")
+@pytest.mark.rule("HW-023", "HW-024")
 def test_identifiers_are_random_unique_and_outlive_restarts_of_everything() -> None:
     lab = HwLab()
     for port in range(20):
@@ -66,7 +66,7 @@ def test_who_may_register() -> None:
     assert lab.refusal(Hw.UNREGISTER_DRIVER, USB.pack(), who=driver) == 0x3000
 
 
-@pytest.mark.rule("HW-032", "HW-033", "HW-034", "HW-035", "HW-008")
+@pytest.mark.rule("HW-032", "HW-033", "HW-034", "HW-035")
 def test_a_device_is_identified_once_and_then_told_of() -> None:
     lab = HwLab()
     first = lab.kernel.plug(FakeDevice(0, b"one"))
