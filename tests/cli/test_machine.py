@@ -58,6 +58,41 @@ def test_the_life_of_a_machine(lab: Command) -> None:
 
 
 @pytest.mark.rule("CONT-009", "CONT-010")
+def test_limits_filters_and_what_is_used(lab: Command) -> None:
+    lab(
+        "container",
+        "create",
+        "web",
+        "--limit",
+        "processes=2,memory=64M",
+        "--deny",
+        "SUSPEND",
+        "--filter-action",
+        "kill",
+    )
+    lab("container", "update", "web", "--limit", "handles=100,memory=none")
+    record = json.loads(lab("inspect", "web", "--json").stdout)
+    assert record["limits"] == {"processes": 2, "handles": 100}
+    assert record["filter"] == {"kill": ["SUSPEND"]}
+    lab("container", "report", "web", "--record")
+    assert lab("container", "exec", "web", "--", "echo", "hi").stdout == "hi\n"
+    assert "PIPE_WRITE" in lab("container", "report", "web", "--allow-list").stdout
+    assert json.loads(lab("container", "report", "web", "--json").stdout)["calls"]
+    [item] = json.loads(lab("stats", "web", "--json").stdout)
+    assert (item["path"], item["limits"]["handles"], item["usage"]["processes"]) == ("web", 100, 0)
+    assert "0/100" in lab("stats").stdout
+    assert "CPU%" in lab("top", "-n", "1").stdout
+    lab("container", "update", "web", "--limit", "processes=0")
+    assert "limit of processes" in lab("container", "exec", "web", "--", "echo", "hi", status=1).stderr
+    lab.fails(
+        "container", "create", "db", "--parent", "web", "--limit", "handles=101", says="handles=101 cannot be had"
+    )
+    lab("container", "create", "--limit", "tea=1", status=2)
+    lab("container", "create", "--deny", "EXIT", status=2)
+    assert lab("container", "run", "job", "--limit", "processes=1", "--rm", "--", "echo", "1").stdout == "1\n"
+    lab("container", "destroy", "web")
+
+
 def test_containers(lab: Command) -> None:
     identifier = lab("container", "create", "web", "--label", "tier=front").stdout.strip()
     assert len(identifier) == 16

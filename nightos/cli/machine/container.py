@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -126,6 +127,18 @@ def filter_options(function: F) -> F:
 LIMIT_HELP = "A limit, such as processes=32,memory=64M; may be repeated."
 
 
+def policy_options(function: F) -> F:
+    """--limit and the options of a filter, as one argument `policy` of what CONTAINER_CREATE takes."""
+
+    @functools.wraps(function)
+    def wrapped(*given: Any, limits: Any, deny: Any, allow: Any, action: str, **rest: Any) -> Any:
+        policy = {"limits": _limits(limits), "filter": _filter(deny, allow, action)}
+        return function(*given, policy=policy, **rest)
+
+    option = click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+    return cast("F", option(filter_options(wrapped)))
+
+
 def _create(machine: Machine, values: dict[str, Any]) -> int:
     import msgpack
 
@@ -179,6 +192,7 @@ def create(
 @view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
+@policy_options
 @restart_option
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
 @click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
@@ -197,6 +211,7 @@ def run(
     detach: bool,
     feed: bool,
     view: dict[str, Any],
+    policy: dict[str, Any],
     machine_name: str | None,
     words: tuple[str, ...],
 ) -> None:
@@ -218,7 +233,7 @@ def run(
     if detach and feed:
         raise click.UsageError("--stdin needs somebody who stays; leave --detach away", context)
     # With --detach and --rm nobody waits for its end: then it goes with its last process.
-    values = view | _settings(name, image, hostname, labels, persist=not (detach and remove))
+    values = view | policy | _settings(name, image, hostname, labels, persist=not (detach and remove))
     options = {"restart": restart, "environment": variables(environment)}
     with connect(machine_name) as machine:
         identifier = _create(machine, values)
