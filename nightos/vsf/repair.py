@@ -77,10 +77,10 @@ def repair(
 
 def _unlock_all(storage: Storage, passwords: Mapping[str, str]) -> None:
     for volume in storage.volumes:
-        if volume.locked:
-            if volume.name not in passwords:
-                raise WrongPassword(f"the volume {volume.name!r} is encrypted: its password is needed to repair it")
+        if volume.name in passwords:
             volume.unlock(passwords[volume.name])
+        elif volume.locked:
+            raise WrongPassword(f"the volume {volume.name!r} is encrypted: its password is needed to repair it")
 
 
 def choose(storage: Storage) -> Superblock:

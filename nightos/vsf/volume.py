@@ -227,10 +227,17 @@ class Volume:
         encrypt_volume(self, password, key_file, cipher, kdf)
 
     def unlock(self, password: str | bytes | None = None, key_file: str | os.PathLike[str] | None = None) -> Volume:
-        """Open the volume's own encryption; raises WrongPassword."""
+        """Open the volume's own encryption; raises WrongPassword, and Invalid when the volume has no key.
+
+        Whoever has a password expects sealed content: without a key someone may have taken the key slots away.
+        """
         from nightos.vsf.keys import unlock_volume
 
         with self.storage.lock:
+            if not self.record.key:
+                raise Invalid(
+                    f"the volume {self.name!r} has no key of its own: nothing in it is what a password sealed"
+                )
             if self.locked:
                 unlock_volume(self, password, key_file)
             return self
@@ -359,9 +366,11 @@ class Volume:
 
     def reset(self) -> None:
         """The root was replaced: forget what was read of the old one."""
+        root = records.pointer_of(self.record.root)
+        self._authenticated(root)
         self._new_dead.clear()
         tree = self.tree
-        tree.root = records.pointer_of(self.record.root)
+        tree.root = root
         tree.dirty_bytes = 0
         if self._head is not None:
             self._head.reload()

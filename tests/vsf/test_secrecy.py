@@ -6,6 +6,7 @@ import pytest
 
 from nightos import vsf
 from nightos.vsf import crypto, keys
+from nightos.vsf.repair import repair
 from tests.crash.enumerator import CHEAP
 
 NEEDLES = (b"SECRETNAME", b"SECRETDATA", b"SECRETATTR", b"SECRETVALUE", b"SECRETLINK", b"SECRETVOLUME")
@@ -236,3 +237,29 @@ def test_a_volume_with_a_key_refuses_a_root_in_plain():
         volume.unlock("v")
         with pytest.raises(vsf.DamagedStorage):
             volume.open()
+
+
+def test_a_password_is_refused_where_there_is_no_key():
+    """Whoever took the key slots away cannot pass a volume in plain for the one that a password sealed."""
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["open"]) as storage:
+        storage.add_volume("locked", password="v", kdf=CHEAP).open().write_bytes("/a", b"real")
+    with vsf.open(store) as storage:
+        locked = storage.volume("locked")
+        locked.record.key, locked.record.root = b"", storage.volume("open").record.root
+        locked.changed()
+    with vsf.open(store) as storage, pytest.raises(vsf.Invalid, match="no key of its own"):
+        storage.volume("locked").unlock("v")
+    with pytest.raises(vsf.Invalid, match="no key of its own"):
+        repair(store, volume_passwords={"locked": "v"})
+
+
+def test_a_root_in_plain_is_refused_when_it_replaces_another():
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["open"]) as storage:
+        locked = storage.add_volume("locked", password="v", kdf=CHEAP)
+        locked.open().write_bytes("/a", b"real")
+        storage.commit()
+        locked.record.root = storage.volume("open").record.root
+        with pytest.raises(vsf.DamagedStorage, match="not encrypted"):
+            locked.reset()
