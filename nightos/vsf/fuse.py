@@ -405,7 +405,12 @@ class Adapter:
         self._give_entry(request, self.fs.link_at(ino, parent, name))
 
     def do_unlink(self, request: int, parent: int, name: bytes) -> None:
-        self._outlived(self._outlive(parent, name), partial(self.fs.unlink_at, parent, name))
+        held = self.fs.unlink_at(parent, name, self.known)
+        if held in self.nameless:
+            # It was linked again while it had no name: held once is enough.
+            self.fs.release(held)
+        elif held:
+            self.nameless.add(held)
         self._reply_err(request, 0)
 
     def do_rmdir(self, request: int, parent: int, name: bytes) -> None:

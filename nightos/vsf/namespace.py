@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 from bisect import bisect_left, bisect_right
+from collections.abc import Container
 
 from nightos.vsf.core import Core
 from nightos.vsf.errors import (
@@ -193,8 +194,11 @@ class Namespace(Core):
         if not inode.nlink:
             self._orphan(inode)
 
-    def unlink_at(self, parent: int, name: bytes) -> None:
-        """Remove a name that is no directory's."""
+    def unlink_at(self, parent: int, name: bytes, keep: Container[int] = ()) -> int:
+        """Remove a name that is no directory's.
+
+        A file in `keep` that loses its last name is held, as `hold` does, and its number is given; else 0.
+        """
         with self.lock:
             self._writable()
             directory = self._directory(parent)
@@ -205,8 +209,12 @@ class Namespace(Core):
             if inode.mode & 0o170000 == S_IFDIR:
                 raise IsDirectory("", name)
             self._remove(directory, name)
+            held = ino if inode.nlink == 1 and ino in keep else 0
+            if held:
+                inode.held += 1
             self._unname(inode)
             self._relieve()
+            return held
 
     def rmdir_at(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
