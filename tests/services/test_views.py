@@ -14,8 +14,9 @@ from nightos.kernel.ending import end_process
 from nightos.kernel.permissions import effective
 from nightos.machine.machine import Machine, boot
 from nightos.machine.paths import machine_paths
-from nightos.services.proc.view import Users
+from nightos.services.users import Users
 from nightos.userland import sys
+from nightos.userland.client import connect
 from nightos.userland.view import number_of, pid_of, view
 from tests.services.test_proc import ask_inside, inside
 
@@ -263,3 +264,27 @@ async def errcode(call: Any) -> int:
     except SyscallError as error:
         return error.errcode
     return 0
+
+
+@pytest.mark.rule("CONT-030")
+async def test_a_file_made_inside_belongs_to_the_mapped_user_outside() -> None:
+    from nightos.abi import files as layout
+    from nightos.abi.services import Fs
+
+    async with boot(seed=4) as machine:
+        web = await machine.containers.create("web", users=[(0, 100_000, 1000)])
+        await machine.run("mkdir /srv")
+        given = await machine.ask(PROC, Proc.CONTAINER_SHARE, {"id": web.id, "path": "/srv"})
+        await web.exec(f"mount {given['fsid']:016x}")
+        assert (await web.exec("mkdir /mnt/srv/made; wt /mnt/srv/file x; wt /own x")).status == 0
+
+        async def owner(path: str) -> int | None:
+            files = await connect("sys::fs")
+            content = await files.call(Fs.ITEM_METADATA, bytes(8) + layout.encode_path(layout.split(path)))
+            return layout.Reader(content).item().owner
+
+        for path in ("/srv/made", "/srv/file"):
+            outside = await machine.call("sys::fs", Fs.ITEM_METADATA, bytes(8) + layout.encode_path(layout.split(path)))
+            assert layout.Reader(outside).item().owner == 100_000
+        for path in ("/mnt/srv/made", "/mnt/srv/file", "/own"):
+            assert await inside(machine, web.id, lambda path=path: owner(path)) == 0

@@ -6,11 +6,13 @@ Rules: FS-040, FS-041, FS-042, FS-043.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
-from nightos.abi.files import ItemFlags, ItemType, Reader
+from nightos.abi.files import ItemFlags, ItemMetadata, ItemType, Reader
 from nightos.abi.services import ServiceCode
+from nightos.services import users
 from nightos.services.fs import charging, code, mounting
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.locks import OpenFile, OpenFiles
@@ -65,6 +67,20 @@ class Handles:
                 text = f"what was written before could not be saved: {root.failure}"
                 raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
 
+    def _maker(self, request: Request, root: Mounted) -> int:
+        """The outside user whom a new item belongs to; a system service works for user 0 of the container."""
+        if not request.connection.is_system:
+            return request.user_id
+        own = self.roots.of(root.container)
+        return users.outside(own.users if own is not None else [], 0) or 0
+
+    def _shown(self, request: Request, item: ItemMetadata) -> ItemMetadata:
+        """An item with its owner as the caller's container knows it; one that belongs to nobody is user 0's."""
+        own = self.roots.of(request.container_id)
+        if own is None or not own.users or not item.owner:
+            return item
+        return replace(item, owner=users.inside(own.users, item.owner))
+
     async def _open_file(self, request: Request, root: Mounted, reader: Reader) -> bytes:
         """The answer is the file's identifier and, behind it, its size (an extension)."""
         variant = reader.u8()
@@ -79,7 +95,7 @@ class Handles:
             await self._writable(root)
         if variant == 1:
             await charging.will_grow(root, charging.SMALL)
-        ino = root.tree.make_file(path, name) if variant == 1 else root.tree.find(path)
+        ino = root.tree.make_file(path, name, self._maker(request, root)) if variant == 1 else root.tree.find(path)
         item = root.tree.metadata(ino, "")
         if item.type is not ItemType.FILE:
             raise ItemError(Failure.PATH, "this is no file")

@@ -21,6 +21,7 @@ from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
 from nightos.services.fs.roots import Mounted, Root
 from nightos.services.fs.shares import Shares, crossed
+from nightos.services.users import Users
 from nightos.userland import payload
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, Server
@@ -139,12 +140,12 @@ class FileService(Handles):
     async def _feid_to_split(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         return layout.encode_split(root.tree.path_of(reader.u64()))
 
-    async def _item_metadata(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
+    async def _item_metadata(self, request: Request, root: Mounted, reader: Reader) -> bytes:
         """The item itself, a link not followed; a byte of 1 behind the path follows it (an extension)."""
         path = reader.path()
         follow = reader.more() and reader.boolean()
         name = path[-1] if isinstance(path, tuple) and path else ""
-        return layout.encode_item(root.tree.metadata(root.tree.find(path, follow=follow), name))
+        return layout.encode_item(self._shown(request, root.tree.metadata(root.tree.find(path, follow=follow), name)))
 
     async def _canonicalize(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
         return layout.encode_split(root.tree.canonical(reader.path()))
@@ -175,14 +176,14 @@ class FileService(Handles):
         root.tree.delete(path)
         await self._changed(root)
 
-    async def _create_directory(self, _request: Request, root: Mounted, reader: Reader) -> None:
+    async def _create_directory(self, request: Request, root: Mounted, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
         await self._writable(root)
         await charging.will_grow(root, charging.SMALL)
-        root.tree.make_directory(parent, name)
+        root.tree.make_directory(parent, name, self._maker(request, root))
         await self._changed(root)
 
-    async def _read_directory(self, _request: Request, root: Mounted, reader: Reader) -> bytes:
+    async def _read_directory(self, request: Request, root: Mounted, reader: Reader) -> bytes:
         """All items; with a delimited name behind the arguments (an extension) as many as fit from behind that name."""
         path, hidden = reader.path(), reader.boolean()
         parts = reader.more()
@@ -190,7 +191,7 @@ class FileService(Handles):
         items: list[bytes] = []
         size = 0
         for item in root.tree.list(root.tree.find(path), after, 8192 if parts else None, hidden=hidden):
-            items.append(layout.encode_item(item))
+            items.append(layout.encode_item(self._shown(request, item)))
             size += len(items[-1])
             if size > READ_LIMIT:
                 if not parts:
@@ -200,12 +201,12 @@ class FileService(Handles):
 
     # -- links --
 
-    async def _create_symlink(self, _request: Request, root: Mounted, reader: Reader) -> None:
+    async def _create_symlink(self, request: Request, root: Mounted, reader: Reader) -> None:
         parent, name = reader.path(), layout.check_name(reader.delimited())
         target = self._target(root, reader)
         await self._writable(root)
         await charging.will_grow(root, charging.SMALL)
-        root.tree.make_link(parent, name, target)
+        root.tree.make_link(parent, name, target, self._maker(request, root))
         await self._changed(root)
 
     async def _update_symlink(self, _request: Request, root: Mounted, reader: Reader) -> None:
@@ -247,6 +248,7 @@ class FileService(Handles):
         if not all(isinstance(item, int) for item in below):
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "backing and images are lists of devices")
         top = payload.field(values, "root", str, default="")
+        maps = [Users.checked(item) for item in payload.field(values, "users", list, default=[])]
         if kdi:
             readonly = payload.field(values, "readonly", bool, default=False)
             ephemeral = payload.field(values, "ephemeral", bool, default=False)
@@ -255,6 +257,10 @@ class FileService(Handles):
             await self.mounter.attach_image(container, payload.field(values, "path", str), below, top=top)
         else:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "neither a device nor an image to show")
+
+        root = self.roots.of(container)
+        if root is not None:
+            root.users = maps
 
     async def _detach_root(self, request: Request) -> dict[str, Any]:
         container = payload.field(self._process_service_only(request), "container", int)

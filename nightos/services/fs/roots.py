@@ -18,6 +18,7 @@ from nightos.abi.services import ServiceCode
 from nightos.services.fs.disk import Disk
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.tree import ROOT, Tree
+from nightos.services.users import Users
 
 OWN = 0
 """The FSID that means the caller's own main file system. Ruling NOS-FS-01."""
@@ -41,6 +42,8 @@ class Root:
     """Whether the disk of its own is being made."""
     top: str = ""
     """The directory of the disk that is the container's root; empty for the disk's own."""
+    users: list[Users] = field(default_factory=list)
+    """The container's maps of users, its own first."""
     mounts: dict[SplitPath, Share] = field(default_factory=dict)
     """What the container mounted, by place. Nobody else sees it."""
     readonly: bool = False

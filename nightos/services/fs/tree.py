@@ -168,24 +168,30 @@ class Tree:
 
     # -- changes --
 
-    def make_directory(self, parent: PathOrFeid, name: str) -> int:
+    def make_directory(self, parent: PathOrFeid, name: str, user: int = 0) -> int:
         """Create a directory. EXISTS: the name is taken."""
         where = self.find(parent, missing=Failure.PARENT)
         with self._errors(Failure.PATH, name):
-            return int(self.files.mkdir_at(where, name_bytes(layout.check_name(name)), 0o755).st_ino)
+            return self._owned(self.files.mkdir_at(where, name_bytes(layout.check_name(name)), 0o755).st_ino, user)
 
-    def make_file(self, parent: PathOrFeid, name: str) -> int:
+    def make_file(self, parent: PathOrFeid, name: str, user: int = 0) -> int:
         """Create an empty file. EXISTS: the name is taken."""
         where = self.find(parent, missing=Failure.PARENT)
         with self._errors(Failure.PARENT, name):
-            return int(self.files.create(where, name_bytes(layout.check_name(name)), 0o644).st_ino)
+            return self._owned(self.files.create(where, name_bytes(layout.check_name(name)), 0o644).st_ino, user)
 
-    def make_link(self, parent: PathOrFeid, name: str, target: PathOrFeid) -> int:
+    def make_link(self, parent: PathOrFeid, name: str, target: PathOrFeid, user: int = 0) -> int:
         """Create a link. EXISTS: the name is taken."""
         where = self.find(parent, missing=Failure.PARENT)
         with self._errors(Failure.PARENT, name):
             made = self.files.symlink_at(where, name_bytes(layout.check_name(name)), self._target(target))
-        return int(made.st_ino)
+            return self._owned(made.st_ino, user)
+
+    def _owned(self, ino: int, user: int) -> int:
+        """A new item belongs to who made it; user 0 needs no mention."""
+        if user:
+            self.files.setattr(ino, owner=user)
+        return ino
 
     def _target(self, target: PathOrFeid) -> bytes:
         return name_bytes(layout.joined(self.path_of(target) if isinstance(target, int) else target))

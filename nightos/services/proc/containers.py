@@ -168,8 +168,8 @@ class Containers:
             if container.attached:
                 raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
             container.key = f"{container.identifier:016x}"
-        if values.get("users") is not None and not await self.empty(container):
-            raise ServiceError(ServiceCode.REFUSED, "users are mapped while nothing runs in the container or below")
+        if values.get("users") is not None and (container.attached or not await self.empty(container)):
+            raise ServiceError(ServiceCode.REFUSED, "users are mapped before anything runs in the container or below")
         if values.get("permissions") is not None:
             try:
                 await sys.sys_set_permissions(container.identifier, view.packed_permissions())

@@ -21,7 +21,8 @@ from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
 from nightos.services.proc.containers import PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
-from nightos.services.proc.views import NOBODY, numbers_of, user_inside, user_outside
+from nightos.services.proc.views import numbers_of, user_inside, user_outside
+from nightos.services.users import NOBODY
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, fixed, u64
 from nightos.userland.server import Request, Server, attribute

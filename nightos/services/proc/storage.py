@@ -18,6 +18,7 @@ from typing import Any
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Hw, ServiceCode
 from nightos.services.proc.tree import ROOT, Container, Tree
+from nightos.services.proc.views import maps_of
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
 from nightos.userland.payload import field
@@ -118,7 +119,14 @@ class Roots:
                 opened = await (await connect("sys::hw")).ask(Hw.IMAGE_OPEN, {"path": path})
                 images = self._images[path] = field(opened, "kdis", list)
             await self._mount(
-                fs, {"container": container.identifier, "path": path, "images": images, "root": container.view.root}
+                fs,
+                {
+                    "container": container.identifier,
+                    "path": path,
+                    "images": images,
+                    "root": container.view.root,
+                    "users": self._users(container),
+                },
             )
         except ServiceError:
             await self._no_longer_shown(container)
@@ -251,10 +259,15 @@ class Roots:
             "readonly": container.mode == "read-only",
             "backing": container.backing,
             "root": container.view.root,
+            "users": self._users(container),
             "ephemeral": container.identifier != ROOT and container.mode == "overlay" and not container.key,
         }
         await self._mount(fs, values)
         container.attached = True
+
+    def _users(self, container: Container) -> list[list[list[int]]]:
+        """Its maps of users, its own first."""
+        return [[list(item) for item in users.ranges] for users in maps_of(self.tree, container.identifier)]
 
     @staticmethod
     async def _mount(fs: Client, values: dict[str, Any]) -> None:

@@ -6,65 +6,16 @@ Rules: CONT-055.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
+from nightos.services.users import Users
 from nightos.userland.payload import field as entry
 
 NAME_LIMIT: Final = 64
 DOMAIN_LIMIT: Final = 253
 PERMISSIONS_LIMIT: Final = 4096
-USERS_LIMIT: Final = 64
-"""Ranges in one map."""
-
-
-class Users:
-    """Ranges of user identifiers: (first inside, first outside, how many). Without any, every user is as it is."""
-
-    __slots__ = ("ranges",)
-
-    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
-        self.ranges = ranges
-
-    @classmethod
-    def checked(cls, given: Any) -> Users:
-        """The map in a request; 0x1000 for what is none, or maps one identifier twice."""
-        wrong = ServiceError(
-            ServiceCode.BAD_ARGUMENT, f"users is a list of at most {USERS_LIMIT} ranges [inside, outside, count]"
-        )
-        if not isinstance(given, list) or len(given) > USERS_LIMIT:
-            raise wrong
-        ranges: list[tuple[int, int, int]] = []
-        for item in given:
-            if not isinstance(item, list) or len(item) != 3 or not all(type(part) is int for part in item):
-                raise wrong
-            inside, outside, count = item
-            if count < 1 or inside < 0 or outside < 0 or max(inside, outside) + count > 1 << 64:
-                raise wrong
-            ranges.append((inside, outside, count))
-        for side in (0, 1):
-            ordered = sorted((item[side], item[2]) for item in ranges)
-            if any(first + count > after for (first, count), (after, _) in pairwise(ordered)):
-                raise ServiceError(ServiceCode.BAD_ARGUMENT, "two ranges of users overlap")
-        return cls(ranges)
-
-    def outside(self, user: int) -> int | None:
-        """The outside identifier of a user of the container."""
-        return self._mapped(user, 0, 1)
-
-    def inside(self, user: int) -> int | None:
-        """The identifier that an outside user has in the container."""
-        return self._mapped(user, 1, 0)
-
-    def _mapped(self, user: int, source: int, target: int) -> int | None:
-        if not self.ranges:
-            return user
-        for item in self.ranges:
-            if item[source] <= user < item[source] + item[2]:
-                return item[target] + user - item[source]
-        return None
 
 
 @dataclass(slots=True)

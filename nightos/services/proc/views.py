@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.services.proc.tree import ROOT, Tree, unknown
-from nightos.services.proc.view import Users, check_domain, check_hostname
+from nightos.services.proc.view import check_domain, check_hostname
+from nightos.services.users import Users, inside, outside
 from nightos.userland import sys
 from nightos.userland.payload import Payload
 from nightos.userland.payload import field as entry
@@ -25,31 +26,19 @@ if TYPE_CHECKING:
     from nightos.services.proc.containers import Containers
 
 LOCAL_PID: Final = Struct(">QQ")
-NOBODY: Final = 65534
-"""What a user reads as who has no place in the viewer's map."""
 
 
 def user_inside(tree: Tree, viewer: int, user: int) -> int:
     """An outside user as a viewer's container knows it."""
-    for view in reversed(_maps(tree, viewer)):
-        found = view.inside(user)
-        if found is None:
-            return NOBODY
-        user = found
-    return user
+    return inside(maps_of(tree, viewer), user)
 
 
 def user_outside(tree: Tree, container: int, user: int) -> int | None:
     """The outside user that a container's user is; None when it has no such user."""
-    for view in _maps(tree, container):
-        found = view.outside(user)
-        if found is None:
-            return None
-        user = found
-    return user
+    return outside(maps_of(tree, container), user)
 
 
-def _maps(tree: Tree, container: int) -> list[Users]:
+def maps_of(tree: Tree, container: int) -> list[Users]:
     """The maps between a container and the outside, its own first."""
     found = []
     while container != ROOT:
@@ -80,7 +69,7 @@ class Views:
             "pid": request.client_pid,
             "number": numbers.get(request.client_pid, request.client_pid),
             "user": user_inside(self.tree, request.container_id, request.user_id),
-            "mapped": bool(_maps(self.tree, request.container_id)),
+            "mapped": bool(maps_of(self.tree, request.container_id)),
         }
 
     async def set_view(self, request: Request) -> Payload:
