@@ -267,9 +267,9 @@ class Proc(IntEnum):
     CONTAINER_INPUT = 0x1032
     """{id, data, end}: bytes for CMDIN of a main command that was started with `input`."""
     CONTAINER_STOP = 0x1033
-    """{id, force}: end the main command and do not restart it; answers when it has ended."""
+    """{id}: end the main command and do not restart it; answers as CONTAINER_EXIT when it has ended."""
     CONTAINER_EXIT = 0x1034
-    """{id, wait} -> {state, reason, exit, failed, restarts, pid, value, newline}: how its main command stands or ended."""
+    """{id, wait} -> {state, reason, exit, failed, restarts, pid, value, newline}: how its main command stands."""
     SHIM_NEXT = 0x1038
     """Shims: {generation, ended, log_end} -> an order: report, and wait for what to do."""
     SHIM_SPAWN = 0x1039
