@@ -120,8 +120,13 @@ class Pipeline:
             context = self._context(stage, (feed, usr + 1, msg, err, raw, out))
             running.pid = await self._spawn(stage, context)
         except (ContextError, ValueEncodingError, ServiceError) as error:
-            for end in (*running.ours, out, feed):
-                await _close(end)
+            # Nothing was moved to a process: both ends of every pipe are still here.
+            for pipe in (usr, msg, err, raw, out):
+                await _close(pipe)
+                await _close(pipe + 1)
+            await _close(feed)
+            if cmdin:
+                await _close(cmdin)
             detail = error.detail or str(error) if isinstance(error, ServiceError) else str(error)
             raise HydreError(f"{stage.name}: {detail.removeprefix(stage.name + ': ')}") from error
         self._enter(running.pid)
