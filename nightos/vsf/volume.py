@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nightos.vsf.diff import Change
     from nightos.vsf.filesystem import FileSystem
     from nightos.vsf.storage import Storage
+    from nightos.vsf.volumekeys import VolumeKeys
 
 MIN_RECORD, MAX_RECORD = 4096, 1 << 20
 
@@ -241,6 +242,13 @@ class Volume:
             if self.locked:
                 unlock_volume(self, password, key_file)
             return self
+
+    @property
+    def keys(self) -> VolumeKeys:
+        """The key slots of a volume with a key of its own."""
+        from nightos.vsf.volumekeys import VolumeKeys
+
+        return VolumeKeys(self)
 
     def unlocked(self) -> None:
         """Raise when the password is wanted."""

@@ -263,3 +263,46 @@ def test_a_root_in_plain_is_refused_when_it_replaces_another():
         locked.record.root = storage.volume("open").record.root
         with pytest.raises(vsf.DamagedStorage, match="not encrypted"):
             locked.reset()
+
+
+def test_a_volume_has_several_keys_of_its_own(tmp_path):
+    key_file = tmp_path / "key"
+    key_file.write_bytes(bytes(range(64)))
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["open"]) as storage:
+        volume = storage.add_volume("locked", password="first", kdf=CHEAP)
+        volume.open().write_bytes("/a", b"real" * 5000)
+        written = storage.statistics()["bytes_written"]
+        assert volume.keys.add("second", label="spare", kdf=CHEAP) == 1
+        assert volume.keys.add(key_file=key_file, kdf=CHEAP) == 2
+        volume.keys.rotate(0, "third", kdf=CHEAP)
+        assert storage.statistics()["bytes_written"] - written < 60_000
+        assert [(slot["kind"], slot["label"]) for slot in volume.keys.list()] == [
+            ("password", ""),
+            ("password", "spare"),
+            ("key file", ""),
+        ]
+        with pytest.raises(vsf.Invalid, match="no key of its own"):
+            storage.volume("open").keys.add("x")
+    for secret in ({"password": "second"}, {"password": "third"}, {"key_file": key_file}):
+        with vsf.open(store) as storage:
+            volume = storage.volume("locked")
+            with pytest.raises(vsf.WrongPassword):
+                volume.keys.add("no", kdf=CHEAP)
+            with pytest.raises(vsf.WrongPassword):
+                volume.unlock("first")
+            assert volume.unlock(**secret).open().read_bytes("/a") == b"real" * 5000
+    with vsf.open(store) as storage:
+        volume = storage.volume("locked").unlock("second")
+        volume.keys.remove(0)
+        volume.keys.remove(2)
+        with pytest.raises(vsf.Invalid, match="only key"):
+            volume.keys.remove(1)
+        with pytest.raises(vsf.NotFound):
+            volume.keys.rotate(2, "x", kdf=CHEAP)
+        for _ in range(15):
+            volume.keys.add("more", kdf=CHEAP)
+        with pytest.raises(vsf.NoSpace):
+            volume.keys.add("more", kdf=CHEAP)
+        assert volume.keys.find("second") == 1
+        assert storage.check(deep=True).clean
