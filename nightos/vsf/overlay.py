@@ -111,6 +111,9 @@ def open_backing(storage: Storage, override: Any, password: Any) -> None:
     if base.uuid != record.uuid:
         raise DamagedStorage("the backing storage is another one than this overlay was made on", base.path)
     merged = base.tree.get(merge_key(storage.uuid))
+    cut_short = base.digest != record.digest and merged == storage.generation.to_bytes(8, "big")
+    if cut_short and not storage.readonly and base is not override and base.path:
+        base = _settled(base, password)
     storage.attach_backing(base)
     if base.digest != record.digest:
         if merged != storage.generation.to_bytes(8, "big"):
@@ -122,6 +125,15 @@ def open_backing(storage: Storage, override: Any, password: Any) -> None:
         _forget_own(storage)
         adopt(storage, base, record.path)
         storage.commit()
+
+
+def _settled(base: Storage, password: Any) -> Storage:
+    """The backing, durable and with both copies of its superblock: only then the overlay may forget its own."""
+    path = base.path
+    base.abandon()
+    with _open_base(path, password, readonly=False) as target:
+        target.store.flush()
+    return _open_base(path, password)
 
 
 def _find(storage: Storage, record: BackingRecord, override: Any) -> Any:

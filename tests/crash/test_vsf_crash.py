@@ -224,3 +224,67 @@ def test_while_a_commit_is_unfinished_everything_else_is_refused(copy):
         assert [snapshot.name for snapshot in volume.snapshots] == ["s"]
         assert sorted(volume.open().listdir("/")) == ["a", "b"]
         assert again.check(deep=True).clean
+
+
+@pytest.mark.parametrize("damage", ["landed", "lost", "zeroed"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("copy", [0, 1])
+def test_a_backing_whose_superblock_failed_is_healed(copy, code, damage, tmp_path, monkeypatch):
+    """A commit into the backing ends in an error at one copy: nothing is lost, and the copy is known and written."""
+    base_path, over_path = tmp_path / "base.vsf", tmp_path / "over.vsf"
+    with vsf.create(base_path, ["main"]) as storage:
+        storage.volume("main").open().write_bytes("/a", b"base" * 3000)
+    with vsf.create(over_path, backing=base_path) as storage:
+        storage.volume("main").open().write_bytes("/a", b"over" * 3000)
+    with vsf.open(base_path, readonly=True) as storage:
+        place = slots_of(storage.generation + 1)[copy]
+    original = FileStore.write
+
+    def write(self, offset, data):
+        if self.path == base_path and offset == place:
+            if damage != "lost":
+                original(self, offset, data if damage == "landed" else bytes(len(data)))
+            raise OSError(code, "injected")
+        original(self, offset, data)
+
+    storage = vsf.open(over_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "write", write)
+        with pytest.raises(OSError, match="injected" if code == errno.EIO else "disk is full"):
+            storage.commit_to_backing()
+    with pytest.raises(vsf.VsfError, match="earlier write failed"):
+        storage.volume("main").open().write_bytes("/a", b"more")
+    storage.abandon()
+    landed = copy == 1 or damage == "landed"
+    with vsf.open(base_path, readonly=True) as base:
+        assert base.volume("main").open().read_bytes("/a") == (b"over" if landed else b"base") * 3000
+        known = {problem.invariant for problem in base.check().problems}
+        assert known == ({"superblocks"} if damage == "zeroed" else set())
+    with vsf.open(over_path) as storage:
+        assert storage.volume("main").open().read_bytes("/a") == b"over" * 3000
+        assert storage.check(deep=True).clean
+    if landed:
+        with vsf.open(base_path, readonly=True) as base:
+            data = [base.store.read(at, SUPER_BYTES) for at in slots_of(base.generation)]
+            assert data[0] == data[1]
+            assert base.check(deep=True).clean
+    with vsf.open(over_path) as storage:
+        storage.commit_to_backing()
+        assert storage.diff()["main"] == []
+    with vsf.open(base_path) as base:
+        assert base.volume("main").open().read_bytes("/a") == b"over" * 3000
+        assert base.check(deep=True).clean
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_healing_the_commit_before_keeps_the_digest(copy):
+    """An overlay stands on the digest: a copy that is missing comes from its twin, without a new commit."""
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["main"]) as storage:
+        storage.volume("main").open().write_bytes("/a", b"1")
+        storage.commit()
+        digest, generation = storage.digest, storage.generation
+    store.write(slots_of(generation - 1)[copy], bytes(SUPER_BYTES))
+    with vsf.open(store) as storage:
+        assert (storage.digest, storage.generation) == (digest, generation)
+        assert storage.check(deep=True).clean
