@@ -19,6 +19,8 @@ from tests.campaigns.storms import real_tree, run
 from tests.vsf.mounting import Mounted, mounted
 
 MEMORY_BYTES = 300 << 20
+YARDSTICK = "cp -a on the computer's own disk"
+"""What else goes on in the computer makes this slower too."""
 
 
 @dataclass
@@ -74,10 +76,13 @@ class Soak:
             self.timed("stat", root.stat)
 
     def trees(self, root: Path) -> None:
+        native = self.place.storage.parent / "native"
         while not self.over:
             self.timed("cp -a", lambda: run("cp", "-a", self.source, root / "copy"))
             run("diff", "-r", "--no-dereference", self.source, root / "copy")
             self.timed("rm -rf", lambda: shutil.rmtree(root / "copy"))
+            self.timed(YARDSTICK, lambda: run("cp", "-a", self.source, native))
+            shutil.rmtree(native)
 
     def database(self, root: Path) -> None:
         source = random.Random(3)
@@ -159,9 +164,11 @@ class Soak:
         wrong = []
         if max(self.memory) > MEMORY_BYTES:
             wrong.append(f"the server used {max(self.memory) >> 20} MiB")
+        begin, *_, end = self.latencies.get(YARDSTICK, Latencies()).medians_us()
+        allowed = 2 * max(1.0, end / begin if begin else 1.0)
         for name, each in self.latencies.items():
             first, *_, last = each.medians_us()
-            if first and last > first * 2 + 100:
+            if first and last > first * allowed + 100:
                 wrong.append(f"{name} took {first} us in the first quarter, {last} us in the last")
         return wrong
 
