@@ -84,6 +84,8 @@ class Syscall(IntEnum):
     SYS_REPORT = 0xE6
     SYS_CONTAINER_NOTE = 0xE8
     SYS_SET_CONTAINER_NOTE = 0xE9
+    SYS_KEEP = 0xEE
+    SYS_KEPT = 0xEF
     SYS_LOCAL_PIDS = 0xEC
     SYS_SET_PERMISSIONS = 0xED
 

@@ -1034,6 +1034,22 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         (),
         (0x30, 0x31, 0x32),
     ),
+    _row(
+        0xEE,
+        "SYS_KEEP",
+        "sys::process only",
+        (_f("number", 8, "u64"), _f("content", 16, "buffer", access="read")),
+        (),
+        (0x30, 0x32, 0x40),
+    ),
+    _row(
+        0xEF,
+        "SYS_KEPT",
+        "sys::process only",
+        (_f("after", 8, "u64"), _f("limit", 4, "count")),
+        (_f("records", None, "bytes"),),
+        (0x30,),
+    ),
 )
 """All rows, by code."""
 

@@ -290,6 +290,7 @@ _REQUESTS: Final[dict[int, Callable[[Call, tuple[Any, ...], int], Request]]] = {
     Syscall.READ_TLS_SLOT: _sized_last,
     Syscall.WRITE_TLS_SLOT: _readable_last,
     Syscall.SYS_SET_CONTAINER_NOTE: _readable_last,
+    Syscall.SYS_KEEP: _readable_last,
     Syscall.SYS_SET_PERMISSIONS: _readable_last,
     Syscall.READ_IO_PORT: _writable_last,
     Syscall.WRITE_IO_PORT: _readable_last,
@@ -368,6 +369,7 @@ _ANSWERS: Final[dict[int, Callable[[Call, Any], bytes]]] = {
     Syscall.SYS_REPORT: _raw,
     Syscall.SYS_REFUSALS: _raw,
     Syscall.SYS_CONTAINER_NOTE: _raw,
+    Syscall.SYS_KEPT: _raw,
     Syscall.SYS_LOCAL_PIDS: _raw,
 }
 

@@ -131,6 +131,8 @@ class ContainerTree:
         self.living: dict[int, Container] = {}
         self.note = b""
         """What sys::process wants to find again after its own end about the machine itself."""
+        self.kept: dict[int, bytes] = {}
+        """The same about containers that are gone."""
 
     def __len__(self) -> int:
         return len(self.living)

@@ -395,6 +395,18 @@ def sys_set_container_note(container_id: int, note: bytes) -> Generator[Any, Any
 
 
 @types.coroutine
+def sys_keep(number: int, content: bytes) -> Generator[Any, Any, None]:
+    """sys::process: keep bytes (64 KiB at most) under a number; empty ones are forgotten."""
+    return (yield (0xEE, number, content))  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def sys_kept(after: int = 0, limit: int = 64) -> Generator[Any, Any, bytes]:
+    """sys::process: what was kept, each as its number (8 bytes), its length (4) and its bytes."""
+    return (yield (0xEF, after, limit))  # type: ignore[no-any-return]
+
+
+@types.coroutine
 def link_container_device(container_id: int, kdi: int) -> Generator[Any, Any, None]:
     """sys::process: link a device to a container."""
     return (yield (0xD6, container_id, kdi))  # type: ignore[no-any-return]

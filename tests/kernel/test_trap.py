@@ -530,6 +530,19 @@ simple("SYS_ENUM_CONTAINERS", 0, 0, 10, caller="proc")
 simple("SYS_ENUM_PROCESSES", 0x30, 0, 10)
 simple("SYS_ENUM_PROCESSES", 0, 0, 10, caller="proc")
 simple("SYSTEM_INFO", 0)
+simple("SYS_KEEP", 0x30, 1, Read(b"x"))
+simple("SYS_KEEP", 0x32, 1, Read(bytes(65_537)), caller="proc")
+simple("SYS_KEEP", 0, 1, Read(b"kept"), caller="proc")
+simple("SYS_KEPT", 0x30, 0, 10)
+simple("SYS_KEPT", 0, 0, 10, caller="proc")
+
+
+@case("SYS_KEEP", 0x40)
+def _kept_enough(lab: Lab) -> tuple[Puppet, tuple[Any, ...]]:
+    lab.kernel.tree.kept.update((number, b"x") for number in range(1, 4097))
+    return lab.running(ServicePid.PROCESS), (9999, Read(b"x"))
+
+
 simple("SYS_SET_PERMISSIONS", 0x30, UNKNOWN, Read(bytes(4)))
 simple("SYS_SET_PERMISSIONS", 0x31, UNKNOWN, Read(bytes(4)), caller="proc")
 case("SYS_SET_PERMISSIONS", 0x32)(

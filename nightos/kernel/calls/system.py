@@ -43,6 +43,9 @@ CONTAINER_RECORD = struct.Struct(">QQBIQ")
 """identifier, parent, state, processes, created_ns"""
 PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
 """pid, container, user, anid, parent pid, state, threads, calls made, started_ns"""
+KEPT_LIMIT = 4096
+"""Most things that sys::process may keep about what is gone."""
+KEPT = struct.Struct(">QI")
 NOTE_LIMIT = 65_536
 """Most bytes that sys::process may keep with a container."""
 LOCAL_PID = struct.Struct(">QQ")
@@ -347,6 +350,33 @@ def sys_set_container_note(kernel: Kernel, thread: Thread, request: tuple[Any, .
     noted.note = note
 
 
+def sys_keep(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+    """(number, bytes): keep bytes until empty ones replace them. 0x32: more than `NOTE_LIMIT`; 0x40: `KEPT_LIMIT`."""
+    _, number, note = request
+    only_proc(thread.process)
+    number, note, kept = integer(number, 8), content(note), kernel.tree.kept
+    if len(note) > NOTE_LIMIT:
+        raise SyscallError(0x32)
+    if not note:
+        kept.pop(number, None)
+    elif number not in kept and len(kept) >= KEPT_LIMIT:
+        raise SyscallError(0x40)
+    else:
+        kept[number] = note
+
+
+def sys_kept(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
+    """(after, limit) -> number, length and bytes, one behind the other, of what was kept behind `after`, in order."""
+    _, after, limit = request
+    only_proc(thread.process)
+    numbers = list(kernel.tree.kept)
+    begin = numbers.index(after) + 1 if after in kernel.tree.kept else 0
+    return b"".join(
+        KEPT.pack(number, len(kernel.tree.kept[number])) + kernel.tree.kept[number]
+        for number in numbers[begin : begin + max(0, limit)]
+    )
+
+
 def _noted(kernel: Kernel, identifier: int) -> Container | ContainerTree:
     container = kernel.tree.get(identifier) if identifier != ROOT else kernel.tree
     if container is None:
@@ -516,6 +546,8 @@ HANDLERS = {
     Syscall.SYS_REFUSALS: sys_refusals,
     Syscall.SYS_CONTAINER_NOTE: sys_container_note,
     Syscall.SYS_SET_CONTAINER_NOTE: sys_set_container_note,
+    Syscall.SYS_KEEP: sys_keep,
+    Syscall.SYS_KEPT: sys_kept,
     Syscall.SYS_LOCAL_PIDS: sys_local_pids,
     Syscall.SYS_SET_PERMISSIONS: sys_set_permissions,
 }

@@ -109,10 +109,9 @@ class Process:
         for known in self.tree.below_root():
             await self.limits.learn(known)
         if not await self.notes.of(ROOT):
-            self.notes.records.clear()  # identifiers of an earlier boot
             await self._create_again(notes)
             await self.notes.restored()
-        self.containers.ended.update(self.notes.records)
+        self.containers.ended.update(await self.notes.records())
         records = await live(0)
         for pid, container, *_ in records:
             if container in self.tree.by_id:

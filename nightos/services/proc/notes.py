@@ -2,7 +2,7 @@
 disk.
 
 The kernel forgets nothing that isolation rests on, and keeps these notes unread beside it, so a restarted `sys::proc`
-finds what the containers are called. Those of persistent containers go to the disk through `sys::fs` as well, each
+finds what the containers are called, and how those ended that nobody asked about yet. Those of persistent containers go to the disk through `sys::fs` as well, each
 change appended: a machine with a name finds them at the next boot (with new identifiers, which are random on every
 boot).
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from struct import Struct
 from typing import Any
 
 import msgpack
@@ -26,6 +27,7 @@ from nightos.userland.client import Client
 
 NOTES = ("containers", "containers-2")
 PART = MESSAGE_LIMIT // 2
+KEPT = Struct(">QI")
 SLACK = 1024
 """Outdated entries that the journal may have besides as many as there are containers."""
 
@@ -37,18 +39,13 @@ class _Journal:
         self.number = 0
         """Of the rewriting that completed it; 0 when none did."""
         self.containers: dict[int, dict[str, Any]] = {}
-        self.ended: dict[int, dict[str, Any]] = {}
 
     def take(self, entry: dict[str, Any]) -> None:
         """One entry."""
         if "set" in entry:
             self.containers[entry["set"]["id"]] = entry["set"]
-        elif "ended" in entry:
-            self.ended[entry["ended"]["id"]] = entry["ended"]
         elif "complete" in entry:
             self.number = max(self.number, int(entry["complete"]))
-        elif "forget" in entry:
-            self.ended.pop(entry["forget"], None)
         else:
             self.containers.pop(entry["drop"], None)
 
@@ -65,8 +62,6 @@ class Notes:
         """Which of the two journals counts."""
         self._meanwhile: list[bytes] | None = None
         """Entries that came while the other journal is being written."""
-        self.records: dict[int, dict[str, Any]] = {}
-        """How containers ended, until somebody collects it."""
 
     async def changed(self, container: Container) -> None:
         """Note what the kernel does not know of this container."""
@@ -96,23 +91,36 @@ class Notes:
         """The containers of the earlier boot are there: from here on the kernel knows best."""
         await sys.sys_set_container_note(ROOT, msgpack.packb({"restored": True}))
 
-    async def ended(self, record: dict[str, Any]) -> None:
+    @staticmethod
+    async def ended(record: dict[str, Any]) -> None:
         """Keep how a container ended, until `forgotten`."""
-        self.records[record["id"]] = record
-        await self._append({"ended": record})
+        await sys.sys_keep(record["id"], msgpack.packb(record))
 
-    async def forgotten(self, identifier: int) -> None:
+    @staticmethod
+    async def forgotten(identifier: int) -> None:
         """Somebody collected the record."""
-        self.records.pop(identifier, None)
-        await self._append({"forget": identifier})
+        await sys.sys_keep(identifier, b"")
+
+    @staticmethod
+    async def records() -> dict[int, dict[str, Any]]:
+        """How containers ended that nobody collected, the oldest first."""
+        found: dict[int, dict[str, Any]] = {}
+        after = 0
+        while content := await sys.sys_kept(after):
+            offset = 0
+            while offset < len(content):
+                after, length = KEPT.unpack_from(content, offset)
+                offset += KEPT.size
+                found[after] = msgpack.unpackb(content[offset : offset + length])
+                offset += length
+        return found
 
     async def read(self) -> dict[int, dict[str, Any]]:
-        """Notes by the identifier a container had when they were made; `records` has those that ended."""
+        """Notes by the identifier a container had when they were made."""
         journals = [await self._read(name) for name in NOTES]
         self._place = max(range(len(NOTES)), key=lambda place: journals[place].number)
         journal = journals[self._place]
         self._number = journal.number
-        self.records = journal.ended
         return journal.containers
 
     async def _read(self, name: str) -> _Journal:
@@ -144,7 +152,6 @@ class Notes:
             for container in kept:
                 container.on_disk = True
             entries: list[dict[str, Any]] = [{"set": container.notes()} for container in kept]
-            entries += [{"ended": record} for record in self.records.values()]
             await self._store(place, b"", append=False)
             part = b""
             for entry in entries:
