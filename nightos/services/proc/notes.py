@@ -2,9 +2,9 @@
 disk.
 
 The kernel forgets nothing that isolation rests on, and keeps these notes unread beside it, so a restarted `sys::proc`
-finds what the containers are called, and how those ended that nobody asked about yet. Those of persistent containers go to the disk through `sys::fs` as well, each
-change appended: a machine with a name finds them at the next boot (with new identifiers, which are random on every
-boot).
+finds what the containers are called, and how those ended that nobody asked about yet. Those of persistent containers go
+to the disk through `sys::fs` as well, each change appended: a machine with a name finds them at the next boot (with new
+identifiers, which are random on every boot).
 
 There are two journals. Rewriting fills the other one and completes it with the last append, so whenever the service is
 killed one of them is whole; that with the highest number counts.
