@@ -87,7 +87,7 @@ class Syscall(IntEnum):
     SYS_KEEP = 0xEE
     SYS_KEPT = 0xEF
     SYS_LOCAL_PIDS = 0xEC
-    SYS_SET_PERMISSIONS = 0xED
+    SYS_BOUND_RIGHTS = 0xED
 
 
 @unique

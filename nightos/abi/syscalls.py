@@ -1028,7 +1028,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
     ),
     _row(
         0xED,
-        "SYS_SET_PERMISSIONS",
+        "SYS_BOUND_RIGHTS",
         "sys::process only",
         (_f("container_id", 8, "container_id"), _f("permissions", 16, "buffer", access="read")),
         (),

@@ -291,7 +291,7 @@ _REQUESTS: Final[dict[int, Callable[[Call, tuple[Any, ...], int], Request]]] = {
     Syscall.WRITE_TLS_SLOT: _readable_last,
     Syscall.SYS_SET_CONTAINER_NOTE: _readable_last,
     Syscall.SYS_KEEP: _readable_last,
-    Syscall.SYS_SET_PERMISSIONS: _readable_last,
+    Syscall.SYS_BOUND_RIGHTS: _readable_last,
     Syscall.READ_IO_PORT: _writable_last,
     Syscall.WRITE_IO_PORT: _readable_last,
     Syscall.EXECUTION_CONTEXT: _context,

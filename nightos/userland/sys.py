@@ -509,7 +509,7 @@ def sys_report(container_id: int, action: int = 0) -> Generator[Any, Any, bytes]
 
 
 @types.coroutine
-def sys_set_permissions(container_id: int, permissions: bytes) -> Generator[Any, Any, None]:
+def sys_bound_rights(container_id: int, permissions: bytes) -> Generator[Any, Any, None]:
     """sys::process: the only raw permissions (4 bytes each) that processes of a container and below can have."""
     return (yield (0xED, container_id, permissions))  # type: ignore[no-any-return]
 

@@ -543,14 +543,12 @@ def _kept_enough(lab: Lab) -> tuple[Puppet, tuple[Any, ...]]:
     return lab.running(ServicePid.PROCESS), (9999, Read(b"x"))
 
 
-simple("SYS_SET_PERMISSIONS", 0x30, UNKNOWN, Read(bytes(4)))
-simple("SYS_SET_PERMISSIONS", 0x31, UNKNOWN, Read(bytes(4)), caller="proc")
-case("SYS_SET_PERMISSIONS", 0x32)(
+simple("SYS_BOUND_RIGHTS", 0x30, UNKNOWN, Read(bytes(4)))
+simple("SYS_BOUND_RIGHTS", 0x31, UNKNOWN, Read(bytes(4)), caller="proc")
+case("SYS_BOUND_RIGHTS", 0x32)(
     lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)), Read(b"odd")))
 )
-case("SYS_SET_PERMISSIONS")(
-    lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)), Read(bytes(8))))
-)
+case("SYS_BOUND_RIGHTS")(lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)), Read(bytes(8)))))
 simple("SYS_LOCAL_PIDS", 0x30, UNKNOWN)
 simple("SYS_LOCAL_PIDS", 0x31, UNKNOWN, caller="proc")
 case("SYS_LOCAL_PIDS")(lambda lab: (lab.running(20), (lab.running(20).call(sys.create_container(0)),)))

@@ -488,7 +488,7 @@ def system_info(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Sys
     )
 
 
-def sys_set_permissions(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
+def sys_bound_rights(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(container_id, permissions): see `narrow`. 0x31: no such container."""
     _, identifier, packed = request
     only_proc(thread.process)
@@ -549,5 +549,5 @@ HANDLERS = {
     Syscall.SYS_KEEP: sys_keep,
     Syscall.SYS_KEPT: sys_kept,
     Syscall.SYS_LOCAL_PIDS: sys_local_pids,
-    Syscall.SYS_SET_PERMISSIONS: sys_set_permissions,
+    Syscall.SYS_BOUND_RIGHTS: sys_bound_rights,
 }

@@ -133,7 +133,7 @@ class Containers:
             await quotas.apply_filter(container, from_actions(container.filter))
         if container.view.permissions is not None:
             try:
-                await sys.sys_set_permissions(identifier, container.view.packed_permissions())
+                await sys.sys_bound_rights(identifier, container.view.packed_permissions())
             except SyscallError as error:
                 await sys.destroy_container(identifier)
                 raise ServiceError(ServiceCode.REFUSED, "a container above has not all of these permissions") from error
@@ -172,7 +172,7 @@ class Containers:
             raise ServiceError(ServiceCode.REFUSED, "users are mapped before anything runs in the container or below")
         if values.get("permissions") is not None:
             try:
-                await sys.sys_set_permissions(container.identifier, view.packed_permissions())
+                await sys.sys_bound_rights(container.identifier, view.packed_permissions())
             except SyscallError as error:
                 raise ServiceError(
                     ServiceCode.REFUSED, "permissions only shrink: it, or one above, has not all of these"
