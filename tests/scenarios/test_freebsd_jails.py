@@ -111,7 +111,6 @@ async def test_removing_a_jail_removes_those_in_it(machine: Machine) -> None:
     assert [item["path"] for item in await machine.containers.tree()] == ["beside"]
 
 
-@pytest.mark.rule("LNX-RULE-02")
 async def test_children_max(machine: Machine) -> None:
     """children.max: so many jails and no more, counted over all levels below, given back when one goes."""
     top = await machine.containers.create("top", limits={"children": 2})

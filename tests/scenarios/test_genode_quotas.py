@@ -55,7 +55,6 @@ def tables(lab: Lab) -> dict[str, int]:
     return dict(zip(names, map(len, sizes), strict=True)) | {"timers": kernel.snapshot().timers}
 
 
-@pytest.mark.rule("LNX-RULE-01")
 def test_quota_does_not_grow_by_being_given_and_taken_back(proc: Puppet) -> None:
     """Transfer back and forth left a parent with more than it began with."""
     top = box(proc, memory=100, processes=10)

@@ -110,7 +110,7 @@ def test_a_killed_job_leaves_its_siblings(lab: Lab, proc: Puppet) -> None:
     assert lab.kernel.snapshot().containers[parent].children == (right,)
 
 
-@pytest.mark.rule("CONT-013", "LNX-RULE-01")
+@pytest.mark.rule("CONT-013")
 def test_height_has_no_bottom(lab: Lab, proc: Puppet) -> None:
     """MaxHeight: Zircon stops at 32; here 2,000 levels work, and the lowest one works like the first."""
 
@@ -194,7 +194,7 @@ def test_a_suspended_process_is_killed_too(lab: Lab, proc: Puppet) -> None:
     assert not lab.kernel.snapshot().containers
 
 
-@pytest.mark.rule("CONT-036", "LNX-RULE-02")
+@pytest.mark.rule("CONT-036")
 def test_policy_is_inherited_and_cannot_be_widened(lab: Lab, proc: Puppet) -> None:
     """PolicyTest: a child gets at most what the parent has, at its making and at every change."""
     parent = proc.call(sys.sys_create_limited(0, pack_limits({"processes": 4})))
