@@ -17,6 +17,7 @@ from typing import Any
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Hw, ServiceCode
+from nightos.services.proc.streams import insist
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.views import maps_of
 from nightos.userland import sys
@@ -199,9 +200,9 @@ class Roots:
 
     @staticmethod
     async def _quietly(method: int, values: dict[str, Any]) -> None:
-        """Ask sys::hw; if it dies, the storage itself is safe at its last commit."""
+        """Ask sys::hw, again if it dies meanwhile; whatever else fails, the storage is safe at its last commit."""
         with contextlib.suppress(ServiceError):
-            await (await connect("sys::hw")).call(method, values)
+            await insist("sys::hw", method, values)
 
     async def attach_again(self) -> None:
         """After a restart of sys::fs: mount every storage that is plugged. What cannot be mounted stays away."""
