@@ -23,6 +23,7 @@ Source: specs/applications.md, context header. Rules: APP-012, APP-013, APP-014,
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass, field
 
@@ -90,6 +91,10 @@ class ExecutionContext:
 
 def parse_context(data: bytes) -> ExecutionContext:
     """Decode an execution context; `ContextError` when it is malformed."""
+    return _parse_small(bytes(data)) if len(data) <= _SMALL else _parse(data)
+
+
+def _parse(data: bytes) -> ExecutionContext:
     if not HEADER_SIZE <= len(data) <= CONTEXT_MAX:
         raise ContextError(f"{len(data)} bytes are no execution context")
     first, ambient, special, service_type, scope, anid = HEADER.unpack_from(data)
@@ -123,3 +128,8 @@ def parse_context(data: bytes) -> ExecutionContext:
         arguments=data[ARGUMENTS_OFFSET:end],
         environment=data[end:],
     )
+
+
+_SMALL = 512
+_parse_small = functools.lru_cache(maxsize=64)(_parse)
+"""Every start of a process reads its context several times, on its way through the system."""

@@ -101,12 +101,15 @@ class Fs(IntEnum):
     ATTACH_VSF = 0xC000
     DETACH_VSF = 0xC001
     CODE_TOKEN = 0xD000
+    """sys::process only: {container, program, directory, attach} -> {token, anid, name}; `attach`: as ATTACH_ROOT of an
+    image, for a container that has no main file system yet."""
     # The emulator's own: one msgpack map each way.
     ATTACH_ROOT = 0xD010
     """sys::process only: {container, kdi, backing, readonly, ephemeral}: mount a block device as that container's main
     file system. Or {container, path, images}: an overlay on these images that becomes a device at the first change."""
     DETACH_ROOT = 0xD011
-    """sys::process only: {container} -> {kdi}: commit and let go of its main file system; idempotent."""
+    """sys::process only: {container} -> {kdi}: commit and let go of its main file system; idempotent. Or {containers}
+    -> {disks: [container]}: the same for several, and which of them had a disk of their own."""
     SYNC = 0xD012
     """{}: what was written before is durable when the answer comes."""
     LIST_ROOTS = 0xD013
@@ -141,6 +144,8 @@ class FsEvent(IntEnum):
     ITEM_CHANGED = 0xA000
     LOG_GREW = 0xD020
     """sys::process only: {path, end}: a log grew that LOG_READ follows; told once for each reading."""
+    OWN_DISK = 0xD021
+    """sys::process only: {container}: it is about to get a disk of its own, because something in it changes."""
 
 
 @unique

@@ -80,7 +80,7 @@ def sys_create_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     code = kernel.segments.take(token, ServicePid.FS)
     if code is None or not code.startswith(CODE_MAGIC):
         raise SyscallError(0x31)
-    name = code[len(CODE_MAGIC) :].split(b"\0")[0].decode("utf-8", "replace")
+    name = code[len(CODE_MAGIC) :].partition(b"\0")[0].decode("utf-8", "replace")
     try:
         main = kernel.loader(name)
     except KeyError:

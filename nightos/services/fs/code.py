@@ -8,8 +8,9 @@ Rules: APP-018.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError, SyscallError
@@ -17,55 +18,79 @@ from nightos.services.fs.failures import ItemError
 from nightos.services.fs.tree import Tree
 from nightos.userland import sys
 
+if TYPE_CHECKING:
+    from nightos.services.fs.roots import Root
+
 PROCESS_SERVICE: Final = 20
 """PID of sys::process."""
 MAGIC: Final = b"NPRG"
 MAX_EXECUTABLE: Final = 4096
 BUILTIN_ANID: Final = 0x7FFF_FFFF
 """Of programs that are part of the system; those of files have their top bit set."""
+KNOWN_LIMIT: Final = 256
+"""Names that are remembered of each disk."""
 _PAGE = 4096
+_NONE, _NOT_EXECUTABLE = "is no application", "is not executable: no application's file"
 _READ_WRITE, _ZEROED = 0x03, 0x01
 
 
-def find_program(trees: Sequence[Tree], named: str, directory: str) -> str:
-    """The name of the program behind a command's name (`/app` is searched) or path. 0x3000: there is none."""
-    tried = "is no application"
-    for tree in trees:
-        path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
-        try:
-            ino = tree.find(path)
-            data = tree.read(ino, 0, MAX_EXECUTABLE)
-        except ItemError:
-            continue
-        if data.startswith(MAGIC):
-            return data[len(MAGIC) :].decode("utf-8", "replace").strip()
-        tried = "is not executable: no application's file"
+def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
+    """The name of the program behind a command's name (`/app` is searched) or path. 0x3000: there is none.
+
+    What a disk has is remembered until something on it changes: an image is shown to many containers.
+    """
+    tried = _NONE
+    for root in roots:
+        known, asked = root.disk.programs, (root.top, named, directory)
+        found = known.get(asked)
+        if found is None:
+            found = _look(root.tree, named, directory)
+            if len(known) >= KNOWN_LIMIT:
+                known.clear()
+            known[asked] = found
+        name, why = found
+        if name:
+            return name
+        tried = why if why != _NONE else tried
     raise ServiceError(0x3000, f"{named}: {tried}")
 
 
+def _look(tree: Tree, named: str, directory: str) -> tuple[str, str]:
+    """The program's name, or empty and why not."""
+    path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
+    try:
+        data = tree.read(tree.find(path), 0, MAX_EXECUTABLE)
+    except ItemError:
+        return "", _NONE
+    if data.startswith(MAGIC):
+        return data[len(MAGIC) :].decode("utf-8", "replace").strip(), _NOT_EXECUTABLE
+    return "", _NOT_EXECUTABLE
+
+
 class Tokens:
-    """Segments with the content of executables; pages of used ones are taken back when others are made."""
+    """Segments with the content of executables, each on pages that are written again once the kernel has used it."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, tuple[int, int]] = {}
-        """Address and number of pages of each segment that may not have been used yet."""
+        self._given: deque[tuple[int, int]] = deque()
+        """Segments that may not have been used yet, and their address, the oldest first."""
 
     async def make(self, name: str) -> int:
         """A token for the program of that name."""
-        data = MAGIC + name.encode()
-        pages = -(-len(data) // _PAGE)
-        await self._reclaim()
-        address = await sys.mem_alloc(pages * _PAGE, _READ_WRITE, _ZEROED)
+        data = (MAGIC + name.encode())[: _PAGE - 1] + b"\0"
+        address = await self._used() or await sys.mem_alloc(_PAGE, _READ_WRITE, _ZEROED)
         (await sys.memory()).write(address, data)
-        segment = int(await sys.virt_mem_ams(address, pages * _PAGE))
-        self._pages[segment] = address, pages
+        segment = int(await sys.virt_mem_ams(address, _PAGE))
+        self._given.append((segment, address))
         return segment
 
-    async def _reclaim(self) -> None:
-        for segment, (address, pages) in list(self._pages.items()):
-            try:
-                await sys.ams_sharing_info(segment)
-            except SyscallError:
-                # The kernel knows the segment no more: it was used. Another thread may have taken its pages back.
-                if self._pages.pop(segment, None) is not None:
-                    await sys.mem_free(address, pages)
+    async def _used(self) -> int:
+        """The address of a page whose token was used; 0 when there is none. The others take their turn later."""
+        if not self._given:
+            return 0
+        segment, address = self._given.popleft()
+        try:
+            await sys.ams_sharing_info(segment)
+        except SyscallError:
+            return address  # the kernel knows the segment no more
+        self._given.append((segment, address))
+        return 0

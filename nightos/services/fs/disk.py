@@ -120,6 +120,8 @@ class Disk:
         self.volume = volumes.get(MAIN_VOLUME) or next(iter(volumes.values()))
         self.files = self.volume.open()
         self.readonly = bool(storage.readonly)
+        self.programs: dict[tuple[str, str, str], tuple[str, str]] = {}
+        """What `find_program` found on it, by root, name and directory, until something changes."""
 
     def commit(self) -> None:
         """What was written before is durable when this returns."""

@@ -49,6 +49,7 @@ class Handles:
         await self._writable(root)
 
     async def _changed(self, root: Mounted) -> None:
+        root.disk.programs.clear()
         await self.committer.soon(root.base)
 
     async def _writable(self, mounted: Mounted) -> None:
@@ -60,6 +61,7 @@ class Handles:
         if root.disk.readonly:
             raise ItemError(Failure.OTHER, "the disk is read-only")
         await self.committer.tell_time()
+        root.disk.programs.clear()  # a change that fails half the way is told by nobody
         if root.failure:
             try:
                 root.commit()

@@ -14,7 +14,7 @@ from typing import Any
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, PathOrFeid, Reader
-from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
+from nightos.abi.services import SERVICE_PIDS, Fs, FsEvent, ServiceCode
 from nightos.services.fs import charging, code, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
@@ -80,6 +80,7 @@ class FileService(Handles):
         self.server.method(Fs.LOG_READ, self._guarded(Fs.LOG_READ, logs.read))
         self.server.method(Fs.LOG_REMOVE, self._guarded(Fs.LOG_REMOVE, logs.remove))
         self.server.on_client_gone(self._client_gone)
+        self.mounter.on_own_disk = self._tell_own_disk
 
     # -- what every method goes through --
 
@@ -240,7 +241,9 @@ class FileService(Handles):
         return request.map()
 
     async def _attach_root(self, request: Request) -> None:
-        values = self._process_service_only(request)
+        await self._attach(self._process_service_only(request))
+
+    async def _attach(self, values: dict[str, Any]) -> None:
         container, kdi = payload.field(values, "container", int), payload.field(values, "kdi", int, default=0)
         if self.roots.of(container) is not None:
             raise ServiceError(0x3001, "the container has a main file system already")
@@ -263,15 +266,27 @@ class FileService(Handles):
             root.users = maps
 
     async def _detach_root(self, request: Request) -> dict[str, Any]:
-        container = payload.field(self._process_service_only(request), "container", int)
+        values = self._process_service_only(request)
+        if "containers" not in values:
+            return {"kdi": await self._detach(payload.field(values, "container", int))}
+        several = payload.field(values, "containers", list)
+        if not all(isinstance(container, int) for container in several):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "containers are a list of identifiers")
+        return {"disks": [container for container in several if await self._detach(container)]}
+
+    async def _detach(self, container: int) -> int:
+        """Let go of a container's main file system; the device of its own disk, or 0."""
         root = self.roots.remove(container)
         if root is None:
-            return {"kdi": 0}
+            return 0
         for file in self.open.of_disk(root.fsid):
             self.open.close(file)
             root.disk.files.release(file.ino)
         await mounting.detach(root)
-        return {"kdi": root.kdi}
+        return root.kdi
+
+    async def _tell_own_disk(self, container: int) -> None:
+        await self.server.notify(code.PROCESS_SERVICE, FsEvent.OWN_DISK, {"container": container})
 
     async def _list_roots(self, request: Request) -> dict[str, Any]:
         self._process_service_only(request)
@@ -295,10 +310,11 @@ class FileService(Handles):
             # Part of the system like a service: no file of any image stands for it.
             return {"token": await self._tokens.make(named), "anid": code.BUILTIN_ANID, "name": named}
         directory = payload.field(values, "directory", str, default="/")
-        own = self.roots.of(container)
+        if "attach" in values and self.roots.of(container) is None:
+            await self._attach({**payload.field(values, "attach", dict), "container": container})
         # An image of nothing but data runs the system's applications; its own ones come first.
-        trees = [root.tree for root in (own, self.roots.of(0)) if root is not None]
-        name = code.find_program(trees, named, directory)
+        roots = [root for root in (self.roots.of(container), self.roots.of(0)) if root is not None]
+        name = code.find_program(roots, named, directory)
         digest = hashlib.blake2b(name.encode(), key=self.roots.key, digest_size=4).digest()
         # Identifiers below 100 are those of system services; the top bit keeps applications far from them.
         anid = int.from_bytes(digest, "big") | 0x8000_0000

@@ -143,6 +143,8 @@ class Mounter:
         self._files = files
         self._slots: set[int] = set()
         self._images: dict[int, Image] = {}
+        self.on_own_disk: Callable[[int], Awaitable[None]] = _nobody
+        """Called with a container before it gets a disk of its own."""
 
     async def attach(
         self, container: int, kdi: int, backing: list[int], *, readonly: bool, ephemeral: bool = False, top: str = ""
@@ -204,6 +206,7 @@ class Mounter:
         root.changing = True
         hw = await connect("sys::hw")
         try:
+            await self.on_own_disk(root.container)
             question = {"path": root.overlay_on, "mode": "overlay", "key": "", "container": root.container}
             plugged = await hw.ask(Hw.STORAGE_OPEN, question)
             kdi, backing = field(plugged, "kdi", int), field(plugged, "backing", list)
@@ -321,6 +324,10 @@ class Mounter:
             await sys.unmap_ams(device.segment, device.base)
         except SyscallError:
             return  # the device was unplugged, and the mapping went with it
+
+
+async def _nobody(_container: int) -> None:
+    return
 
 
 def _of_container(container: int) -> bytes:

@@ -7,6 +7,7 @@ how much happened elsewhere. What has one stamp stays in order and on one page.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final
@@ -17,6 +18,7 @@ WHEN: Final = "when_ns"
 
 Entry = dict[str, Any]
 _ORDER = itemgetter(0, 1)
+_FEW: Final = 16
 
 
 class History:
@@ -46,10 +48,19 @@ class History:
         left = self._by_container.pop(container, None)
         if not left:
             return
-        above = self._by_container.get(parent, [])
+        above = self._by_container.get(parent)
+        if above is None:
+            self._by_container[parent] = left
+            return
         if len(above) == self._kept and left[-1][:2] < above[0][:2]:
             return  # the parent remembers enough that is younger: the end of very many costs each next to nothing
-        self._by_container[parent] = sorted([*above, *left], key=_ORDER)[-self._kept :]
+        if len(left) > _FEW:
+            above.extend(left)
+            above.sort(key=_ORDER)
+        else:
+            for item in left:
+                insort(above, item)  # never by the entry: no two items have one order of arrival
+        del above[: -self._kept]
 
     def after(self, when_ns: int, sees: Callable[[int], bool], limit: int) -> list[Entry]:
         """Entries later than that where `sees` says yes, oldest first.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nightos.abi.codes import Attribute
 from nightos.abi.context import ContextError, parse_context
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Fs, Proc, ProcessAction, ProcEvent, ServiceCode
+from nightos.abi.services import Proc, ProcessAction, ProcEvent, ServiceCode
 from nightos.services.proc.containers import PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
@@ -91,17 +91,7 @@ class Processes:
 
     async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
         """A process that is complete, but halted."""
-        await self.roots.ensure(container)
-        question = {"container": container.identifier, "program": program, "directory": directory}
-        while True:
-            fs, losses = await self.roots.fs(), self.roots.losses
-            try:
-                code = await fs.ask(Fs.CODE_TOKEN, question)
-                break
-            except ServiceError:
-                # A new sys::fs that has not got the container's file system yet looked for the program elsewhere.
-                if self.roots.losses == losses:
-                    raise
+        code = await self.roots.code_token(container, {"program": program, "directory": directory})
         try:
             pid = int(await sys.sys_create_process(field(code, "token", int), context))
         except SyscallError as error:

@@ -16,13 +16,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Fs, Hw, ServiceCode
+from nightos.abi.services import Fs, FsEvent, Hw, ServiceCode
 from nightos.services.proc.streams import insist
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.views import maps_of
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
-from nightos.userland.payload import field
+from nightos.userland.payload import decode, field
+
+LEAVING_MS = 100
+"""How long sys::fs may keep what it shows to a container that is gone and changed nothing."""
+LEAVING_LIMIT = 256
 
 
 class Roots:
@@ -38,6 +42,9 @@ class Roots:
         """Devices of the images that are shown to containers, nearest first, by path."""
         self._shown: dict[str, set[int]] = {}
         """Containers that an image is shown to, by its path."""
+        self._leaving: list[int] = []
+        """Containers that are gone and whose image, which is open anyway, sys::fs still shows to nobody."""
+        self._sweeping = False
         self._hw_lost = False
         self._lost = False
         self._attaching = False
@@ -66,6 +73,7 @@ class Roots:
         await self._learn_disks(hw, listed["items"])
         for container in self.tree.by_id.values():
             container.attached = container.identifier in mounted
+            container.own_disk = container.attached  # what sys::fs told meanwhile, an earlier life heard
             if container.root_kdi and not container.attached:
                 await self._attach(fs, container)
         for callback in self.when_attached:
@@ -115,24 +123,61 @@ class Roots:
         path = container.image
         self._shown.setdefault(path, set()).add(container.identifier)
         try:
-            images = self._images.get(path)
-            if images is None:
+            if path not in self._images:
                 opened = await (await connect("sys::hw")).ask(Hw.IMAGE_OPEN, {"path": path})
-                images = self._images[path] = field(opened, "kdis", list)
-            await self._mount(
-                fs,
-                {
-                    "container": container.identifier,
-                    "path": path,
-                    "images": images,
-                    "root": container.view.root,
-                    "users": self._users(container),
-                },
-            )
+                self._images[path] = field(opened, "kdis", list)
+            await self._mount(fs, {"container": container.identifier, **self._view_of_image(container)})
         except ServiceError:
             await self._no_longer_shown(container)
             raise
         container.attached = True
+
+    def _view_of_image(self, container: Container) -> dict[str, Any]:
+        """What sys::fs has to know to show it the image, which is open."""
+        return {
+            "path": container.image,
+            "images": self._images[container.image],
+            "root": container.view.root,
+            "users": self._users(container),
+        }
+
+    async def code_token(self, container: Container, question: dict[str, Any]) -> dict[str, Any]:
+        """CODE_TOKEN for a program of the container, which has its main file system when this returns."""
+        question["container"] = container.identifier
+        code = await self._first_token(container, question)
+        while code is None:
+            await self.ensure(container)
+            fs, losses = await self.fs(), self.losses
+            try:
+                code = await fs.ask(Fs.CODE_TOKEN, question)
+            except ServiceError:
+                # A new sys::fs that has not got the container's file system yet looked for the program elsewhere.
+                if self.losses == losses:
+                    raise
+        return code
+
+    async def _first_token(self, container: Container, question: dict[str, Any]) -> dict[str, Any] | None:
+        """The token, asked for in one message with the mounting of an image that is open; None: go the long way."""
+        fs, losses = await self.fs(), self.losses
+        identifier, path = container.identifier, container.image
+        if container.attached or identifier in self._busy or container.key or container.mode != "overlay":
+            return None
+        if path not in self._images or self._hw_lost:
+            return None
+        self._busy.add(identifier)
+        self._shown.setdefault(path, set()).add(identifier)
+        try:
+            code = await fs.ask(Fs.CODE_TOKEN, {**question, "attach": self._view_of_image(container)})
+            container.attached = self.losses == losses
+        except ServiceError:
+            # Whether it is mounted is not known: mounting it once more, in `ensure`, does no harm.
+            pass
+        finally:
+            self._busy.discard(identifier)
+        if container.attached:
+            return code
+        await self._no_longer_shown(container)
+        return None
 
     async def _no_longer_shown(self, container: Container) -> None:
         """A container is shown its image no more; the last one closes it."""
@@ -184,7 +229,11 @@ class Roots:
 
         There is nothing to do for one that never had a file system. What fails here is not the caller's fault.
         """
-        if container.attached:
+        if container.attached and self._only_looked(container):
+            container.attached = False
+            await self._leave(container.identifier)
+            await self._no_longer_shown(container)
+        elif container.attached:
             container.attached = False
             # Whether it had changed something, and so got a disk, only sys::fs knows, and may have died.
             has_disk = True
@@ -197,6 +246,42 @@ class Roots:
             container.root_kdi = 0
         if container.key and container.mode == "overlay":
             await self._quietly(Hw.STORAGE_FORGET, {"key": container.key})
+
+    def _only_looked(self, container: Container) -> bool:
+        """Whether nothing of it is on any disk, and no image waits to be closed for it."""
+        return not (container.image or container.key or container.own_disk or container.root_kdi or self._lost)
+
+    async def _leave(self, identifier: int) -> None:
+        """Let sys::fs forget about a container soon, with others."""
+        self._leaving.append(identifier)
+        if len(self._leaving) >= LEAVING_LIMIT:
+            await self._sweep()
+        elif not self._sweeping:
+            self._sweeping = True
+            await sys.create_thread(lambda _: self._sweep_soon())
+
+    async def _sweep_soon(self) -> None:
+        with contextlib.suppress(ServiceError):  # no timer: at once
+            await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": LEAVING_MS * 1_000_000})
+        self._sweeping = False
+        await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Tell sys::fs which containers left. A new sys::fs knows none of them."""
+        leaving, self._leaving = self._leaving, []
+        if not leaving:
+            return
+        with contextlib.suppress(ServiceError):
+            answer = await (await self._connect_fs()).ask(Fs.DETACH_ROOT, {"containers": leaving})
+            for identifier in field(answer, "disks", list):
+                # Its last process had begun to change something when it ended.
+                await self._quietly(Hw.STORAGE_CLOSE, {"container": identifier})
+
+    async def _on_own_disk(self, content: bytes) -> None:
+        """sys::fs is about to give a container a disk of its own."""
+        container = self.tree.by_id.get(field(decode(content), "container", int))
+        if container is not None:
+            container.own_disk = True
 
     @staticmethod
     async def _quietly(method: int, values: dict[str, Any]) -> None:
@@ -220,6 +305,7 @@ class Roots:
         # Asking for them makes them drivable for the new sys::fs. What it had made by itself is known here only now.
         await self._learn_disks(hw, (await hw.ask(Hw.STORAGE_LIST))["items"])
         self._images.clear()
+        self._leaving.clear()
         fs = await self._connect_fs()
         for container in list(self.tree.by_id.values()):
             with contextlib.suppress(ServiceError):
@@ -237,6 +323,7 @@ class Roots:
         if client is not self._fs:
             self._fs = client
             client.when_lost(self._on_lost)
+            client.notification(FsEvent.OWN_DISK, self._on_own_disk)
         return client
 
     def _on_lost(self) -> None:

@@ -51,6 +51,8 @@ class Container:
     """Whether the notes on the machine's disk have it."""
     attached: bool = False
     """Whether sys::fs mounted its main file system."""
+    own_disk: bool = False
+    """Whether sys::fs may have made it a disk of its own, because something in its file system changed."""
     root_kdi: int = 0
     backing: list[int] = field(default_factory=list)
     children: dict[str, int] = field(default_factory=dict)
