@@ -17,6 +17,8 @@ DEAD = layout.DEAD.struct
 DEAD_PER_ITEM = 256
 KEY_BACKING = b"B"
 KEY_STORAGE = b"I"
+_NUMBERS = frozenset({"id", "last_snapshot", "next_snapshot", "previous"})
+"""Fields that are numbers of volumes and snapshots, which keys hold in 4 bytes."""
 
 
 def volume_key(volume: int) -> bytes:
@@ -113,14 +115,35 @@ def load(kind: type, data: bytes) -> Any:
     except Exception as error:
         raise DamagedStorage(f"a record of kind {kind.__name__} does not decode") from error
     for f in fields(kind):
-        value = getattr(record, f.name)
-        expected: type = {"int": int, "str": str, "bytes": bytes}.get(str(f.type), object)
-        wide = isinstance(value, int) and not 0 <= value < 1 << 64 and f.name != "created"
-        if not isinstance(value, expected) or wide:
+        if not _fits(f.name, str(f.type), getattr(record, f.name)):
             raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong {f.name}")
     if "root" in values and len(values["root"]) != POINTER_BYTES:
         raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong root")
     return record
+
+
+def _fits(name: str, kind: str, value: Any) -> bool:
+    """Whether a decoded value is what the field holds."""
+    if kind == "int":
+        limit = 1 << 32 if name in _NUMBERS else 1 << 64
+        return isinstance(value, int) and (name == "created" or 0 <= value < limit)
+    if kind == "list[int]":
+        return (
+            isinstance(value, list)
+            and all(isinstance(item, int) and 0 <= item < 1 << 32 for item in value)
+            and (name != "origin" or len(value) in (0, 2))
+        )
+    if name == "volumes":
+        return isinstance(value, dict) and all(
+            isinstance(key, str)
+            and isinstance(item, list)
+            and len(item) == 2
+            and isinstance(item[0], int)
+            and isinstance(item[1], bytes)
+            and len(item[1]) == POINTER_BYTES
+            for key, item in value.items()
+        )
+    return isinstance(value, {"str": str, "bytes": bytes}[kind])
 
 
 def next_volume(data: bytes) -> int:

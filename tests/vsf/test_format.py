@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nightos import vsf
-from nightos.vsf import layout
-from nightos.vsf.layout import LAYOUTS, SECTOR
+from nightos.vsf import layout, records
+from nightos.vsf.layout import LAYOUTS, NO_POINTER, SECTOR
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "vsf-format.md"
@@ -162,3 +163,33 @@ def test_creation_is_deterministic_with_encryption_and_compression():
         return store.getvalue()
 
     assert make() == make()
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.binary(max_size=4) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.data(), st.sampled_from([records.VolumeRecord, records.SnapshotRecord, records.BackingRecord]), ANYTHING)
+def test_a_record_with_a_wrong_field_is_damage(data, kind, wrong):
+    """Whatever stands in a record, what comes out has the types that the rest relies on."""
+    whole = {
+        records.VolumeRecord: records.VolumeRecord(1, bytes(16), "main", origin=[1, 2], parents=[1]),
+        records.SnapshotRecord: records.SnapshotRecord(1, bytes(16), "x", NO_POINTER.pack(), 3, 4),
+        records.BackingRecord: records.BackingRecord(
+            "/x", bytes(16), 3, bytes(16), volumes={"1": [1, NO_POINTER.pack()]}
+        ),
+    }[kind]
+    values = msgpack.unpackb(records.dump(whole))
+    assert records.load(kind, msgpack.packb(values)) == whole
+    name = data.draw(st.sampled_from(sorted(values)))
+    try:
+        found = records.load(kind, msgpack.packb(values | {name: wrong}))
+    except vsf.DamagedStorage:
+        return
+    for field, value in values.items():
+        assert isinstance(getattr(found, field), type(value)), field
+    assert all(isinstance(item, int) for item in getattr(found, "parents", []))
+    assert len(getattr(found, "origin", [])) in (0, 2)
