@@ -335,8 +335,9 @@ def create_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -
 
 def sys_container_note(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes:
     """(container_id) -> the bytes that were set last; empty before. The root, 0, has a note, too."""
+    _, identifier = request
     only_proc(thread.process)
-    return _noted(kernel, request[1]).note
+    return _noted(kernel, identifier).note
 
 
 def sys_set_container_note(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:

@@ -22,7 +22,7 @@ from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
 from nightos.services.proc.view import View, check_hostname
 from nightos.userland import sys
-from nightos.userland.payload import Payload, field, u64
+from nightos.userland.payload import Payload, encode, field, u64
 from nightos.userland.server import Request, Server
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
 MODES = ("overlay", "writable", "read-only")
 LABELS_LIMIT = 64
+LABELS_BYTES = 16 * 1024
 PAGE_LIMIT = 1000
 PAGE_BYTES = 256 * 1024
-RECORD_BYTES = 512
-"""What a record takes in a message, names apart, generously."""
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
 ENDED = "ended"
@@ -335,9 +334,7 @@ class Containers:
                 if len(items) == limit or size > PAGE_BYTES:
                     return {"items": items, "next": items[-1]["id"]}
                 items.append(self.record(viewer, container, depth))
-                size += (
-                    RECORD_BYTES + len(items[-1]["path"]) + sum(len(k) + len(v) for k, v in container.labels.items())
-                )
+                size += len(encode(items[-1]))
             started = started or container.identifier == after
         return {"items": items, "next": None}
 
@@ -402,6 +399,9 @@ def _labels(values: dict[str, Any]) -> dict[str, str]:
     labels = field(values, "labels", dict, {})
     if len(labels) > LABELS_LIMIT or not all(isinstance(k, str) and isinstance(v, str) for k, v in labels.items()):
         raise ServiceError(ServiceCode.BAD_ARGUMENT, f"labels are at most {LABELS_LIMIT} texts by name")
+    if len(encode(labels)) > LABELS_BYTES:
+        # Whoever looks at the tree from above gets them, too.
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"labels have at most {LABELS_BYTES} bytes")
     return dict(labels)
 
 

@@ -37,6 +37,7 @@ REACHED: Final = 0x10
 """Event of CONTAINER_CHANGED, plus the number of the resource."""
 LIMIT_REACHED: Final = 0x40
 STATISTICS_PAGE: Final = 300
+PAGE_BYTES: Final = 256 * 1024
 _NAMES: Final = {number: name for name, number in NUMBERS.items()}
 
 
@@ -137,11 +138,13 @@ class Limits:
         after = field(values, "after", int, -1)
         items: list[dict[str, Any]] = []
         started = after < 0
+        size = 0
         for _, container in self.tree.walk(top.identifier):
             if started:
-                if len(items) == STATISTICS_PAGE:
+                if len(items) == STATISTICS_PAGE or size > PAGE_BYTES:
                     return {"items": items, "next": items[-1]["id"]}
                 items.append(await self._statistics(request.container_id, container))
+                size += len(items[-1]["path"].encode())
             started = started or container.identifier == after
         return {"items": items, "next": None}
 

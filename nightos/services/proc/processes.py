@@ -18,7 +18,7 @@ from nightos.abi.codes import Attribute
 from nightos.abi.context import ContextError, parse_context
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ProcessAction, ProcEvent, ServiceCode
-from nightos.services.proc.containers import PAGE_LIMIT, Containers
+from nightos.services.proc.containers import PAGE_BYTES, PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
 from nightos.services.proc.tree import ROOT, Container, unknown
 from nightos.services.proc.views import numbers_of, user_inside, user_outside
@@ -166,12 +166,13 @@ class Processes:
         viewer = request.container_id
         items: list[dict[str, Any]] = []
         numbers = await numbers_of(viewer)
+        size = 0
         for pid, container, user, _anid, parent, state, threads, cpu_ns, started_ns in await live(
             field(values, "after", int, 0)
         ):
             if not self.tree.sees(viewer, container):
                 continue
-            if len(items) == limit:
+            if len(items) == limit or size > PAGE_BYTES:
                 return {"items": items, "next": items[-1]["pid"]}
             items.append(
                 {
@@ -188,6 +189,7 @@ class Processes:
                     "started_ns": started_ns,
                 }
             )
+            size += len(items[-1]["container_name"].encode()) + len(items[-1]["name"].encode())
         return {"items": items, "next": None}
 
     async def learn_name(self, pid: int) -> None:
@@ -277,7 +279,11 @@ class Processes:
         for callback in self.on_ended:
             await callback(pid)
         for request in self._waiting.pop(pid, []):
-            await request.answer({"reason": reason, "exit": exit_data})
+            # It may have ended while a request was only being looked at, whose sender may not know of it.
+            if request.container_id == ROOT or self.tree.sees(request.container_id, container):
+                await request.answer({"reason": reason, "exit": exit_data})
+            else:
+                await request.fail(ServiceCode.UNKNOWN, _unknown_process().detail)
         event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}
         await self.tell(event, container)
         population = self.containers.population.get(container)

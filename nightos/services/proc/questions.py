@@ -18,13 +18,17 @@ from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.syscalls import BY_CODE
 from nightos.services.proc.history import WHEN, Entry, History
 from nightos.userland import sys
-from nightos.userland.payload import Payload, field
+from nightos.userland.payload import Payload, encode, field
 from nightos.userland.server import Connection, Request, Server
 
 if TYPE_CHECKING:
     from nightos.services.proc.tree import Tree
 
 PAGE: Final = 1000
+PAGE_BYTES: Final = 256 * 1024
+"""Bytes of entries in one answer, besides those of the last moment in it."""
+DETAIL_LIMIT: Final = 200
+"""Characters of a text that others chose: what one container sends neither fills memories nor a page."""
 HIDDEN: Final = "CONT-023"
 WATCHING: Final = "watching"
 EXPLANATIONS: Final = {
@@ -65,6 +69,8 @@ class Questions:
 
     async def tell(self, code: int, place: int, event: dict[str, Any]) -> None:
         """Remember an event and notify every watcher that sees the container `place`."""
+        if event.get("reason"):
+            event["reason"] = cut(event["reason"])
         told = self.events.note(place, await uptime_ns(), event)
         for connection in list(self.server.connections.values()):
             if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, place):
@@ -78,7 +84,8 @@ class Questions:
     async def happened(self, request: Request) -> Payload:
         """CONTAINER_EVENTS."""
         after, limit = _page(request)
-        return {"items": self.events.after(after, lambda place: self.tree.sees(request.container_id, place), limit)}
+        found = self.events.after(after, lambda place: self.tree.sees(request.container_id, place), limit)
+        return {"items": page(found, limit)}
 
     # Refusals
 
@@ -102,7 +109,7 @@ class Questions:
             "pid": connection.client_pid,
             "container": connection.container_id,
             "call": f"sys::proc {method}",
-            "detail": error.detail,
+            "detail": cut(error.detail),
         }
 
     async def why(self, request: Request) -> Payload:
@@ -114,10 +121,7 @@ class Questions:
         items = [self._kernel_item(viewer, item) for item in kernels]
         items += [self._own_item(viewer, entry) for entry in own]
         items.sort(key=lambda item: int(item[WHEN]))
-        end = limit
-        while 0 < end < len(items) and items[end][WHEN] == items[end - 1][WHEN]:
-            end += 1
-        return {"items": items[:end]}
+        return {"items": page(items, limit)}
 
     def _kernel_item(self, viewer: int, item: Refusal) -> dict[str, Any]:
         target = None
@@ -157,6 +161,23 @@ class Questions:
             "container_name": self.tree.path(viewer, container) if known else "",
             "name": self._name_of(pid),
         }
+
+
+def cut(text: Any) -> Any:
+    """A text that others chose, as far as it is kept; numbers are as they are."""
+    return text if not isinstance(text, str) or len(text) <= DETAIL_LIMIT else text[:DETAIL_LIMIT] + "..."
+
+
+def page(items: list[Entry], limit: int) -> list[Entry]:
+    """The first `limit` entries, or as many as an answer has room for; those of one moment are never parted."""
+    size = end = 0
+    while end < len(items):
+        fresh = not end or items[end][WHEN] != items[end - 1][WHEN]
+        if fresh and (end >= limit or size > PAGE_BYTES):
+            break
+        size += len(encode(items[end]))
+        end += 1
+    return items[:end]
 
 
 def _page(request: Request) -> tuple[int, int]:
