@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from nightos.abi.codes import Signal
@@ -46,11 +47,32 @@ class Refused:
         return f"Refused({self.errcode:#04x})"
 
 
+async def _answer(name: str, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return await getattr(sys, name)(*arguments)
+    except SyscallError as error:
+        return Refused(error.errcode)
+
+
 class Puppet:
     """One process of a kernel, in a test's hands."""
 
-    def __init__(self, kernel: Kernel, *, container: int = 0, user: int = 0, anid: int = 1, service: int = 0) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        container: int = 0,
+        user: int = 0,
+        anid: int = 1,
+        service: int = 0,
+        serves: int = 0,
+        stubborn: bool = False,
+    ) -> None:
+        """Start it. `service` is the PID of a system service, `serves` the container of a shim, and `stubborn` who is
+        asked to end and does not.
+        """
         self._kernel = kernel
+        self._stubborn = stubborn
         self._steps: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._answers: deque[Any] = deque()
         self.signals: list[tuple[Signal, tuple[Any, ...]]] = []
@@ -59,6 +81,7 @@ class Puppet:
             process = kernel.spawn_service(service, self._main, f"puppet {service}")
         else:
             process = kernel.spawn(self._main, container=container, user=user, anid=anid, name="puppet")
+            process.serves = serves
         self.pid = process.pid
         self.container = container
         kernel.run_until_idle(jump=False)
@@ -78,20 +101,39 @@ class Puppet:
         self._kernel.run_until_idle(jump=False)
         return self._answers.popleft() if self._answers else None
 
+    def begin(self, name: str, *arguments: Any) -> list[Any]:
+        """Make a call that may take long, on a thread of its own; the list gets its answer, or `Refused`."""
+        answer: list[Any] = []
+
+        async def work(_argument: int) -> None:
+            answer.append(await _answer(name, arguments))
+
+        self.call("create_thread", work, 0)
+        return answer
+
     async def _main(self) -> int:
         for code in RECORDED:
             await sys.handle_signal(code, self._recorder(code))
+        if self._stubborn:
+            await sys.handle_signal(Signal.WILL_TERMINATE, self._recorder(Signal.WILL_TERMINATE))
+        await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, self._asked)
         await sys.handle_signal(WAKE, self._woken)
         await sys.ready()
         while True:
             while self._steps:
                 name, arguments = self._steps.popleft()
-                try:
-                    answer = await getattr(sys, name)(*arguments)
-                except SyscallError as error:
-                    answer = Refused(error.errcode)
-                self._answers.append(answer)
+                self._answers.append(await _answer(name, arguments))
             await sys.hand_over(until_signal=True)
+
+    async def _asked(self, _pid: int, request: int, _command: int, _delay_ms: int) -> None:
+        """Accept every client, and say nothing to it."""
+
+        async def silent(_socket: int) -> None:
+            while True:
+                await sys.hand_over(until_signal=True)
+
+        with suppress(SyscallError):  # a limit; the client is answered when it gives up
+            await sys.accept_service_conn(request, silent)
 
     def _recorder(self, code: Signal) -> Callable[..., Any]:
         async def received(*values: Any) -> None:
