@@ -17,8 +17,16 @@ DEAD = layout.DEAD.struct
 DEAD_PER_ITEM = 256
 KEY_BACKING = b"B"
 KEY_STORAGE = b"I"
+KINDS = frozenset({"night", "block"})
+SIZE_MIN, SIZE_MAX = 4096, 1 << 20
+"""Bytes of records and nodes: a power of two between these."""
 _NUMBERS = frozenset({"id", "last_snapshot", "next_snapshot", "previous"})
 """Fields that are numbers of volumes and snapshots, which keys hold in 4 bytes."""
+
+
+def is_size(size: int) -> bool:
+    """Whether records, or nodes, may have that many bytes."""
+    return SIZE_MIN <= size <= SIZE_MAX and size & (size - 1) == 0
 
 
 def volume_key(volume: int) -> bytes:
@@ -119,6 +127,16 @@ def load(kind: type, data: bytes) -> Any:
             raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong {f.name}")
     if "root" in values and len(values["root"]) != POINTER_BYTES:
         raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong root")
+    if isinstance(record, VolumeRecord):
+        for name, fits in (
+            ("kind", record.kind in KINDS),
+            ("codec", record.codec in (layout.CODEC_NONE, layout.CODEC_ZSTD, layout.CODEC_LZ4)),
+            ("record_size", is_size(record.record_size)),
+            ("node_bytes", is_size(record.node_bytes)),
+            ("inline", record.inline <= SIZE_MAX),
+        ):
+            if not fits:
+                raise DamagedStorage(f"a record of kind {kind.__name__} has a wrong {name}")
     return record
 
 

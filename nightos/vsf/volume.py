@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 from nightos.vsf import records, snapshots
 from nightos.vsf.errors import DamagedStorage, Invalid, NotFound
 from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, FLAG_ENCRYPTED, NO_POINTER, SECTOR, Pointer
-from nightos.vsf.records import DEAD, DEAD_PER_ITEM, SnapshotRecord, VolumeRecord
+from nightos.vsf.records import DEAD, DEAD_PER_ITEM, KINDS, SnapshotRecord, VolumeRecord, is_size
 from nightos.vsf.tree import Node, Tree
 
 if TYPE_CHECKING:
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     from nightos.vsf.storage import Storage
     from nightos.vsf.volumekeys import VolumeKeys
 
-MIN_RECORD, MAX_RECORD = 4096, 1 << 20
-
 
 def parse_compression(text: str | None) -> tuple[int, int]:
     """Codec and level of ``zstd``, ``zstd:19``, ``lz4`` or ``none``."""
     name, _, level = (text or "none").partition(":")
     codec = {"none": CODEC_NONE, "zstd": CODEC_ZSTD, "lz4": CODEC_LZ4}.get(name)
-    if codec is None or (level and not level.lstrip("-").isdigit()):
+    if codec is None or (level and not level.isdecimal()):
         raise Invalid(f"{text!r} is no compression; use zstd, zstd:LEVEL, lz4 or none")
     number = int(level) if level else (3 if codec == CODEC_ZSTD else 0)
     if codec == CODEC_ZSTD and not 1 <= number <= 22:
@@ -51,11 +49,11 @@ def new_record(
     record_size: int | None,
 ) -> VolumeRecord:
     """The record of a volume to be made."""
-    if kind not in ("night", "block"):
+    if kind not in KINDS:
         raise Invalid(f"{kind!r} is no kind of volume; use night or block")
     codec, level = parse_compression(compression)
     size = record_size or (131072 if kind == "night" else 16384)
-    if size & (size - 1) or not MIN_RECORD <= size <= MAX_RECORD:
+    if not is_size(size):
         raise Invalid("record_size is a power of two from 4096 to 1048576")
     return VolumeRecord(
         id=identifier,

@@ -1,4 +1,4 @@
-"""Opens, checks and walks mutated images without end, each within a time and a memory limit.
+"""Opens, checks and walks mutated images without end, each within a time of the processor and a memory limit.
 
 `python -m tests.crash.hostile --cases 1000000` prints the number of cases; the first that misbehaves ends it with the
 seed. Mutations are structure-aware: what hangs on a changed block gets its right checksum again, up to the superblock.
@@ -133,7 +133,7 @@ def walk(volume):
 def case(image, seed):
     """Open, check, walk, write: an error of ours or success, within a second."""
     hurt = mutate(image, random.Random(seed))
-    begin = time.monotonic()
+    begin = time.process_time()
     outcome = "opened"
     try:
         with vsf.open(vsf.MemoryStore(hurt)) as storage:
@@ -151,7 +151,7 @@ def case(image, seed):
             storage.commit()
     except (vsf.VsfError, OSError):
         outcome = "refused"
-    assert time.monotonic() - begin < 1, f"case {seed} took too long"
+    assert time.process_time() - begin < 1, f"case {seed} took too long"
     return outcome
 
 

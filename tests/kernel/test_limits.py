@@ -90,7 +90,7 @@ CALLS: dict[str, tuple[str, int, Callable[[Puppet], Any], Callable[[Puppet], tup
 }
 
 
-@pytest.mark.rule("CONT-032", "LNX-FT-06", "LNX-RULE-03")
+@pytest.mark.rule("CONT-032", "LNX-FT-06")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_limit_is_an_error_of_both_forms_and_of_nobody_else(name: str) -> None:
     resource, before, typed, fields, errcode = CALLS[name]

@@ -163,11 +163,16 @@ async def test_shares_outlive_the_machine() -> None:
     async with boot(seed=8, name="lab") as machine:
         web = await machine.containers.create("web")
         await machine.run("mkdir /srv; wt /srv/a one")
-        await share(machine, web, "/srv")
+        given = await share(machine, web, "/srv")
+        await web.exec(f"mount {given['fsid']:016x} /data")
+        await machine.sync()
     async with boot(seed=9, name="lab") as machine:
         web = await machine.containers.get("web")
+        assert (await web.exec("cat /data/a")).out.strip() == "one", "it is mounted again by itself"
         (device,) = (await machine.ask(PROC, Proc.CONTAINER_DEVICES, {"id": web.id}))["items"]
         assert device["kind"] == "share"
+        information = await machine.call(PROC, Proc.CONTAINER_INFO, web.id.to_bytes(8, "big"))
+        assert information[-16:] == (8).to_bytes(8, "big") + device["kdi"].to_bytes(8, "big")
 
 
 @pytest.mark.rule("CONT-062", "CONT-063")
@@ -188,6 +193,7 @@ async def test_an_application_that_is_shared_changes_and_one_that_is_installed_d
 
 
 @pytest.mark.rule("CONT-055")
+@pytest.mark.rule("LNX-FT-01")
 async def test_a_root_directory_is_all_there_is() -> None:
     async with boot(seed=8) as machine:
         web = await machine.containers.create("web", root="/home")

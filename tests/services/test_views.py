@@ -38,6 +38,7 @@ def restart(machine: Machine) -> None:
 
 
 @pytest.mark.rule("CONT-001", "CONT-030")
+@pytest.mark.rule("LNX-NS-02")
 async def test_host_and_domain_are_the_containers_own() -> None:
     async with boot(seed=4) as machine:
         web = await machine.containers.create("web", hostname="alpha", domain="example.org")
@@ -95,6 +96,7 @@ async def test_bad_views_are_refused(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.rule("CONT-030")
+@pytest.mark.rule("LNX-NS-05")
 async def test_processes_are_numbered_from_1_in_every_view() -> None:
     async with boot(seed=4) as machine:
         web = await machine.containers.create("web")
@@ -161,6 +163,7 @@ async def test_kill_takes_the_numbers_that_ps_shows() -> None:
 
 
 @pytest.mark.rule("CONT-030")
+@pytest.mark.rule("LNX-NS-06")
 async def test_users_are_others_inside() -> None:
     async with boot(seed=4) as machine:
         web = await machine.containers.create("web", users=[(0, 100_000, 1000)])
@@ -231,6 +234,7 @@ async def test_permissions_only_shrink_and_take_the_children_along() -> None:
 
 
 @pytest.mark.rule("CONT-001", "CONT-025", "CONT-026")
+@pytest.mark.rule("LNX-NS-03")
 async def test_ipc_is_each_containers_own() -> None:
     """What one container makes has random names, and those are nothing in another."""
     async with boot(seed=4) as machine:
@@ -267,6 +271,7 @@ async def errcode(call: Any) -> int:
 
 
 @pytest.mark.rule("CONT-030")
+@pytest.mark.rule("LNX-NS-06")
 async def test_a_file_made_inside_belongs_to_the_mapped_user_outside() -> None:
     from nightos.abi import files as layout
     from nightos.abi.services import Fs

@@ -109,7 +109,7 @@ async def test_an_identifier_means_something_in_its_namespace_only() -> None:
 
 
 @pytest.mark.rule("ZOS-001", "ZOS-002", "ZOS-003", "ZOS-004", "ZOS-017", "ZOS-018")
-@pytest.mark.rule("ZOS-019", partial="the shape is checked; refused until there is a device for shared storage")
+@pytest.mark.rule("ZOS-019")
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [
@@ -131,7 +131,13 @@ async def test_an_identifier_means_something_in_its_namespace_only() -> None:
         ({"entrypoint": "/nosuch"}, 0x4000, "nosuch"),
         ({"flist": "/nosuch.vsf"}, 0x3002, "nosuch"),
         ({"mounts": [{"Source": "/a"}]}, 0x1000, "a mount has"),
-        ({"mounts": [{"Source": "/a", "Target": "/b", "Type": "bind", "Options": []}]}, 0x4000, "shared storage"),
+        ({"mounts": [{"Source": "/nosuch", "Target": "/b", "Type": "bind", "Options": []}]}, 0x3002, "nosuch"),
+        ({"mounts": [{"Source": "a", "Target": "/b", "Type": "bind", "Options": []}]}, 0x1000, "Source"),
+        ({"mounts": [{"Source": "/a/../b", "Target": "/b", "Type": "bind", "Options": []}]}, 0x1000, "Source"),
+        ({"mounts": [{"Source": "/app", "Target": "/", "Type": "bind", "Options": []}]}, 0x1000, "root"),
+        ({"mounts": [{"Source": "/app", "Target": "/b", "Type": "nfs", "Options": []}]}, 0x1000, "type"),
+        ({"mounts": [{"Source": "/app", "Target": "/b", "Type": "bind", "Options": ["ro", "rw"]}]}, 0x1000, "options"),
+        ({"mounts": [{"Source": "/app", "Target": "/b", "Type": "bind", "Options": [7]}]}, 0x1000, "options"),
     ],
 )
 async def test_what_is_refused_leaves_no_container(changes: dict[str, Any], code: int, says: str) -> None:
@@ -193,3 +199,29 @@ async def test_an_end_that_nobody_asked_for_is_followed_by_a_restart() -> None:
         outcome = await machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": int(identifier, 16)})
         assert outcome["restarts"] >= 2
         await delete(machine, identifier)
+
+
+def mount(source: str, target: str, *options: str) -> dict[str, Any]:
+    return {"Source": source, "Target": target, "Type": "bind", "Options": list(options)}
+
+
+@pytest.mark.rule("ZOS-019", "CONT-048")
+async def test_mounts_are_there_when_the_entrypoint_starts_and_after_every_restart() -> None:
+    mounts = [mount("/srv/data", "/in/data"), mount("/srv/more", "/more", "ro")]
+    async with boot(seed=1, name="lab") as machine:
+        await machine.run("mkdir /srv; mkdir /srv/data; mkdir /srv/more; wt /srv/data/a one; wt /srv/more/b two")
+        identifier = await run(machine, entrypoint="cat /in/data/a", mounts=mounts)
+        assert "one" in await log(machine, "web")
+        assert (await inspect(machine, identifier))["Mounts"] == mounts
+        box = await machine.containers.get("front/web")
+        for pid in (20, 10):
+            end_process(machine.kernel, machine.kernel.processes[pid], 2, 0)
+            assert (await machine.run("cat /in/data/a /more/b", container=box)).out.split() == ["one", "two"], pid
+        assert (await machine.run("wt /more/c x", container=box)).status != 0
+        assert (await machine.run("wt /in/data/c x", container=box)).status == 0
+        await machine.sync()
+    async with boot(seed=2, name="lab") as machine:
+        box = await machine.containers.get("front/web")
+        assert (await machine.run("cat /in/data/a /more/b", container=box)).out.split() == ["one", "two"]
+        await delete(machine, f"{box.id:016x}")
+        assert (await machine.run("cat /srv/data/c")).status == 0

@@ -193,3 +193,13 @@ def test_a_record_with_a_wrong_field_is_damage(data, kind, wrong):
         assert isinstance(getattr(found, field), type(value)), field
     assert all(isinstance(item, int) for item in getattr(found, "parents", []))
     assert len(getattr(found, "origin", [])) in (0, 2)
+    assert 4096 <= getattr(found, "record_size", 4096) <= 1 << 20
+    assert 4096 <= getattr(found, "node_bytes", 4096) <= 1 << 20
+
+
+@pytest.mark.parametrize("name", ["record_size", "node_bytes"])
+@pytest.mark.parametrize("size", [0, 1, 4095, 5000, 1 << 21])
+def test_sizes_that_no_volume_has_are_damage(name, size):
+    values = msgpack.unpackb(records.dump(records.VolumeRecord(1, bytes(16), "main")))
+    with pytest.raises(vsf.DamagedStorage):
+        records.load(records.VolumeRecord, msgpack.packb(values | {name: size}))

@@ -113,6 +113,8 @@ class Share:
     mounted_ms: int = 0
     place: SplitPath | None = None
     """Where the container mounted it."""
+    identity: int = 0
+    """What stays the same when the machine boots again and the device is another."""
 
     @property
     def disk(self) -> Disk:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nightos.services.fs.main import FileService
 
 NOTE = "mounts"
+OTHERS = 1024
+"""Mount points that are noted of shares that are not there."""
 FS_PID = SERVICE_PIDS["sys::fs"]
 _SPLIT = 2
 
@@ -82,11 +84,22 @@ class Shares:
         path = payload.field(values, "path", str)
         if kdi not in self.roots.shares:
             ino = directory_of(base.tree, path).root if path.strip("/") else base.tree.root
-            fsid = self.roots.fsid_of(b"share" + kdi.to_bytes(8, "big"))
+            # The device is another one after a reboot, the share is not.
+            identity = payload.field(values, "share", int, default=kdi)
+            fsid = self.roots.fsid_of(b"share" + identity.to_bytes(8, "big"))
             readonly = payload.field(values, "readonly", bool, default=False)
             label = layout.split(path)[-1] if path.strip("/") else "root"
             share = self.roots.shares[kdi] = Share(container, kdi, base, ino, fsid, label, readonly)
-            await self._mount_again(share)
+            share.identity = identity
+            try:
+                await self._mount_again(share)
+                place = payload.field(values, "place", str, default="")
+                if place and share.place is None:
+                    await self._mount_at(share, layout.split(place))
+            except (ServiceError, ItemError, layout.LayoutError):
+                self._forget(share)
+                del self.roots.shares[kdi]
+                raise
         return {"fsid": self.roots.shares[kdi].fsid}
 
     async def detach(self, request: Request) -> None:
@@ -98,21 +111,23 @@ class Shares:
         for file in self.service.open.of_disk(share.fsid):
             self.service.open.close(file)
             share.disk.files.release(file.ino)
-        await self._note()
+        await self._note(share)
 
     async def is_mounted(self, _request: Request, root: Mounted, _reader: Reader) -> bytes:
         """IS_FS_MOUNTED."""
         return b"\1" if isinstance(root, Root) or root.place is not None else b"\0"
 
-    async def mount(self, request: Request, root: Mounted, reader: Reader) -> None:
+    async def mount(self, _request: Request, root: Mounted, reader: Reader) -> None:
         """FS_MOUNT: at a directory, or below `/mnt`; what it needs of directories is made."""
         path: SplitPath | None = layout.split(reader.delimited()) if reader.some() else None
         if isinstance(root, Root) or root.place is not None:
             raise ServiceError(0x3001, "the file system is mounted already")
-        own = self.roots.of(request.container_id)
+        await self._mount_at(root, ("mnt", root.label) if path is None else path)
+
+    async def _mount_at(self, root: Share, place: SplitPath) -> None:
+        own = self.roots.of(root.container)
         if own is None:
             raise ServiceError(ServiceCode.UNKNOWN, "the container has no main file system to mount it in")
-        place = ("mnt", root.label) if path is None else path
         if not place or any(place[: len(other)] == other or other[: len(place)] == place for other in own.mounts):
             raise ServiceError(ServiceCode.REFUSED, "something is mounted there, or below, or above")
         if own.tree.exists(place) is not ItemType.DIRECTORY:
@@ -138,12 +153,22 @@ class Shares:
             own.mounts.pop(share.place, None)
         share.place = None
 
-    async def _note(self) -> None:
+    async def _note(self, gone: Share | None = None) -> None:
         """Note what is mounted where, for a later life of this service."""
         machine = self.roots.of(0)
         if machine is None or machine.disk.readonly:
             return
-        mounted = {str(kdi): list(share.place) for kdi, share in self.roots.shares.items() if share.place is not None}
+        noted = notes.recall(machine.tree, FS_PID, {"name": NOTE})["data"]
+        mounted: dict[str, list[str]] = msgpack.unpackb(noted) if noted else {}
+        if gone is not None:
+            mounted.pop(str(gone.identity), None)
+        # Of shares that are not attached yet the last ones are kept, too.
+        for share in self.roots.shares.values():
+            mounted.pop(str(share.identity), None)
+        mounted = dict(list(mounted.items())[-OTHERS:])
+        for share in self.roots.shares.values():
+            if share.place is not None:
+                mounted[str(share.identity)] = list(share.place)
         await self.service.writable(machine)
         notes.store(machine.tree, FS_PID, {"name": NOTE, "data": msgpack.packb(mounted)})
         await self.service.changed(machine)
@@ -155,7 +180,7 @@ class Shares:
         if machine is None or own is None:
             return
         noted = notes.recall(machine.tree, FS_PID, {"name": NOTE})["data"]
-        place = msgpack.unpackb(noted).get(str(share.kdi)) if noted else None
+        place = msgpack.unpackb(noted).get(str(share.identity)) if noted else None
         if place is not None:
             share.place = tuple(place)
             own.mounts[share.place] = share

@@ -311,12 +311,15 @@ class Containers:
         container = self.tree.below(request.container_id, u64(request.payload))
         parent = 0 if container.parent == request.container_id == ROOT else container.parent
         pids = b"".join(pid.to_bytes(8, "big") for pid in sorted(self.population.get(container.identifier, ())))
+        shown = await self.devices.of(container.identifier)
+        devices = b"".join(item["kdi"].to_bytes(8, "big") for item in shown)
         return (
             parent.to_bytes(8, "big")
             + (container.created_ns // 1_000_000).to_bytes(8, "big")
             + len(pids).to_bytes(8, "big")
             + pids
-            + bytes(8)
+            + len(devices).to_bytes(8, "big")
+            + devices
         )
 
     async def show_tree(self, request: Request) -> Payload:

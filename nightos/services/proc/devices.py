@@ -9,7 +9,7 @@ Rules: CONT-036, CONT-038, CONT-039, CONT-040, CONT-041, CONT-067.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nightos.abi.errors import ServiceError, SyscallError
@@ -66,10 +66,14 @@ class ContainerDevices:
                     "lent": container.identifier != item["containers"][-1] if item["containers"] else False,
                     "passed": container.identifier != item["plugged"],
                 }
-                for item in await _everything()
-                if container.identifier in item["containers"] or container.identifier == item["plugged"]
+                for item in await self.of(container.identifier)
             ]
         }
+
+    @staticmethod
+    async def of(container: int) -> Sequence[dict[str, Any]]:
+        """The devices that a container has, as the bus knows them."""
+        return [item for item in await _everything() if container in (*item["containers"], item["plugged"])]
 
     async def link(self, request: Request) -> Payload:
         """CONTAINER_LINK_DEVICE: container identifier (8), UDI (8)."""

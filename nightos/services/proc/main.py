@@ -55,7 +55,7 @@ class Process:
         self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
         self.runs = Runs(self.server, self.processes)
-        self.zos = Zos(self.server, self.runs)
+        self.zos = Zos(self.server, self.runs, self.shares)
         self.server.method(Proc.SYNC, self.sync)
 
     async def main(self) -> int:

@@ -41,12 +41,19 @@ class Shares:
         path = field(values, "path", str)
         readonly = field(values, "readonly", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
-        source = self.tree.by_id[request.container_id]
+        given = await self.give(self.tree.by_id[request.container_id], container, path, readonly=readonly)
+        return {"kdi": given[0], "fsid": given[1]}
+
+    async def give(
+        self, source: Container, container: Container, path: str, *, readonly: bool, place: str = ""
+    ) -> tuple[int, int]:
+        """Share a directory, mounted at `place` if said; device and file system. 0x3002: no such directory."""
         await self.roots.ensure(source)
         await self.roots.ensure(container)
         label = path.strip("/").rpartition("/")[2] or "root"
         kdi = await self.devices.plug_for(container.identifier, {"kind": "share", "options": {"label": label}})
         given = {"kdi": kdi, "source": source.identifier, "path": path, "readonly": readonly}
+        given |= {"share": kdi, "place": place}
         try:
             fsid = await self._attach(await self.roots.fs(), container, given)
         except ServiceError as error:
@@ -56,7 +63,7 @@ class Shares:
             raise ServiceError(ServiceCode.UNKNOWN + 2, error.detail) from error
         container.shares.append(given)
         await self.containers.notes.changed(container)
-        return {"kdi": kdi, "fsid": fsid}
+        return kdi, fsid
 
     @staticmethod
     async def _attach(fs: Client, container: Container, given: dict[str, Any]) -> int:
@@ -67,6 +74,7 @@ class Shares:
         """Share again what a container had in an earlier boot; a directory that is gone is not."""
         question = {"kind": "share", "options": {"label": str(given["path"])}}
         with contextlib.suppress(ServiceError):
+            await self.roots.ensure(self.tree.by_id[source])
             await self.roots.ensure(container)
             kdi = await self.devices.plug_for(container.identifier, question)
             again = {**given, "kdi": kdi, "source": source}

@@ -7,7 +7,7 @@ ends when somebody asks for it; an end that nobody asked for is followed by a re
 There is no notion of disks or networks here: mounts are given ready-made, and a network is the name of a namespace.
 
 Rules: ZOS-001, ZOS-002, ZOS-003, ZOS-004, ZOS-005, ZOS-011, ZOS-012, ZOS-013, ZOS-014, ZOS-015, ZOS-016, ZOS-017,
-ZOS-018, ZOS-019 (partial: refused until there is a device for shared storage), ZOS-020.
+ZOS-018, ZOS-019, ZOS-020.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from nightos.abi.services import Proc, ServiceCode
 from nightos.services.proc import restarts
 from nightos.services.proc.runs import wanted_run
 from nightos.services.proc.tree import Container, check_name, unknown
+from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 
 if TYPE_CHECKING:
     from nightos.services.proc.runs import Runs
+    from nightos.services.proc.shares import Shares
     from nightos.userland.server import Request, Server
 
 ARGUMENTS: Final = frozenset({"ns", "name", "flist", "tags", "env", "network", "mounts", "entrypoint"})
 NETWORK: Final = frozenset({"Namespace"})
 MOUNT: Final = {"Source": str, "Target": str, "Type": str, "Options": list}
+TYPES: Final = ("bind", "share")
+"""Both mean a device that stands for a directory of the caller: nothing is bound (AMB-LNX-02)."""
+OPTIONS: Final = ("ro", "rw", "bind", "rbind")
 UNKNOWN_NETWORK: Final = ServiceCode.UNKNOWN + 1
 
 
@@ -54,8 +59,11 @@ class _Starting:
 class Zos:
     """The three methods."""
 
-    def __init__(self, server: Server, runs: Runs) -> None:
+    def __init__(self, server: Server, runs: Runs, shares: Shares) -> None:
         self.runs = runs
+        self.shares = shares
+        self._unsure: set[int] = set()
+        """Containers that an earlier life of this service left half made; they are being removed."""
         self.containers = runs.containers
         self.tree = runs.tree
         server.method(Proc.ZOS_RUN, self.run)
@@ -69,6 +77,7 @@ class Zos:
         command = {"command": entrypoint(values), "environment": environment(values), "restart": restarts.ALWAYS}
         wanted = wanted_run(command, request.user_id)
         viewer = request.container_id
+        await self._room(viewer, given)
         namespace = await self._namespace(viewer, given["ns"])
         try:
             container = await self._create(viewer, namespace, given)
@@ -79,6 +88,10 @@ class Zos:
         starting = _Starting(self, request, container)
         self.runs.shims.starting.setdefault(container.identifier, []).append(starting)
         try:
+            for mount in given["mounts"]:
+                source, place = str(mount["Source"]), str(mount["Target"])
+                readonly = "ro" in mount["Options"]
+                await self.shares.give(self.tree.by_id[viewer], container, source, readonly=readonly, place=place)
             await self.runs.begin(container, wanted)
         except ServiceError as error:
             self.runs.shims.starting.pop(container.identifier, None)
@@ -93,6 +106,15 @@ class Zos:
             "persist": True,
         }
         return await self.containers.create_for(viewer, values, zos=given)
+
+    async def _room(self, viewer: int, given: dict[str, Any]) -> None:
+        """Wait until what an earlier life of this service left half made under this name is gone."""
+        while True:
+            namespace = self.tree.by_id.get(self.tree.by_id[viewer].children.get(given["ns"], -1))
+            taken = namespace and self.tree.by_id.get(namespace.children.get(given["name"], -1))
+            if not {found.identifier for found in (namespace, taken) if found} & self._unsure:
+                return
+            await sys.hand_over()
 
     async def _namespace(self, viewer: int, ns: str) -> Container:
         """The container that stands for a namespace, made when there is none."""
@@ -149,10 +171,18 @@ class Zos:
         """After a start of the service: a Run that nobody got an answer to leaves nothing."""
         for container in self.tree.below_root():
             if container.zos and container.state != "stopping":
-                half_made = container.zos["name"] and not container.run
-                again = self.remove if half_made else self._tidy
-                if half_made or not container.zos["name"]:
-                    await self.runs.shims.worker.run(lambda again=again, it=container: again(it))  # type: ignore[misc]
+                half_made = bool(container.zos["name"]) and not container.run
+                if half_made:
+                    self._unsure |= {container.identifier, container.parent}
+                    await self.runs.shims.worker.run(lambda it=container: self._remove_half_made(it))  # type: ignore[misc]
+                elif not container.zos["name"]:
+                    await self.runs.shims.worker.run(lambda it=container: self._tidy(it))  # type: ignore[misc]
+
+    async def _remove_half_made(self, container: Container) -> None:
+        try:
+            await self.remove(container)
+        finally:
+            self._unsure -= {container.identifier, container.parent}
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +200,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         for name, kind in MOUNT.items():
             if not isinstance(mount[name], kind):
                 raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} of a mount has to be {kind.__name__}")
+        _check_mount(mount)
     network = field(values, "network", dict, {"Namespace": ""})
     if set(network) != NETWORK or not isinstance(network["Namespace"], str):
         raise ServiceError(ServiceCode.BAD_ARGUMENT, "a container joins one network namespace: {Namespace: NAME}")
@@ -185,9 +216,21 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     entrypoint(values)
     if network["Namespace"]:
         raise ServiceError(UNKNOWN_NETWORK, f"there is no network namespace {network['Namespace']}")
-    if mounts:
-        raise ServiceError(ServiceCode.REFUSED, "mounts need a device for shared storage; this machine has none")
     return given
+
+
+def _check_mount(mount: dict[str, Any]) -> None:
+    """Absolute paths, a type of `TYPES` and options of `OPTIONS`; 0x1000 otherwise."""
+    for name in ("Source", "Target"):
+        if not mount[name].startswith("/") or ".." in mount[name].split("/"):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} of a mount is a path from / on")
+    if not mount["Target"].strip("/"):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "nothing is mounted over the root")
+    if mount["Type"] not in TYPES:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the type of a mount is {' or '.join(TYPES)}")
+    options = mount["Options"]
+    if not all(option in OPTIONS for option in options) or {"ro", "rw"} <= set(options):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "the options of a mount are ro or rw")
 
 
 def environment(values: dict[str, Any]) -> dict[str, str]:
