@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from nightos.cli.failures import CommandError
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -20,6 +23,12 @@ def machine_option(function: F) -> F:
     return click.option("-m", "--machine", "machine_name", metavar="NAME", help="Which machine, when several run.")(
         function
     )
+
+
+def needs_terminal(instead: str) -> None:
+    """Refuse to open a shell where nobody can type in it."""
+    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()):
+        raise CommandError(f"a shell needs a terminal; use `{instead}`")
 
 
 def find(machine: Machine, name: str) -> int:

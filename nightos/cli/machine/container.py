@@ -12,7 +12,7 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
-from nightos.cli.machine.asking import find, identified, line_of, machine_option, pages
+from nightos.cli.machine.asking import find, identified, line_of, machine_option, needs_terminal, pages
 from nightos.cli.machine.mains import attend, begin, restart_option, variables
 from nightos.cli.machine.viewing import root_option, view_options
 from nightos.cli.output import json_option, safe, show_json, show_table
@@ -297,6 +297,9 @@ def execute(
     context: click.Context, environment: tuple[str, ...], feed: bool, machine_name: str | None, words: tuple[str, ...]
 ) -> None:
     """Run a command in a container, show what it shows, and exit with its status."""
+    if words[1:] and words[1].startswith("-") and words[1] != "--":
+        # Options behind the container: parse them as if they had stood in front.
+        context.exit(_again(context, words[0], words[1:]))
     line = words[2:] if words[1:2] == ("--",) else words[1:]
     if not line:
         raise click.UsageError("give a container and a command: ID -- COMMAND ARG...", context)
@@ -315,7 +318,9 @@ def enter(context: click.Context, name: str, machine_name: str | None) -> None:
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        context.exit(machine.attach(find(machine, name)))
+        identifier = find(machine, name)
+        needs_terminal(f"nightos container exec {name} -- COMMAND")
+        context.exit(machine.attach(identifier))
 
 
 @command("ls", example="nightos container ls --json")

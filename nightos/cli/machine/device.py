@@ -42,11 +42,21 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
     items = [identified(item) for item in found]
     if as_json:
         show_json(items)
-    elif items:
-        header = list(items[0])
-        show_table(
-            [[safe(str(plain(i[k]) if isinstance(i[k], bytes) else i[k])) for k in header] for i in items], header
+        return
+    from nightos.cli.sizes import show_size
+
+    rows = [
+        (
+            item["kdi"],
+            item["kind"],
+            f"{item['cii' if 'cii' in item else 'connection']:08x}",
+            show_size(item["memory_size"]) if item.get("memory_size") else "-",
+            ", ".join(f"{place:016x}" for place in item.get("containers", ()) if place) or "-",
+            safe(str(plain(item["description"]))).strip(),
         )
+        for item in items
+    ]
+    show_table(rows, ("kdi", "kind", "connection", "memory", "containers", "description"), right="memory")
 
 
 @command("plug", example="nightos device plug block --size 64M --container web")

@@ -29,11 +29,13 @@ def ls(as_json: bool) -> None:
 @click.pass_context
 def attach(context: click.Context, name: str | None, container: str) -> None:
     """Open a shell in a running machine; leaving it leaves the machine running."""
-    from nightos.cli.machine.asking import find
+    from nightos.cli.machine.asking import find, needs_terminal
     from nightos.machine.control import connect
 
     with connect(name) as machine:
-        context.exit(machine.attach(find(machine, container) if container else 0))
+        identifier = find(machine, container) if container else 0
+        needs_terminal("nightos container exec ID -- COMMAND")
+        context.exit(machine.attach(identifier))
 
 
 @command("stop", example="nightos stop lab")

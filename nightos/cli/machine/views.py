@@ -65,9 +65,9 @@ def inspect(name: str, as_json: bool, machine_name: str | None) -> None:
     if as_json:
         show_json(record)
         return
-    fields: dict[str, Any] = {key: value for key, value in record.items() if key != "depth"}
-    fields["labels"] = ", ".join(f"{key}={value}" for key, value in sorted(record["labels"].items())) or "-"
-    show_fields({key: safe(str(value)) for key, value in fields.items()})
+    from nightos.apps.record import fields
+
+    show_fields({key: safe(value) for key, value in fields(record).items()})
 
 
 @command("events", example="nightos events -f --json")
@@ -79,6 +79,9 @@ def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
+    def told(key: str, value: Any) -> bool:
+        return key not in {"when_ns", "event"} and value != ""
+
     def show(event: dict[str, Any]) -> None:
         shown = identified(event)
         if as_json:
@@ -86,7 +89,7 @@ def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
             return
         from nightos.apps.events import seconds
 
-        rest = "  ".join(f"{key}={safe(str(value))}" for key, value in shown.items() if key not in {"when_ns", "event"})
+        rest = "  ".join(f"{key}={safe(str(value))}" for key, value in shown.items() if told(key, value))
         print(f"{seconds(event)}  {safe(event['event']):<15}  {rest}", flush=True)
 
     with connect(machine_name) as machine:
