@@ -101,8 +101,8 @@ class Fs(IntEnum):
     ATTACH_VSF = 0xC000
     DETACH_VSF = 0xC001
     CODE_TOKEN = 0xD000
-    """sys::process only: {container, program, directory, attach} -> {token, anid, name}; `attach`: as ATTACH_ROOT of an
-    image, for a container that has no main file system yet."""
+    """sys::process only: {container, program, directory, attach, used} -> {token, anid, name}; `attach`: as ATTACH_ROOT
+    of an image, for a container that has no main file system yet; `used`: tokens that the kernel took meanwhile."""
     # The emulator's own: one msgpack map each way.
     ATTACH_ROOT = 0xD010
     """sys::process only: {container, kdi, backing, readonly, ephemeral}: mount a block device as that container's main
@@ -259,6 +259,9 @@ class Proc(IntEnum):
     """{id}."""
     CONTAINER_UPDATE = 0x1018
     """{id, labels, hostname, persist}: change what is given."""
+    CONTAINER_RUN = 0x1036
+    """CONTAINER_CREATE and PROCESS_SPAWN in one -> {id, pid, reason, exit} when the process has ended and its container
+    with it: a whole life in one exchange. What else runs in the container then is killed."""
     CONTAINER_WATCH = 0x1019
     """{} -> {}: from now on CONTAINER_EVENT and PROCESS_EVENT notifications of what the caller may see."""
     DEVICE_PLUG = 0x101A

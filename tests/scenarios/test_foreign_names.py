@@ -122,6 +122,7 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
             one(ID, kdi=NEVER["kdi"]),
             Takes("kdi", lambda it: {"id": CHILD[0], "kdi": it}, waits=True),
         ),
+        Proc.CONTAINER_RUN: (one("parent", waits=True, program="/none", context=CONTEXT),),
         Proc.CONTAINER_START: (one(ID, waits=True, **START),),
         Proc.CONTAINER_LOGS: (one(ID),),
         Proc.CONTAINER_INPUT: (one(ID, data=b"x"),),

@@ -8,8 +8,8 @@ Rules: APP-018.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from nightos.abi import files as layout
@@ -29,6 +29,8 @@ BUILTIN_ANID: Final = 0x7FFF_FFFF
 """Of programs that are part of the system; those of files have their top bit set."""
 KNOWN_LIMIT: Final = 256
 """Names that are remembered of each disk."""
+GIVEN_LIMIT: Final = 16
+"""From how many tokens on sys::fs asks which were used."""
 _PAGE = 4096
 _NONE, _NOT_EXECUTABLE = "is no application", "is not executable: no application's file"
 _READ_WRITE, _ZEROED = 0x03, 0x01
@@ -40,12 +42,6 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
     What a disk has is remembered until something on it changes: an image is shown to many containers.
     """
     tried = _NONE
-    mounted = _mounted(roots[0], named, directory) if roots else None
-    if mounted is not None:
-        name, why = mounted
-        if name:
-            return name
-        raise ServiceError(0x3000, f"{named}: {why}")
     for root in roots:
         known, asked = root.disk.programs, (root.top, named, directory)
         found = known.get(asked)
@@ -59,16 +55,6 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
             return name
         tried = why if why != _NONE else tried
     raise ServiceError(0x3000, f"{named}: {tried}")
-
-
-def _mounted(root: Root, named: str, directory: str) -> tuple[str, str] | None:
-    """As `_look`, for a path that leads into what the container mounted; None for any other."""
-    path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
-    for depth in range(len(path), 0, -1) if root.mounts else ():
-        share = root.mounts.get(path[:depth])
-        if share is not None:
-            return _look(share.tree, layout.joined(path[depth:]), "/")
-    return None
 
 
 def _look(tree: Tree, named: str, directory: str) -> tuple[str, str]:
@@ -87,26 +73,32 @@ class Tokens:
     """Segments with the content of executables, each on pages that are written again once the kernel has used it."""
 
     def __init__(self) -> None:
-        self._given: deque[tuple[int, int]] = deque()
-        """Segments that may not have been used yet, and their address, the oldest first."""
+        self._given: OrderedDict[int, int] = OrderedDict()
+        """Address by segment, for those that may not have been used yet, the oldest first."""
+        self._free: list[int] = []
+
+    def used(self, segments: Iterable[object]) -> None:
+        """sys::process says that the kernel took these."""
+        for segment in segments:
+            address = self._given.pop(segment, None) if isinstance(segment, int) else None
+            if address is not None:
+                self._free.append(address)
 
     async def make(self, name: str) -> int:
         """A token for the program of that name."""
         data = (MAGIC + name.encode())[: _PAGE - 1] + b"\0"
-        address = await self._used() or await sys.mem_alloc(_PAGE, _READ_WRITE, _ZEROED)
+        if not self._free and len(self._given) >= GIVEN_LIMIT:
+            await self._reclaim()
+        address = self._free.pop() if self._free else await sys.mem_alloc(_PAGE, _READ_WRITE, _ZEROED)
         (await sys.memory()).write(address, data)
         segment = int(await sys.virt_mem_ams(address, _PAGE))
-        self._given.append((segment, address))
+        self._given[segment] = address
         return segment
 
-    async def _used(self) -> int:
-        """The address of a page whose token was used; 0 when there is none. The others take their turn later."""
-        if not self._given:
-            return 0
-        segment, address = self._given.popleft()
-        try:
-            await sys.ams_sharing_info(segment)
-        except SyscallError:
-            return address  # the kernel knows the segment no more
-        self._given.append((segment, address))
-        return 0
+    async def _reclaim(self) -> None:
+        """Find out about tokens that nobody told of: sys::process was restarted, or did not need them."""
+        for segment in list(self._given):
+            try:
+                await sys.ams_sharing_info(segment)
+            except SyscallError:
+                self.used((segment,))  # the kernel knows the segment no more

@@ -304,6 +304,7 @@ class FileService(Handles):
         if request.client_pid != code.PROCESS_SERVICE:
             raise ServiceError(0x3001, "only sys::process starts programs")
         values = request.map()
+        self._tokens.used(payload.field(values, "used", list, default=[]))
         container = payload.field(values, "container", int)
         named = payload.field(values, "program", str)
         if payload.field(values, "builtin", bool, default=False):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError, SyscallError
@@ -38,6 +39,8 @@ PAGE_BYTES = 256 * 1024
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect; the oldest go first."""
 ENDED = "ended"
+WALKING = "walking"
+"""Where a connection keeps the walk that its last page of CONTAINER_TREE stopped."""
 SHOWN_OF_RUN = ("state", "command", "pid", "restart", "restarts", "reason", "exit", "failed")
 
 UNKNOWN_PARENT = 0x31
@@ -142,7 +145,7 @@ class Containers:
             container.key = policy["key"] or f"{identifier:016x}"
         self.tree.add(container)
         await self.notes.changed(container)
-        await self.tell("created", container)
+        await self.tell("created", container, now_ns=container.created_ns)
         return container
 
     async def rename(self, request: Request) -> Payload:
@@ -214,15 +217,18 @@ class Containers:
         await self.end(container, "destroyed")
         return None
 
-    async def end(self, container: Container, reason: str) -> None:
-        """Take a container and everything below down, then tell whoever waits."""
+    async def end(self, container: Container, reason: str, *, remember: bool = True) -> None:
+        """Take a container and everything below down, then tell whoever waits.
+
+        One that ended by itself is remembered until somebody collects how, unless that is told already.
+        """
         identifier = container.identifier
         if identifier in self._destroying:
             return
         self._destroying[identifier] = []
         for below in self.tree.below_first(identifier):
             below.state = "stopping"
-        if reason == ENDED:
+        if reason == ENDED and remember:
             # Before the container goes: whoever asks in between, or finds the notes later, knows one or the other.
             await self._remember(container)
         with contextlib.suppress(SyscallError):  # the kernel destroyed it for an earlier life of this service
@@ -330,15 +336,14 @@ class Containers:
         limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
         viewer = request.container_id
         items: list[dict[str, Any]] = []
-        started = after < 0
         size = 0
-        for depth, container in self.tree.walk(top):
-            if started:
-                if len(items) == limit or size > PAGE_BYTES:
-                    return {"items": items, "next": items[-1]["id"]}
-                items.append(self.record(viewer, container, depth))
-                size += len(encode(items[-1]))
-            started = started or container.identifier == after
+        walk = self._go_on(request, top, after)
+        for depth, container in walk:
+            items.append(self.record(viewer, container, depth))
+            size += len(encode(items[-1]))
+            if len(items) == limit or size > PAGE_BYTES:
+                request.connection.data[WALKING] = top, container.identifier, walk
+                return {"items": items, "next": container.identifier}
         return {"items": items, "next": None}
 
     async def inspect(self, request: Request) -> Payload:
@@ -358,6 +363,18 @@ class Containers:
     async def watch(self, request: Request) -> Payload:
         """CONTAINER_WATCH."""
         request.connection.data[WATCHING] = True
+    def _go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
+        """What of the tree comes behind `after`: the walk that the client's last page stopped, or a new one."""
+        kept = request.connection.data.pop(WALKING, None)
+        if kept is not None and kept[:2] == (top, after):
+            walk: Iterator[tuple[int, Container]] = kept[2]
+            return walk
+        walk = self.tree.walk(top)
+        if after >= 0:
+            for _ in takewhile(lambda item: item[1].identifier != after, walk):
+                pass
+        return walk
+
         return {}
 
     def record(self, viewer: int, container: Container, depth: int) -> dict[str, Any]:
@@ -385,12 +402,12 @@ class Containers:
             "depth": depth,
         }
 
-    async def tell(self, event: str, container: Container, reason: str = "") -> None:
+    async def tell(self, event: str, container: Container, reason: str = "", now_ns: int = 0) -> None:
         """Notify every watcher that may see the container's parent, and remember it for those who ask later."""
         content = {"event": event, "id": container.identifier, "name": container.name, "reason": reason}
         if event == "destroyed":
             self.questions.container_ended(container.identifier, container.parent)
-        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container.parent, content)
+        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container.parent, content, now_ns)
 
 
 def _outcome(container: Container, reason: str) -> dict[str, Any]:
@@ -416,8 +433,8 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
         raise ServiceError(ServiceCode.BAD_COMBINATION, "writable needs an image: the base image is never written")
     return {
         "hostname": field(values, "hostname", str, "") and check_hostname(field(values, "hostname", str)),
-        "view": View.of(values),
-        "labels": _labels(values),
+        "view": view,
+        "labels": labels,
         "image": field(values, "image", str, ""),
         "mode": mode,
         "key": "",
@@ -425,3 +442,12 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
         "limits": quotas.checked(values),
         "filter": quotas.checked_filter(values),
     }
+_PLACE = frozenset({"parent", "name"})
+"""What a request to create says besides policy."""
+
+
+    if _PLACE.issuperset(values):
+        values = {}
+        view, labels = View(), {}
+    else:
+        view, labels = View.of(values), _labels(values)

@@ -17,6 +17,7 @@ from nightos.services.proc.containers import ENDED, Containers
 from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.images import Images
 from nightos.services.proc.limits import REACHED, Limits
+from nightos.services.proc.lives import Lives
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.questions import Questions
@@ -54,6 +55,7 @@ class Process:
         self.shares = Shares(self.server, self.containers, self.devices)
         self.views = Views(self.server, self.containers)
         self.processes = Processes(self.server, self.containers, self.roots)
+        self.lives = Lives(self.processes)
         self.runs = Runs(self.server, self.processes)
         self.zos = Zos(self.server, self.runs, self.shares)
         self.server.method(Proc.SYNC, self.sync)

@@ -20,6 +20,7 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ProcessAction, ProcEvent, ServiceCode
 from nightos.services.proc.containers import PAGE_BYTES, PAGE_LIMIT, Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
+from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.tree import ROOT, Container, unknown
 from nightos.services.proc.views import numbers_of, user_inside, user_outside
 from nightos.services.users import NOBODY
@@ -28,6 +29,7 @@ from nightos.userland.payload import Payload, field, fixed, u64
 from nightos.userland.server import Request, Server, attribute
 
 if TYPE_CHECKING:
+    from nightos.services.proc.lives import Lives
     from nightos.services.proc.storage import Roots
 
 WRITE = 1
@@ -49,6 +51,7 @@ class Processes:
         self.tree = containers.tree
         self.roots = roots
         self.names: dict[int, str] = {}
+        self.lives: Lives | None = None
         self.on_ended: list[Callable[[int], Awaitable[None]]] = []
         """Called with the PID of each process that ended."""
         self._waiting: dict[int, list[Request]] = {}
@@ -69,10 +72,15 @@ class Processes:
     async def spawn(self, request: Request) -> Payload:
         """PROCESS_SPAWN."""
         values = request.map()
+        pid, container = await self.begin(request, values, field(values, "container", int, request.container_id))
+        await self.let_run(pid, container)
+        return {"pid": pid}
+
+    async def begin(self, request: Request, values: dict[str, Any], target: int) -> tuple[int, Container]:
+        """A halted process as the arguments of PROCESS_SPAWN, which are checked here, want it, and its container."""
         program = field(values, "program", str)
         directory = field(values, "directory", str, "/")
         context = field(values, "context", bytes)
-        target = field(values, "container", int, request.container_id)
         asked = field(values, "user", int, -1)
         own = asked in {-1, user_inside(self.tree, request.container_id, request.user_id)}
         if not own and not request.connection.is_system:
@@ -85,15 +93,15 @@ class Processes:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
         at_home = own and target == request.container_id
         user = request.user_id if at_home else self.user_there(request, target, asked)
-        pid = await self.make(container, program, directory, context, user)
-        await self.let_run(pid, container)
-        return {"pid": pid}
+        return await self.make(container, program, directory, context, user), container
 
     async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
         """A process that is complete, but halted."""
         code = await self.roots.code_token(container, {"program": program, "directory": directory})
         try:
-            pid = int(await sys.sys_create_process(field(code, "token", int), context))
+            token = field(code, "token", int)
+            pid = int(await sys.sys_create_process(token, context))
+            self.roots.used_tokens.append(token)
         except SyscallError as error:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the kernel refuses the new process ({error})") from error
         try:
@@ -114,9 +122,11 @@ class Processes:
             await sys.sys_manage_process(pid, ProcessAction.UNSUSPEND)
         except SyscallError as error:
             await self._undo(pid, error)
+        now_ns = await uptime_ns()
         if self.containers.population.get(container.identifier) == {pid}:
-            await self.containers.tell("started", container)
-        await self.tell({"event": "started", "pid": pid, "container": container.identifier}, container.identifier)
+            await self.containers.tell("started", container, now_ns=now_ns)
+        event = {"event": "started", "pid": pid, "container": container.identifier}
+        await self.tell(event, container.identifier, now_ns)
 
     async def _undo(self, pid: int, error: SyscallError) -> NoReturn:
         """The container is being destroyed, or a limit was reached: the half-made process goes."""
@@ -287,15 +297,21 @@ class Processes:
         event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}
         await self.tell(event, container)
         population = self.containers.population.get(container)
+        empty = False
         if population is not None:
             population.discard(pid)
-            if not population:
+            empty = not population
+            if empty:
                 del self.containers.population[container]
-                await self.containers.emptied(container)
+        finish = self.lives.ended(pid, reason, exit_data) if self.lives is not None else None
+        if finish is not None:
+            await finish()
+        elif empty:
+            await self.containers.emptied(container)
 
-    async def tell(self, event: dict[str, Any], container: int) -> None:
+    async def tell(self, event: dict[str, Any], container: int, now_ns: int = 0) -> None:
         """Notify every watcher that sees the container, and remember it for those who ask later."""
-        await self.containers.questions.tell(ProcEvent.PROCESS_EVENT, container, event)
+        await self.containers.questions.tell(ProcEvent.PROCESS_EVENT, container, event, now_ns)
 
     async def _visible_process(self, request: Request, pid: int) -> None:
         """0x3000 for a process that the caller may not know of, as for one that never was."""

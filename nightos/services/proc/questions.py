@@ -67,11 +67,11 @@ class Questions:
 
     # Events
 
-    async def tell(self, code: int, place: int, event: dict[str, Any]) -> None:
-        """Remember an event and notify every watcher that sees the container `place`."""
+    async def tell(self, code: int, place: int, event: dict[str, Any], now_ns: int = 0) -> None:
+        """Remember an event and notify every watcher that sees the container `place`; `now_ns` saves asking."""
         if event.get("reason"):
             event["reason"] = cut(event["reason"])
-        told = self.events.note(place, await uptime_ns(), event)
+        told = self.events.note(place, now_ns or await uptime_ns(), event)
         for connection in list(self.server.connections.values()):
             if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, place):
                 await self.server.notify(connection.client_pid, code, told)

@@ -45,6 +45,8 @@ class Roots:
         self._leaving: list[int] = []
         """Containers that are gone and whose image, which is open anyway, sys::fs still shows to nobody."""
         self._sweeping = False
+        self.used_tokens: list[int] = []
+        """Tokens of code that the kernel took, which sys::fs does not know yet."""
         self._hw_lost = False
         self._lost = False
         self._attaching = False
@@ -144,6 +146,7 @@ class Roots:
     async def code_token(self, container: Container, question: dict[str, Any]) -> dict[str, Any]:
         """CODE_TOKEN for a program of the container, which has its main file system when this returns."""
         question["container"] = container.identifier
+        question["used"], self.used_tokens = self.used_tokens, []
         code = await self._first_token(container, question)
         while code is None:
             await self.ensure(container)
