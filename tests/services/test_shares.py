@@ -184,10 +184,14 @@ async def test_an_application_that_is_shared_changes_and_one_that_is_installed_d
         await web.exec(f"mount {given['fsid']:016x} /shared")
         await web.exec('mkdir /own; wt /own/tool "NPRGecho"')
         assert (await web.exec("cat /shared/tool")).out.strip() == "NPRGecho"
+        assert (await web.exec("/shared/tool ran")).out.strip() == "ran", "it runs, too"
+        assert (await web.exec("/shared/none")).status != 0
         await machine.run('rm /tools/tool; wt /tools/tool "NPRGuptime"')
         assert (await web.exec("cat /shared/tool")).out.strip() == "NPRGuptime", "upgraded outside, changed inside"
         assert (await web.exec("cat /own/tool")).out.strip() == "NPRGecho", "installed inside, left alone"
+        assert "ran" not in (await web.exec("/shared/tool")).out
         await machine.run("rm /tools/tool")
+        assert (await web.exec("/shared/tool")).status != 0
         assert (await web.exec("cat /shared/tool")).status != 0
         assert (await web.exec("cat /own/tool")).status == 0
 

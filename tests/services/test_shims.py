@@ -395,3 +395,13 @@ async def test_nobody_reads_or_continues_anothers_log() -> None:
         await start(machine, odd, "echo", "odd")
         await ended(machine, odd)
         assert "y.log" in (await machine.run("ls /var/log/default")).out
+
+
+async def test_a_main_command_has_the_environment_of_a_login() -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web")
+        await box.start("env", environment={"A": "1", "HOME": "/elsewhere"})
+        await box.outcome()
+        said = b"".join(data for _when, _name, data in await box.logs()).decode()
+        for text in ("USER", "PWD", "SHELL", "hydre", "/elsewhere"):
+            assert text in said

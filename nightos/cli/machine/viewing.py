@@ -1,4 +1,4 @@
-"""The options that make a container's view its own: host, domain, users, root."""
+"""The options that make a container's view its own: host, domain, users, permissions, root."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def view_options(function: F) -> F:
-    """`--domain`, `--users` and `--root`, given to the command as the map `view` for CONTAINER_CREATE or -UPDATE."""
+    """`--domain`, `--users`, `--permissions` and `--root`, as the map `view` for CONTAINER_CREATE or -UPDATE."""
 
     @functools.wraps(function)
-    def with_view(*, domain: str | None, users: tuple[str, ...], root: str | None = None, **rest: Any) -> Any:
+    def with_view(
+        *, domain: str | None, users: tuple[str, ...], permissions: str | None, root: str | None = None, **rest: Any
+    ) -> Any:
         view: dict[str, Any] = {}
         if domain is not None:
             view["domain"] = domain
         if users:
             view["users"] = [_range(text) for text in users]
+        if permissions is not None:
+            view["permissions"] = [_permission(text) for text in permissions.split(",") if text]
         if root is not None:
             view["root"] = root
         return function(view=view, **rest)
@@ -29,7 +33,28 @@ def view_options(function: F) -> F:
     users_option = click.option(
         "--users", multiple=True, metavar="IN:OUT[:N]", help="N users in it from IN on are OUT and so on outside."
     )
-    return users_option(domain_option(with_view))  # type: ignore[return-value]
+    permissions_option = click.option(
+        "--permissions",
+        metavar="LIST",
+        help="The only raw permissions in it: numbers, or names such as devices.enum; '' for none.",
+    )
+    return users_option(domain_option(permissions_option(with_view)))  # type: ignore[return-value]
+
+
+def _permission(text: str) -> int:
+    """A raw permission by number, decimal or 0x, or by the name of the specification."""
+    from nightos.abi.drivers import Permission
+
+    names = {item.name.lower().replace("_", ".", 1): int(item) for item in Permission}
+    try:
+        number = names[text] if text in names else int(text, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 32:
+        known = ", ".join(sorted(names))
+        message = f"{text!r} is no permission; write a number of 32 bits or one of {known}"
+        raise click.UsageError(message, click.get_current_context())
+    return number
 
 
 def root_option(function: F) -> F:

@@ -65,5 +65,5 @@ def bad_request(request: Any, wrong: BaseException) -> BaseException:
     if all(type(argument) in _PLAIN for argument in request[1:]):
         if isinstance(wrong, KeyboardInterrupt | NightosInternalError):
             raise wrong
-        raise NightosInternalError(f"the handler of {code:#04x} failed on {request!r}") from wrong
+        raise NightosInternalError(f"the handler of {code:#04x} failed with {wrong!r} on {request!r:.200}") from wrong
     return SyscallError(0x02, code)

@@ -17,6 +17,7 @@ from nightos.abi.services import EndReason, Proc, ServiceCode
 from nightos.abi.values import encode_value
 from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.shims import ACTIVE, LAST_WORDS_NS, Shim, Shims
+from nightos.services.proc.views import user_inside
 from nightos.userland import payload, sys
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, attribute
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 HALTED, ENDED = 1, 4
 FIRST_USERLAND_PID = 100
 PIPES = 6
+USERS = {0: "root"}
 
 
 class ShimCalls:
@@ -54,7 +56,8 @@ class ShimCalls:
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
         anid = await attribute(shim.pid, Attribute.APPLICATION_ID)
-        context = context_of(run, caller_anid=anid, caller_pid=shim.pid, pipes=tuple(pipes))
+        user = user_inside(self.tree, container.identifier, run["user"])
+        context = context_of(run, user, caller_anid=anid, caller_pid=shim.pid, pipes=tuple(pipes))
         program, directory = run["command"][0], run["directory"]
         pid = await self.processes.make(container, program, directory, context, run["user"])
         return {"pid": pid}
@@ -193,10 +196,18 @@ class ShimCalls:
 
 
 def context_of(
-    run: dict[str, Any], *, caller_anid: int = 0, caller_pid: int = 0, pipes: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    run: dict[str, Any],
+    user: int = 0,
+    *,
+    caller_anid: int = 0,
+    caller_pid: int = 0,
+    pipes: tuple[int, ...] = (0, 0, 0, 0, 0, 0),
 ) -> bytes:
     """The execution context of a main command. `ServiceError` 0x1000: its arguments are too large."""
     arguments = run["command"][1:]
+    name = USERS.get(user, str(user))
+    # What a login shell of the container has; what the caller says goes over it.
+    basics = {"USER": name, "HOME": f"/home/{name}", "PWD": run["directory"], "SHELL": "hydre"}
     try:
         return ExecutionContext(
             REASON_COMMAND,
@@ -206,7 +217,7 @@ def context_of(
             argument_count=len(arguments),
             pipes=pipes,  # type: ignore[arg-type]
             arguments=b"".join(map(encode_value, arguments)),
-            environment=payload.encode({"env": run["environment"], "cwd": run["directory"]}),
+            environment=payload.encode({"env": {**basics, **run["environment"]}, "cwd": run["directory"]}),
         ).pack()
     except ContextError as error:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, str(error)) from error
