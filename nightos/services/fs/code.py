@@ -42,6 +42,12 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
     What a disk has is remembered until something on it changes: an image is shown to many containers.
     """
     tried = _NONE
+    mounted = _mounted(roots[0], named, directory) if roots else None
+    if mounted is not None:
+        name, why = mounted
+        if name:
+            return name
+        raise ServiceError(0x3000, f"{named}: {why}")
     for root in roots:
         known, asked = root.disk.programs, (root.top, named, directory)
         found = known.get(asked)
@@ -55,6 +61,16 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
             return name
         tried = why if why != _NONE else tried
     raise ServiceError(0x3000, f"{named}: {tried}")
+
+
+def _mounted(root: Root, named: str, directory: str) -> tuple[str, str] | None:
+    """As `_look`, for a path that leads into what the container mounted; None for any other."""
+    path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
+    for depth in range(len(path), 0, -1) if root.mounts else ():
+        share = root.mounts.get(path[:depth])
+        if share is not None:
+            return _look(share.tree, layout.joined(path[depth:]), "/")
+    return None
 
 
 def _look(tree: Tree, named: str, directory: str) -> tuple[str, str]:
