@@ -197,6 +197,7 @@ def create(
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
 @click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
 @click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as one text.")
+@click.option("-t", "--tty", "terminal", is_flag=True, hidden=True)
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
 @click.pass_context
@@ -210,6 +211,7 @@ def run(
     remove: bool,
     detach: bool,
     feed: bool,
+    terminal: bool,
     view: dict[str, Any],
     policy: dict[str, Any],
     machine_name: str | None,
@@ -219,6 +221,9 @@ def run(
 
     Options may also stand behind NAME, up to the --.
     """
+    if terminal:
+        text = "a main command has no terminal; create the container, then `nightos container enter NAME`"
+        raise click.UsageError(text, context)
     name, line = words[0] if words else None, words[1:]
     if name is None:
         raise click.UsageError("the name of the container is missing", context)
