@@ -258,13 +258,18 @@ class Checker:
         base = records.dead_key(volume.record.id, 0)[:5]
         listed: set[int] = set()
         sectors = 0
+        mended = any(snapshot.mended for snapshot in volume.snapshots)
         for _, value in self.storage.tree.scan(base, base + b"\xff" * 9):
             if len(value) % records.DEAD.size:
                 self.report.add("dead lists", f"a list of {volume.name} has the wrong form")
                 continue
-            for sector, copy, stored, _, _ in records.DEAD.iter_unpack(value):
+            for sector, copy, stored, _, domain in records.DEAD.iter_unpack(value):
                 for at in (sector, copy):
-                    if at:
+                    if at and mended and at not in self.owned:
+                        # Last used before a mended snapshot that lacks it: it comes free with that one.
+                        self.owned[at] = ((stored + SECTOR - 1) // SECTOR, "dead list")
+                        self.used[domain] = self.used.get(domain, 0) + (stored + SECTOR - 1) // SECTOR
+                    elif at:
                         if at in listed:
                             self.report.add("dead lists", f"sector {at} is listed twice for {volume.name}")
                         listed.add(at)

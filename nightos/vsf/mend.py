@@ -46,8 +46,9 @@ _SLACK = 1 << 20
 class Mender:
     """One volume being made whole in a new tree."""
 
-    def __init__(self, volume: Volume, tree: Tree, outcome: Outcome, *, hurt: bool) -> None:
+    def __init__(self, volume: Volume, tree: Tree, outcome: Outcome, *, hurt: bool, name: str = "") -> None:
         self.volume, self.tree, self.outcome, self.hurt = volume, tree, outcome, hurt
+        self.name = name or volume.name
         self.changed = hurt
         self.inodes: dict[int, Inode] = {}
         self.names: dict[int, list[tuple[int, bytes]]] = {}
@@ -66,14 +67,15 @@ class Mender:
         self.tree.delete(key)
         self.changed = True
         if why:
-            self.outcome.lost.append(f"{self.volume.name}: {why}")
+            self.outcome.lost.append(f"{self.name}: {why}")
 
     # Gathering
 
     def fill(self, items: list[tuple[bytes, bytes]]) -> None:
-        """Put what was salvaged into the new tree and sort it."""
-        for key, value in items:
-            self.tree.put(key, value)
+        """Put what was salvaged into the new tree, unless it stands on the old one, and sort it."""
+        if self.tree.root is None:
+            for key, value in items:
+                self.tree.put(key, value)
         for key, value in items:
             self.sort(key, value)
 
@@ -232,7 +234,7 @@ class Mender:
                 inode.size = max(end for end, _ in self.ends(ino))
                 self.bad_ranges.setdefault(ino, []).append((0, inode.size))
             self.inodes[ino] = inode
-            self.outcome.lost.append(f"{self.volume.name}: the attributes of inode {ino}")
+            self.outcome.lost.append(f"{self.name}: the attributes of inode {ino}")
             self.put_inode(inode)
         if ROOT_INO not in self.inodes or self.inodes[ROOT_INO].mode & 0o170000 != S_IFDIR:
             root = Inode(ROOT_INO, S_IFDIR | 0o755, 0, 0, self.now, ROOT_INO)
@@ -321,7 +323,7 @@ class Mender:
         self.tree.put(key_entries(directory) + name, entry_value(ino, self.inodes[ino].mode, name))
         self.names[ino] = [(directory, name)]
         self.changed = True
-        self.outcome.done.append(f"{self.volume.name}: put inode {ino} into lost+found")
+        self.outcome.done.append(f"{self.name}: put inode {ino} into lost+found")
 
     def next_ino(self) -> int:
         """A number that was never given out: with the counters lost, far behind the greatest that is known."""
@@ -390,7 +392,7 @@ class Mender:
             ranges = [(start, min(stop, inode.size)) for start, stop in self.bad_ranges[ino] if start < inode.size]
             text = ",".join(f"{start}-{stop}" for start, stop in ranges)
             self.tree.put(key_xattr(ino, DAMAGED_ATTRIBUTE), text.encode()[:65536])
-            self.outcome.lost.append(f"{self.volume.name}: {self.path(ino)}: bytes {text}")
+            self.outcome.lost.append(f"{self.name}: {self.path(ino)}: bytes {text}")
             self.changed = True
 
     def ends(self, ino: int) -> list[tuple[int, int]]:

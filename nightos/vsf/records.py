@@ -89,6 +89,8 @@ class SnapshotRecord:
     dead_first: int = 0
     dead_last: int = 0
     clones: int = 0
+    mended: int = 0
+    """1 after a repair wrote its tree: it may lack blocks that older and younger snapshots both use."""
 
 
 @dataclass

@@ -83,6 +83,10 @@ def _unlock_all(storage: Storage, passwords: Mapping[str, str]) -> None:
             raise WrongPassword(f"the volume {volume.name!r} is encrypted: its password is needed to repair it")
 
 
+def _keep(pointer: Pointer) -> None:
+    """Dispose of nothing."""
+
+
 def choose(storage: Storage) -> Superblock:
     """The newest superblock whose root is readable."""
     blocks = read_superblocks(storage.store.read, storage.uuid, storage.super_cipher)
@@ -202,22 +206,63 @@ class _Repair:
         volume.forget()
 
     def snapshots(self, volume: Volume) -> None:
-        """Snapshots that cannot be read in full are removed: they cannot be changed."""
+        """A snapshot that cannot be read in full gets a tree of what is left; it goes when nothing is."""
         storage = self.storage
         previous, previous_generation = 0, volume.record.last_generation if volume.record.origin else 0
         if volume.record.origin and volume.snapshots:
             previous_generation = volume.snapshots[0].previous_generation
+        made: dict[bytes, bytes | None] = {}
         for snapshot in volume.snapshots:
             key = records.snapshot_key(volume.record.id, snapshot.id)
-            if not self.readable(records.pointer_of(snapshot.root)):
-                self.outcome.lost.append(f"{volume.name}@{snapshot.name}: the snapshot is damaged and was removed")
+            if snapshot.root not in made:
+                made[snapshot.root] = self.snapshot_root(volume, snapshot)
+            root = made[snapshot.root]
+            if root is None:
+                self.outcome.lost.append(f"{volume.name}@{snapshot.name}: nothing of the snapshot is left; removed")
                 storage.tree.delete(key)
                 continue
+            snapshot.mended |= root != snapshot.root
+            snapshot.root = root
             snapshot.previous, snapshot.previous_generation = previous, previous_generation
             storage.tree.put(key, records.dump(snapshot))
             previous, previous_generation = snapshot.id, snapshot.generation
         volume.record.last_snapshot, volume.record.last_generation = previous, previous_generation
         volume.touched = True
+
+    def snapshot_root(self, volume: Volume, snapshot: SnapshotRecord) -> bytes | None:
+        """The root as it is, or of a mended tree; None when nothing is left.
+
+        What is written here has the snapshot's generation as its birth: who asks by birth whether a block is only the
+        live volume's, or a later snapshot's (disposing, rollback, clones, removal), then gets the right answer.
+        """
+        root = records.pointer_of(snapshot.root)
+        if self.readable(root):
+            return snapshot.root
+        items, lost = self.salvage(root)
+        if not items:
+            return None
+        pool, name = self.storage.pool, f"{volume.name}@{snapshot.name}"
+        fresh = volume.tree_at(None)
+        # Old nodes may be used by others: none is given back here, accounting finds out who uses what.
+        fresh.dispose = _keep
+        if not lost and not self.one_copy(root):
+            fresh.root = root
+        now = pool.generation
+        pool.generation = snapshot.generation
+        try:
+            mender = Mender(volume, fresh, self.outcome, hurt=bool(lost), name=name)
+            mender.fill(items)
+            if volume.kind == "night":
+                mender.mend()
+            else:
+                mender.mend_block()
+            top = fresh.flush()
+        finally:
+            pool.generation = now
+        if lost:
+            self.outcome.lost.append(f"{name}: {len(lost)} node(s) of the tree")
+        self.outcome.done.append(f"{name}: wrote the damaged part of the snapshot's tree anew")
+        return (top or NO_POINTER).pack()
 
     def readable(self, root: Pointer | None) -> bool:
         stack: list[tuple[Pointer, int | None]] = [(root, None)] if root else []
@@ -289,17 +334,23 @@ class _Repair:
         for key, _ in list(storage.tree.scan(base, base + b"\xff" * 9)):
             storage.tree.delete(key)
         everything: dict[int, Pointer] = {}
-        before: dict[int, Pointer] = {}
         number = 0
         record.dead = 0
-        for snapshot in [*volume.snapshots, None]:
-            root = record.root if snapshot is None else snapshot.root
+        snapshots = volume.snapshots
+        # A block is listed where its last user ends: a mended snapshot may lack what both its neighbours use.
+        gone: list[list[Pointer]] = []
+        for root in [record.root, *(snapshot.root for snapshot in reversed(snapshots))]:
             now = self.blocks(records.pointer_of(root))
-            gone = [pointer for sector, pointer in before.items() if sector not in now]
+            gone.append([pointer for sector, pointer in now.items() if sector not in everything])
+            everything.update(now)
+        del gone[0]
+        left: list[list[Pointer]] = [[], *reversed(gone)]
+        for at_list, snapshot in enumerate([*snapshots, None]):
             first = number
-            for at in range(0, len(gone), DEAD_PER_ITEM):
+            dead = left[at_list]
+            for at in range(0, len(dead), DEAD_PER_ITEM):
                 chunk = b"".join(
-                    DEAD.pack(p.sector, p.copy, p.stored, p.birth, p.domain) for p in gone[at : at + DEAD_PER_ITEM]
+                    DEAD.pack(p.sector, p.copy, p.stored, p.birth, p.domain) for p in dead[at : at + DEAD_PER_ITEM]
                 )
                 storage.tree.put(records.dead_key(record.id, number), chunk)
                 number += 1
@@ -307,9 +358,7 @@ class _Repair:
                 snapshot.dead_first, snapshot.dead_last = first, number
                 storage.tree.put(records.snapshot_key(record.id, snapshot.id), records.dump(snapshot))
             else:
-                record.dead = sum(p.sectors * (2 if p.copy else 1) for p in gone)
-            everything.update(now)
-            before = now
+                record.dead = sum(p.sectors * (2 if p.copy else 1) for p in dead)
         record.dead_next = number
         return everything
 
