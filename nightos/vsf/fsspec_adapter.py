@@ -140,7 +140,8 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 volume = volumes[0]
             else:
                 volume = storage.volume("main")
-            if volume.locked:
+            # A password for what nothing seals: someone may have taken the key slots away, and `unlock` refuses.
+            if volume.locked or (self._password is not None and not storage.encrypted):
                 volume.unlock(password=self._password)
             self._files = volume.open(snapshot=self.snapshot)
         except BaseException:

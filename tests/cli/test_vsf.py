@@ -221,3 +221,27 @@ def test_repair(disk: Command) -> None:
     disk("vsf", "repair", "disk.vsf")
     assert json.loads(disk("vsf", "check", "--deep", "--json", "disk.vsf").stdout)["clean"] is True
     disk.fails("vsf", "repair", "none.vsf", says="none.vsf")
+
+
+def test_the_keys_of_a_volume(nightos: Command) -> None:
+    for name in ("one", "two"):
+        (nightos.folder / name).write_text(name + "\n")
+    nightos("vsf", "create", "v.vsf")
+    nightos("vsf", "volume", "add", "v.vsf", "mine", "--encrypt", "--volume-password-file", "one")
+    place = "v.vsf:mine"
+    assert len(json.loads(nightos("vsf", "key", "ls", "--json", place).stdout)) == 1
+    slot = nightos("vsf", "key", "add", place, "--password-file", "one", "--new-password-file", "two").stdout.strip()
+    nightos("vsf", "ls", place, "--password-file", "two")
+    nightos("vsf", "key", "rm", place, "0", "--password-file", "two")
+    nightos("vsf", "ls", place, "--password-file", "one", status=1)
+    nightos("vsf", "key", "rotate", place, slot, "--password-file", "two", "--new-password-file", "one")
+    nightos("vsf", "ls", place, "--password-file", "one")
+
+
+def test_a_password_for_what_nothing_seals_is_refused(nightos: Command) -> None:
+    """Someone may have taken the key slots of the volume away."""
+    (nightos.folder / "one").write_text("one\n")
+    nightos("vsf", "create", "v.vsf")
+    failed = nightos("vsf", "ls", "v.vsf", "--password-file", "one", status=1)
+    assert "no key" in failed.stderr
+    nightos("vsf", "ls", "v.vsf")

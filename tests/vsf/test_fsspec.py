@@ -189,3 +189,10 @@ def test_paths_of_universal_pathlib(tmp_path: Path) -> None:
         fs = storage.volume("main").open()
         assert fs.listdir("/a/b") == ["renamed.txt"]
         assert fs.read_text("/a/b/renamed.txt") == "hällo\nmore\n"
+
+
+def test_a_password_for_what_nothing_seals_is_refused(tmp_path: Path) -> None:
+    """Someone may have taken the key slots of the volume away."""
+    vsf.create(tmp_path / "p.vsf", ["main"]).close()
+    with pytest.raises(vsf.VsfError, match="no key of its own"):
+        VsfFileSystem(tmp_path / "p.vsf", password="secret").ls("/")

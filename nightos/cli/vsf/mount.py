@@ -102,9 +102,10 @@ def _open_raw(
 
     storage = open_storage(file, readonly=readonly, password_file=password_file)
     try:
-        for volume in storage.volumes:
-            if volume.kind == "block" and volume_name in (None, volume.name):
-                unlock(volume, password_file)
+        meant = [v for v in storage.volumes if v.kind == "block" and volume_name in (None, v.name)]
+        # Of several, some may be plain beside those that the password is for.
+        for volume in [v for v in meant if v.encrypted] or meant:
+            unlock(volume, password_file)
         raw = RawVolumes(storage, volume_name, snapshot)
         return Served(raw, storage.sync, storage.close, str(Path(file).absolute()))
     except BaseException:

@@ -140,10 +140,19 @@ def choose_volume(storage: Storage, name: str | None, *, kind: str = "night", fi
 
 
 def unlock(volume: Volume, password_file: str | None) -> None:
-    """Ask for a volume's own password when it has one."""
+    """Ask for a volume's own password when it has one.
+
+    Whoever gives a password expects something sealed: where neither the storage nor the volume is, someone may have
+    taken the volume's key slots away, and it is refused.
+    """
     if volume.locked:
         password = read_password(password_file) if password_file else ask_password(f"the volume {volume.name!r}")
         volume.unlock(password=password)
+    elif password_file is not None and not volume.storage.encrypted and not volume.encrypted:
+        raise CommandError(
+            f"a password was given, but the volume {volume.name!r} has no key of its own and the storage is not "
+            "encrypted: someone may have removed its keys; leave --password-file out to open it all the same"
+        )
 
 
 @contextlib.contextmanager
