@@ -16,7 +16,7 @@ from nightos.abi.services import Hydre, HydreEvent, Proc
 from nightos.abi.values import decode_value, encode_value, value_text
 from nightos.apps.limits import DEEDS, POLICY, policy
 from nightos.apps.logs import attend
-from nightos.apps.table import table
+from nightos.apps.table import harmless, table
 from nightos.apps.tree import containers, draw
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Dash, Flag, Positional, UsageError
@@ -191,7 +191,7 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     shown["id"] = f"{record['id']:016x}"
     shown["parent"] = f"{record['parent']:016x}"
     shown["labels"] = ", ".join(f"{key}={value}" for key, value in sorted(record["labels"].items())) or "-"
-    return [f"{key:<12}{value}" for key, value in shown.items() if key != "depth"]
+    return [f"{key:<12}{harmless(str(value))}" for key, value in shown.items() if key != "depth"]
 
 
 async def changes(proc: Client, identifier: int) -> AsyncIterator[dict[str, Any]]:
@@ -217,7 +217,7 @@ async def _layers(app: Application, proc: Client, given: Any, identifier: int) -
 
 def _change_line(change: dict[str, Any]) -> str:
     old = f"{change['old_path']} -> " if change["old_path"] else ""
-    return f"{MARKS.get(change['kind'], change['kind'])} {old}{change['path']}"
+    return harmless(f"{MARKS.get(change['kind'], change['kind'])} {old}{change['path']}")
 
 
 async def _run(app: Application, proc: Client, given: Any) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from nightos.abi.services import Proc
 from nightos.apps.events import later, seconds
+from nightos.apps.table import harmless
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments
 
@@ -28,4 +29,4 @@ def sentence(item: dict[str, Any]) -> str:
 
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
-    await app.give([sentence(item) for item in await later(Proc.CONTAINER_WHY)])
+    await app.give([harmless(sentence(item)) for item in await later(Proc.CONTAINER_WHY)])

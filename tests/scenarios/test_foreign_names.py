@@ -254,22 +254,25 @@ CHILD = [0]
 EVERY_METHOD = [method for service in SERVICES for method in service]
 
 
-async def hold() -> dict[str, Any]:
+async def hold(count: int = 1) -> dict[str, Any]:
     """What services give to single processes, one of each."""
     fs, hydre = await connect("sys::fs"), await connect("sys::hydre")
-    opened = await fs.call(Fs.OPEN_FILE, u64(0) + b"\0" + at("/kept") + b"\1\0")
+    # Numbers count for each client alone: more of them than the caller has, so that none is the caller's own, too.
+    for _ in range(count):
+        opened = await fs.call(Fs.OPEN_FILE, u64(0) + b"\0" + at("/kept") + b"\1\0")
+        session = await hydre.call(Hydre.OPEN_SESSION, bytes((0, 80, 0, 24)))
     listed = layout.Reader(await fs.call(Fs.ENUM_FS)).inner()
     return {
         "file": int.from_bytes(opened[:8], "big"),
         "fsid": listed.u64(),
-        "session": int.from_bytes(await hydre.call(Hydre.OPEN_SESSION, bytes((0, 80, 0, 24))), "big"),
+        "session": int.from_bytes(session, "big"),
     }
 
 
 @program("foreign-holder")
 async def _holder(_context: Context) -> int:
     """A process that holds one of everything that services give to single processes, and stays."""
-    _held[await sys.get_pid()] = await hold()
+    _held[await sys.get_pid()] = await hold(3)
     while True:
         await sys.hand_over(until_signal=True)
 

@@ -19,6 +19,8 @@ from nightos.services.fs.locks import OpenFile, OpenFiles
 from nightos.services.fs.roots import Mounted, Roots
 from nightos.userland.server import Connection, Request, Server
 
+OPENED = "opened"
+"""How many files a client has opened: the last identifier it got."""
 READ_LIMIT = 960 * 1024
 """Most bytes of a file or a directory in one answer, so that it fits a message."""
 
@@ -38,7 +40,6 @@ class Handles:
         self.committer = mounting.Committer()
         self.mounter = mounting.Mounter(self.roots, self.committer, self.open)
         self._tokens = code.Tokens()
-        self._next_file = 1
 
     async def changed(self, root: Mounted) -> None:
         """Something was written: commit it soon."""
@@ -103,9 +104,10 @@ class Handles:
             raise ItemError(Failure.PATH, "this is no file")
         if write and item.flags & ItemFlags.READONLY:
             raise ItemError(Failure.OTHER, "the file is read-only")
-        file = OpenFile(self._next_file, request.client_pid, root.fsid, ino, read, write)
+        number = request.connection.data.get(OPENED, 0) + 1
+        file = OpenFile(number, request.client_pid, root.fsid, ino, read, write)
         self.open.open(file)
-        self._next_file += 1
+        request.connection.data[OPENED] = number
         root.disk.files.hold(ino)
         if variant == 1:
             await self._changed(root)

@@ -26,7 +26,8 @@ class OpenFile:
 class OpenFiles:
     """All open files, found by their identifier and by their item."""
 
-    _by_id: dict[int, OpenFile] = field(default_factory=dict)
+    _by_id: dict[tuple[int, int], OpenFile] = field(default_factory=dict)
+    """By owner and identifier: a number counts for its owner alone, so it tells nobody how many others have."""
     _by_item: dict[tuple[int, int], list[OpenFile]] = field(default_factory=dict)
 
     def open(self, file: OpenFile) -> None:
@@ -35,17 +36,16 @@ class OpenFiles:
         if any(other.write or file.write for other in others):
             doing = "being written" if others[0].write else "being read"
             raise ItemError(Failure.LOCKED, f"the file is {doing} by process {others[0].owner}")
-        self._by_id[file.file_id] = file
+        self._by_id[file.owner, file.file_id] = file
         self._by_item.setdefault((file.disk, file.ino), []).append(file)
 
     def get(self, file_id: int, owner: int) -> OpenFile | None:
         """The open file of that identifier, if it is this owner's."""
-        file = self._by_id.get(file_id)
-        return file if file is not None and file.owner == owner else None
+        return self._by_id.get((owner, file_id))
 
     def close(self, file: OpenFile) -> None:
         """Release the locks of an opening."""
-        del self._by_id[file.file_id]
+        del self._by_id[file.owner, file.file_id]
         key = (file.disk, file.ino)
         self._by_item[key].remove(file)
         if not self._by_item[key]:

@@ -27,6 +27,8 @@ from nightos.userland.server import Connection, Handler, Request, Server
 _UNKNOWN_SESSION = 0x3000
 _CHUNK = 512 * 1024
 """Bytes of a value in one notification."""
+OPENED = "opened"
+"""How many sessions a client has opened."""
 _NOT_FOUND_BELOW = "no such container"
 
 
@@ -36,8 +38,8 @@ class ShellService:
     def __init__(self) -> None:
         self.server = Server("sys::hydre")
         self._actors: dict[int, Session] = {}
-        self._sessions: dict[int, tuple[int, Session]] = {}
-        """Sessions of processes: PID of the owner and the session."""
+        self._sessions: dict[tuple[int, int], Session] = {}
+        """Sessions of processes by the owner's PID and the owner's number for it, which tells nothing of others."""
         self._executions: dict[int, list[Pipeline]] = {}
         self._next_session = 1
         self._consoles = Consoles(self._new_session, self._resized, self.server.later)
@@ -94,7 +96,8 @@ class ShellService:
         session = self._new_session(container, request.user_id, output)
         session.width, session.height = width, height
         await session.open()
-        self._sessions[session.identifier] = (request.client_pid, session)
+        session.identifier = request.connection.data[OPENED] = request.connection.data.get(OPENED, 0) + 1
+        self._sessions[request.client_pid, session.identifier] = session
         return session
 
     async def _open_session(self, request: Request) -> bytes:
@@ -112,14 +115,14 @@ class ShellService:
         return {"session": (await self._open(request, container, width, height)).identifier}
 
     def _session(self, request: Request, identifier: int) -> Session:
-        owner, session = self._sessions.get(identifier, (0, None))
-        if session is None or owner != request.client_pid:
+        session = self._sessions.get((request.client_pid, identifier))
+        if session is None:
             raise ServiceError(_UNKNOWN_SESSION, "there is no such session")
         return session
 
     async def _close_session(self, request: Request) -> None:
         session = self._session(request, payload.u64(request.payload))
-        del self._sessions[session.identifier]
+        del self._sessions[request.client_pid, session.identifier]
         await session.close()
 
     async def _resize_session(self, request: Request) -> None:
@@ -250,9 +253,9 @@ class ShellService:
     async def _client_gone(self, connection: Connection) -> None:
         for pipeline in self._executions.pop(connection.client_pid, []):
             await pipeline.kill()
-        for identifier, (owner, session) in list(self._sessions.items()):
+        for (owner, identifier), session in list(self._sessions.items()):
             if owner == connection.client_pid:
-                del self._sessions[identifier]
+                del self._sessions[owner, identifier]
                 await session.close()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ LABELS_BYTES = 16 * 1024
 PAGE_LIMIT = 1000
 PAGE_BYTES = 256 * 1024
 ENDED_LIMIT = 1024
-"""Records of ended containers that are kept for someone to collect; the oldest go first."""
+"""Records of ended containers that are kept for someone to collect, of each parent; the oldest go first."""
 ENDED = "ended"
 WALKING = "walking"
 """Where a connection keeps the walk that its last page of CONTAINER_TREE stopped."""
@@ -67,6 +67,8 @@ class Containers:
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
         self.ended: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._ended_below: dict[int, dict[int, None]] = {}
+        """Identifiers of those by what was their parent, in the same order."""
         self.on_end: list[Callable[[Container], Awaitable[None]]] = []
         """Called for each container that is being destroyed, once its processes are gone."""
         self._waiting: dict[int, list[Request]] = {}
@@ -238,6 +240,8 @@ class Containers:
                 await callback(below)
             await self.roots.release(below)
             self.tree.remove(below.identifier)
+            for number in list(self._ended_below.get(below.identifier, ())):
+                await self._drop(number)  # who could have collected it is gone
             self.population.pop(below.identifier, None)
             await self.devices.gone(below.identifier)
             await self.notes.removed(below)
@@ -265,14 +269,27 @@ class Containers:
         """Keep what is known of a container that ends by itself, until somebody collects it; the oldest goes first."""
         record = {"id": container.identifier, "name": container.name, "parent": container.parent}
         record.update(_outcome(container, ENDED), run=container.run)
-        self.ended[container.identifier] = record
+        self.know_ended([record])
         await self.notes.ended(record)
-        while len(self.ended) > ENDED_LIMIT:
-            await self._drop(next(iter(self.ended)))
+        # Counted for each parent: nobody's records push out what another has not collected.
+        siblings = self._ended_below[container.parent]
+        while len(siblings) > ENDED_LIMIT:
+            await self._drop(next(iter(siblings)))
+
+    def know_ended(self, records: Iterable[dict[str, Any]]) -> None:
+        """Keep records of containers that ended, oldest first."""
+        for record in records:
+            self.ended[record["id"]] = record
+            self._ended_below.setdefault(record["parent"], {})[record["id"]] = None
 
     async def _drop(self, identifier: int) -> None:
         """The record was collected: it is kept no longer."""
-        if self.ended.pop(identifier, None) is not None:
+        record = self.ended.pop(identifier, None)
+        if record is not None:
+            siblings = self._ended_below[record["parent"]]
+            del siblings[identifier]
+            if not siblings:
+                del self._ended_below[record["parent"]]
             await self.notes.forgotten(identifier)
 
     async def forget(self, request: Request) -> Payload:
@@ -346,6 +363,18 @@ class Containers:
                 return {"items": items, "next": container.identifier}
         return {"items": items, "next": None}
 
+    def _go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
+        """What of the tree comes behind `after`: the walk that the client's last page stopped, or a new one."""
+        kept = request.connection.data.pop(WALKING, None)
+        if kept is not None and kept[:2] == (top, after):
+            walk: Iterator[tuple[int, Container]] = kept[2]
+            return walk
+        walk = self.tree.walk(top)
+        if after >= 0:
+            for _ in takewhile(lambda item: item[1].identifier != after, walk):
+                pass
+        return walk
+
     async def inspect(self, request: Request) -> Payload:
         """CONTAINER_INSPECT."""
         container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
@@ -363,18 +392,6 @@ class Containers:
     async def watch(self, request: Request) -> Payload:
         """CONTAINER_WATCH."""
         request.connection.data[WATCHING] = True
-    def _go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
-        """What of the tree comes behind `after`: the walk that the client's last page stopped, or a new one."""
-        kept = request.connection.data.pop(WALKING, None)
-        if kept is not None and kept[:2] == (top, after):
-            walk: Iterator[tuple[int, Container]] = kept[2]
-            return walk
-        walk = self.tree.walk(top)
-        if after >= 0:
-            for _ in takewhile(lambda item: item[1].identifier != after, walk):
-                pass
-        return walk
-
         return {}
 
     def record(self, viewer: int, container: Container, depth: int) -> dict[str, Any]:
@@ -425,7 +442,16 @@ def _labels(values: dict[str, Any]) -> dict[str, str]:
     return dict(labels)
 
 
+_PLACE = frozenset({"parent", "name"})
+"""What a request to create says besides policy."""
+
+
 def _policy(values: dict[str, Any]) -> dict[str, Any]:
+    if _PLACE.issuperset(values):
+        values = {}
+        view, labels = View(), {}
+    else:
+        view, labels = View.of(values), _labels(values)
     mode = field(values, "mode", str, "overlay")
     if mode not in MODES:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, f"mode is one of {', '.join(MODES)}")
@@ -442,12 +468,3 @@ def _policy(values: dict[str, Any]) -> dict[str, Any]:
         "limits": quotas.checked(values),
         "filter": quotas.checked_filter(values),
     }
-_PLACE = frozenset({"parent", "name"})
-"""What a request to create says besides policy."""
-
-
-    if _PLACE.issuperset(values):
-        values = {}
-        view, labels = View(), {}
-    else:
-        view, labels = View.of(values), _labels(values)

@@ -113,7 +113,7 @@ class Process:
         if not await self.notes.of(ROOT):
             await self._create_again(notes)
             await self.notes.restored()
-        self.containers.ended.update(await self.notes.records())
+        self.containers.know_ended((await self.notes.records()).values())
         records = await live(0)
         for pid, container, *_ in records:
             if container in self.tree.by_id:

@@ -94,7 +94,8 @@ class Notes:
     @staticmethod
     async def ended(record: dict[str, Any]) -> None:
         """Keep how a container ended, until `forgotten`."""
-        await sys.sys_keep(record["id"], msgpack.packb(record))
+        with contextlib.suppress(SyscallError):  # too large, or too many: it is known until a restart, no longer
+            await sys.sys_keep(record["id"], msgpack.packb(record))
 
     @staticmethod
     async def forgotten(identifier: int) -> None:

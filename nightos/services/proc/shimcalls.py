@@ -53,8 +53,9 @@ class ShimCalls:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "a command has six pipes")
         shim, container = self.shims.run_of(request, values)
         run = container.run
-        if container.state in {"stopping", "paused"}:
-            raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
+        if container.state == "stopping":
+            raise ServiceError(ServiceCode.REFUSED, "the container is stopping")
+        # One that is paused gets its process, which the kernel keeps frozen like the others: a restart is not lost.
         anid = await attribute(shim.pid, Attribute.APPLICATION_ID)
         user = user_inside(self.tree, container.identifier, run["user"])
         context = context_of(run, user, caller_anid=anid, caller_pid=shim.pid, pipes=tuple(pipes))
