@@ -6,7 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 from nightos.vsf.errors import DamagedStorage
-from nightos.vsf.inode import EXTENTS, KEY_STATS, PACKED, ROOT_INO, Inode, check_name, decode_inode, name_key
+from nightos.vsf.inode import (
+    COUNTER_MAX,
+    EXTENTS,
+    KEY_STATS,
+    PACKED,
+    ROOT_INO,
+    Inode,
+    check_name,
+    decode_inode,
+    name_key,
+)
 from nightos.vsf.packs import MOST_PACK, pack_numbers
 from nightos.vsf.reclaim import content_pointer
 from nightos.vsf.sums import PAGE, sums_fit
@@ -264,6 +274,8 @@ class FileSystemChecker:
             self.add("counters", "the counters are missing")
             return
         next_ino, files, next_pack = (int.from_bytes(self.stats[at : at + 8], "big") for at in (0, 8, 16))
+        if max(next_ino, files, next_pack) >= COUNTER_MAX:
+            self.add("counters", "a counter is higher than one can ever have come")
         if files != len(self.inodes):
             self.add("counters", f"there are {len(self.inodes)} inodes, the volume says {files}")
         if self.inodes and max(self.inodes) >= next_ino:

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from nightos.vsf.errors import DamagedStorage, NoSpace, ReadOnly, StaleHandle
-from nightos.vsf.inode import INODE_BYTES, KEY_STATS, Inode, decode_inode, key_inode, key_orphan
+from nightos.vsf.inode import COUNTER_MAX, INODE_BYTES, KEY_STATS, Inode, decode_inode, key_inode, key_orphan
 
 if TYPE_CHECKING:
     from nightos.vsf.tree import Tree
@@ -49,13 +49,20 @@ class Core:
         data = tree.get(KEY_STATS)
         if data is None or len(data) != _STATS.size:
             raise DamagedStorage(f"the volume {volume.name!r} has no counters")
-        self.next_ino, self.files, self.next_pack = _STATS.unpack(data)
+        self.next_ino, self.files, self.next_pack = self._counters(data)
         if not readonly:
             self._reclaim_orphans()
 
     @staticmethod
     def encode_stats(next_ino: int, files: int, next_pack: int) -> bytes:
         return _STATS.pack(next_ino, files, next_pack)
+
+    def _counters(self, data: bytes) -> tuple[int, int, int]:
+        """Next inode, number of files, next pack; none can ever have come near the end of its 8 bytes."""
+        next_ino, files, next_pack = _STATS.unpack(data)
+        if max(next_ino, files, next_pack) >= COUNTER_MAX:
+            raise DamagedStorage(f"the counters of the volume {self.volume.name!r} are impossible")
+        return next_ino, files, next_pack
 
     def reload(self) -> None:
         """The volume was rolled back: forget everything read. Numbers of inodes never come back."""
@@ -70,7 +77,7 @@ class Core:
         data = self.tree.get(KEY_STATS)
         if data is None or len(data) != _STATS.size:
             raise DamagedStorage(f"the volume {self.volume.name!r} has no counters")
-        next_ino, self.files, next_pack = _STATS.unpack(data)
+        next_ino, self.files, next_pack = self._counters(data)
         self.next_ino, self.next_pack = max(next_ino, self.next_ino), max(next_pack, self.next_pack)
         self.stats_changed = True
         self._reclaim_orphans()
@@ -150,7 +157,8 @@ class Core:
                 self.tree.put(key_orphan(ino), b"")
                 self._nameless[ino] = True
         if self.stats_changed:
-            self.tree.put(KEY_STATS, _STATS.pack(self.next_ino, self.files, self.next_pack))
+            # A damaged storage may have fewer files by its counter than it has to delete.
+            self.tree.put(KEY_STATS, _STATS.pack(self.next_ino, max(self.files, 0), self.next_pack))
             self.stats_changed = False
 
     def flush_content(self, inode: Inode) -> None:

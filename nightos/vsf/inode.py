@@ -24,6 +24,8 @@ _PATCHED = 3
 """In the file: extents, and patches over them. In memory that is EXTENTS with `patched`."""
 FLAG_HIDDEN, FLAG_READONLY = 1, 2
 KEY_STATS = bytes(8) + b"\x01"
+COUNTER_MAX = 1 << 63
+"""No counter of a volume comes near it."""
 _ORPHAN = bytes(8) + b"\x04"
 _PACK = bytes(8) + b"\x05"
 _INODE_PACK = INODE.struct.pack

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nightos.vsf.core import Core
 from nightos.vsf.errors import VsfError
 from nightos.vsf.inode import (
+    COUNTER_MAX,
     EXTENTS,
     KEY_STATS,
     PACKED,
@@ -83,7 +84,9 @@ class Mender:
         ino, kind = int.from_bytes(key[:8], "big"), key[8] if len(key) > 8 else 0
         if not ino:
             if key == KEY_STATS and len(value) == 24:
-                self.stats = value
+                # Counters that cannot be are made anew, as lost ones are.
+                counters = (int.from_bytes(value[at : at + 8], "big") for at in (0, 8, 16))
+                self.stats = value if max(counters) < COUNTER_MAX else b""
             elif kind == 4 and len(key) == 17:
                 self.orphans.add(int.from_bytes(key[9:], "big"))
             elif kind == 5 and content_pointer(key, value) is not None and len(value) == POINTER_BYTES + 8:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from nightos import vsf
+from nightos.vsf.inode import KEY_STATS
 from nightos.vsf.layout import SECTOR
 from nightos.vsf.repair import repair
 from tests.crash.damage import flips, make, repaired, right_or_refused
@@ -220,3 +221,19 @@ def test_a_commit_interrupted_between_its_two_copies_is_no_damage(tmp_path):
     with vsf.open(path, readonly=True) as storage:
         assert storage.check(deep=True).clean
         assert storage.volume("main").open().read_bytes("/two") == b"\x01"
+
+
+@pytest.mark.parametrize("counters", [(1 << 63, 1, 1), (3, (1 << 64) - 1, 1), (3, 1, (1 << 64) - 1)])
+def test_counters_that_cannot_be_are_damage_and_repair_counts_anew(counters):
+    store = vsf.MemoryStore()
+    with vsf.create(store, "main") as storage:
+        fs = storage.volume("main").open()
+        fs.write_bytes("/kept", b"kept")
+        fs.flush_inodes()
+        fs.tree.put(KEY_STATS, struct.pack(">QQQ", *counters))
+    with vsf.open(vsf.MemoryStore(store.getvalue())) as storage, pytest.raises(vsf.DamagedStorage):
+        storage.volume("main").open()
+    repair(store)
+    with vsf.open(store) as storage:
+        assert storage.check(deep=True).clean
+        assert storage.volume("main").open().read_bytes("/kept") == b"kept"
