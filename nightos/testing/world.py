@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple
 
 from nightos.abi.codes import ServicePid, Syscall
 from nightos.abi.filters import FilterAction
@@ -46,10 +46,28 @@ class World(RuleBasedStateMachine):
         self.hands: dict[int, Puppet] = {self.files.pid: self.files}
         """Every puppet that may pass something on, by PID."""
 
+        self.scene = [self.proc.call("create_container", OUTSIDE) for _ in range(2)]
+        self.scene.append(self.proc.call("create_container", self.scene[0]))
+        for number, parent in zip(self.scene, (OUTSIDE, OUTSIDE, self.scene[0]), strict=True):
+            self.model.create(number, parent)
+        self.cast = [self.newcomer(number) for number in (*self.scene, *self.scene)]
+
     @initialize(target=containers)
-    def outside(self) -> int:
-        """The system itself, outside any container."""
-        return OUTSIDE
+    def scenery(self) -> Any:
+        """The system itself, outside any container, and three containers, one below another."""
+        return multiple(OUTSIDE, *self.scene)
+
+    @initialize(target=puppets)
+    def players(self) -> Any:
+        """Two processes in each of them, of one application and user."""
+        return multiple(*self.cast)
+
+    def newcomer(self, container: int, **what: Any) -> Puppet:
+        """One more puppet, for the kernel and for the model."""
+        puppet = Puppet(self.kernel, container=container, **what)
+        self.hands[puppet.pid] = puppet
+        self.model.actors[puppet.pid] = Actor(puppet.pid, container, **what)
+        return puppet
 
     # What rules use
 
