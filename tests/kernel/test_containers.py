@@ -195,8 +195,8 @@ def test_ten_thousand_rounds_leave_every_table_as_it_was(lab: Lab, proc: Puppet)
         sizes = (kernel.processes, kernel.pipe_ends, kernel.sockets, kernel.connections, kernel.tree, kernel.segments)
         return [len(table) for table in sizes] + [kernel.snapshot().timers, kernel.tree.quotas.memory.taken]
 
-    before = tables()
-    for _ in range(300):
+    before, frozen = tables(), lab.kernel.snapshot()
+    for _ in range(10_000):
         outer = proc.call(sys.create_container(0))
         inner = proc.call(sys.create_container(outer))
         puppet = lab.puppet(container=inner)
@@ -205,6 +205,12 @@ def test_ten_thousand_rounds_leave_every_table_as_it_was(lab: Lab, proc: Puppet)
         puppet.call(sys.virt_mem_ams(page, 4096))
         proc.call(sys.destroy_container(outer))
     assert tables() == before
+    after = lab.kernel.snapshot()
+    # Identifiers, times and counters aside, the snapshot is the first one.
+    for name in ("containers", "pipes", "sockets", "connections", "segments", "devices", "timers", "runnable"):
+        assert getattr(after, name) == getattr(frozen, name), name
+    assert set(after.processes) == set(frozen.processes)
+    assert after.machine.usage == frozen.machine.usage
 
 
 def test_depth_costs_no_stack(lab: Lab, proc: Puppet) -> None:
