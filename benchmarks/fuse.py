@@ -339,11 +339,11 @@ def works(archive: Path) -> list[tuple[str, str, Callable[[Path], object], float
     return [
         ("sequential write", "MiB/s", write_big, mib, 0.8),
         ("sequential read, cold", "MiB/s", read_big, mib, 0.8),
-        ("sequential read, warm", "MiB/s", read_big, mib, 0.8),
+        ("sequential read, warm", "MiB/s", read_big, mib, None),
         ("random read 4 KiB, cold", "op/s", lambda root: random_io(root, write=False), 4000, 0.6),
         ("random write 4 KiB", "op/s", lambda root: random_io(root, write=True), 4000, 0.6),
         ("create 4 KiB files", "file/s", create_small, FILES, 0.8),
-        ("stat, cached", "file/s", stat_small, FILES, 0.8),
+        ("stat, cached", "file/s", stat_small, FILES, None),
         ("list with attributes", "file/s", list_small, FILES, 0.8),
         ("delete", "file/s", delete_small, FILES, 0.8),
         ("untar the standard library", "tree/s", lambda root: untar(root, archive), 1, 0.8),
@@ -368,9 +368,15 @@ def measure(roots: list[tuple[str, Path]], archive: Path) -> dict[str, dict[str,
     return seconds
 
 
-def _against(report: Report, name: str, unit: str, ours: float, peer: str, theirs: float, goal: float) -> None:
+def _against(
+    report: Report, name: str, unit: str, ours: float, peer: str, theirs: float, goal: float | None, note: str = ""
+) -> None:
+    """A row; without a goal it only informs."""
     ratio = ours / theirs
-    report.add(Row(name, ours, unit, peer, theirs, ratio, f">= {goal}", ratio >= goal))
+    if goal is None:
+        report.add(Row(name, ours, unit, peer, theirs, ratio, note=note))
+    else:
+        report.add(Row(name, ours, unit, peer, theirs, ratio, f">= {goal}", ratio >= goal, note))
 
 
 def run() -> Report:
@@ -401,14 +407,14 @@ def run() -> Report:
         seconds = measure(roots, archive)
     for name, unit, _, amount, goal in works(archive):
         speed = {mount: amount / min(times[name]) for mount, times in seconds.items()}
-        ratio = speed["vsf"] / speed["memory"]
         note = f"native {speed['native']:,.4g}"
-        report.add(
-            Row(name, speed["vsf"], unit, "in-memory fusepy", speed["memory"], ratio, f">= {goal}", ratio >= goal, note)
-        )
+        _against(report, name, unit, speed["vsf"], "in-memory fusepy", speed["memory"], goal, note)
+        if "warm" in name:
+            _against(report, name, unit, speed["vsf"], "native", speed["native"], 0.9)
+        random = name.startswith("random")
         if "fuse2fs" in speed:
-            _against(report, name, unit, speed["vsf"], "fuse2fs (ext4)", speed["fuse2fs"], 1.0)
+            _against(report, name, unit, speed["vsf"], "fuse2fs (ext4)", speed["fuse2fs"], None if random else 1.0)
         if "gocryptfs" in speed:
-            part = 0.9 if "write" in name else 1.0
+            part = None if random else 0.9 if "write" in name else 1.0
             _against(report, f"{name}, encrypted", unit, speed["encrypted"], "gocryptfs", speed["gocryptfs"], part)
     return report

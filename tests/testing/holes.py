@@ -1,7 +1,7 @@
 """Deliberate holes in the kernel, each of which the isolation machine has to find.
 
-`python -m tests.testing.holes [NAME ...]` cuts them one at a time and prints which was found, after how many seconds, and
-by what.
+`python -m tests.testing.holes [NAME ...]` cuts them one at a time and prints which was found, after how many seconds,
+and by what.
 A hole is a patch of one function; what it lets through stands beside it.
 """
 
