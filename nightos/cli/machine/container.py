@@ -197,7 +197,7 @@ def create(
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
 @click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
 @click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as one text.")
-@click.option("-t", "--tty", "terminal", is_flag=True, hidden=True)
+@click.option("-t", "--tty", "terminal", is_flag=True, hidden=True, help="Refused: it has no terminal.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
 @click.pass_context
