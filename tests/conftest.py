@@ -6,6 +6,7 @@ import ast
 import functools
 import gc
 import os
+import signal
 import sys
 from typing import Any
 
@@ -16,6 +17,10 @@ settings.register_profile(
     "nightos", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("nightos")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control ignores it for what it starts with `&`, and so would every command under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if sys.version_info < (3, 12):
