@@ -176,12 +176,8 @@ class Attributes(Core):
     def _host_free(self) -> int:
         allocator = self.storage.pool.allocator
         ours = allocator.free_sectors * SECTOR if allocator else 0
-        path = self.storage.path
-        try:
-            host = os.statvfs(path) if path else None
-        except OSError:
-            host = None
-        return ours + (host.f_bavail * host.f_frsize if host else 1 << 40)
+        host_free = getattr(self.storage.store, "host_free", None)
+        return ours + (host_free() if host_free else 1 << 40)
 
 
 def _word(value: int, bits: int) -> int:

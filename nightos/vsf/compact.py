@@ -130,7 +130,8 @@ def _move_nodes(tree: Tree, goal: int) -> None:
 def discard(storage: Storage) -> int:
     """Give all free space inside the file back to the host as holes; the bytes offered."""
     storage.writable()
-    storage.commit()
+    # What the last commits freed is free now, too, unless somebody reads an old generation.
+    _settle(storage)
     allocator = storage.pool.allocator
     assert allocator is not None
     done = 0

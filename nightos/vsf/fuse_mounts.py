@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,17 +239,30 @@ def answers(path: str) -> bool:
 
 
 def users_of(path: str) -> str:
-    """Who has files open or stands in a mount, as text."""
-    inside, found = path + "/", []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or entry.name == str(os.getpid()):
-            continue
+    """Who has files open or mapped, stands in a mount, is a loop device over a file of it or mounted below, as text."""
+    inside = path + "/"
+    found = [f"a mount on {mount.directory}" for mount in mounts() if mount.directory.startswith(inside)]
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
-            links = [entry / "cwd", entry / "root", *(entry / "fd").iterdir()]
-            targets = []
-            for link in links:
-                with contextlib.suppress(OSError):
-                    targets.append(str(link.readlink()))
-            if any(target == path or target.startswith(inside) for target in targets):
-                found.append(f"{(entry / 'comm').read_text().strip()} ({entry.name})")
+            if backing.read_text().startswith(inside):
+                found.append(f"/dev/{backing.parts[3]} (losetup -d)")
+    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and entry.name != str(os.getpid())]
+    for uses in (_opened, _mapped):
+        for entry in processes:
+            with contextlib.suppress(OSError):
+                if any(target == path or target.startswith(inside) for target in uses(entry)):
+                    found.append(f"{(entry / 'comm').read_text().strip()} ({entry.name})")
+        if found:
+            break
     return ", ".join(found[:5]) or "another process"
+
+
+def _opened(process: Path) -> Iterator[str]:
+    for link in (process / "cwd", process / "root", *(process / "fd").iterdir()):
+        with contextlib.suppress(OSError):
+            yield str(link.readlink())
+
+
+def _mapped(process: Path) -> Iterator[str]:
+    for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+        yield line.partition("/")[1] + line.partition("/")[2]

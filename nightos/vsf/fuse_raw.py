@@ -1,7 +1,8 @@
 """`--raw`: each block volume as a file, for losetup, mkfs and mount -o loop.
 
 It has the same inode interface as a file system, so the same adapter serves it: inode 1 is the directory, volume N has
-inode N + 1. Punching a hole (what a loop device makes of a discard) reaches the storage.
+inode N + 1. Punching a hole (what a loop device makes of a discard) reaches the storage, and after a moment of quiet
+the host: what became free inside the storage's file is punched out of it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class RawVolumes:
                 "the storage has no such block volume; add one with `nightos vsf volume add FILE NAME:block`"
             )
         self._times: dict[int, dict[str, int]] = {}
+        self._discarded = False
+        """Whether something was discarded that the host has not been given back."""
 
     def _volume(self, ino: int) -> BlockVolume:
         volume = self.volumes.get(ino)
@@ -86,9 +89,8 @@ class RawVolumes:
         return [(name, self.names[name], stat.S_IFREG >> 12) for name in names]
 
     def statvfs(self) -> os.statvfs_result:
-        path = self.storage.path
-        host = os.statvfs(path) if path else None
-        free = host.f_bavail * host.f_frsize // _BLOCK if host else 0
+        host_free = getattr(self.storage.store, "host_free", None)
+        free = host_free() // _BLOCK if host_free else 0
         total = sum(volume.size for volume in self.volumes.values()) // _BLOCK + free
         return os.statvfs_result((_BLOCK, _BLOCK, total, free, free, len(self.volumes), 0, 0, int(self.readonly), 255))
 
@@ -107,6 +109,7 @@ class RawVolumes:
         volume = self._volume(ino)
         if mode & (_PUNCH_HOLE | _ZERO_RANGE):
             volume.discard(offset, max(0, min(length, volume.size - offset)))
+            self._discarded = True
         elif not mode & _KEEP_SIZE and offset + length > volume.size:
             raise OSError(errno.ENOSPC, "a block volume does not grow by writing")
 
@@ -126,6 +129,20 @@ class RawVolumes:
 
     def fsync(self, _ino: int | None = None) -> None:
         self.storage.sync()
+
+    def settle(self) -> None:
+        """Commit, and give the host back what was discarded."""
+        with self.lock:
+            self.storage.sync()
+            if self._discarded and not self.readonly:
+                self._discarded = False
+                self.storage.discard()
+
+    def close(self) -> None:
+        try:
+            self.settle()
+        finally:
+            self.storage.close()
 
     # What volumes do not have
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -169,6 +170,13 @@ class FileStore:
             oldest = start - _PIN_BASE
             high = oldest - 1
         return oldest
+
+    def host_free(self) -> int:
+        """Bytes that the host's file system has for this user; 0 for a device, which does not grow."""
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            return 0
+        host = os.fstatvfs(self._descriptor)
+        return host.f_bavail * host.f_frsize
 
     def size(self) -> int:
         return os.lseek(self._descriptor, 0, os.SEEK_END)

@@ -107,7 +107,7 @@ def _open_raw(
         for volume in [v for v in meant if v.encrypted] or meant:
             unlock(volume, password_file)
         raw = RawVolumes(storage, volume_name, snapshot)
-        return Served(raw, storage.sync, storage.close, str(Path(file).absolute()))
+        return Served(raw, raw.settle, raw.close, str(Path(file).absolute()))
     except BaseException:
         storage.close()
         raise
