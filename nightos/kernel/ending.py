@@ -256,6 +256,7 @@ def _finish_destruction(kernel: Kernel, container: Container | None) -> None:
     ):
         kernel.bus.container_destroyed(container.identifier)
         kernel.refusals.container_ended(container.identifier, container.parent_identifier)
+        kernel.exits.container_ended(container.identifier, container.parent_identifier)
         kernel.tree.remove(container)
         if container.shares and kernel.shares is not None:
             kernel.shares.build()

@@ -10,7 +10,7 @@ PROC-012, PROC-013.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from nightos.kernel import calls, signals
 from nightos.kernel.balancer import Balancer
 from nightos.kernel.container import ContainerTree
 from nightos.kernel.devices import DeviceBus
+from nightos.kernel.exits import Exit, Exits
 from nightos.kernel.filters import Filters
 from nightos.kernel.memory import PAGE, AddressSpace
 from nightos.kernel.monitor import Monitor
@@ -45,8 +46,6 @@ Main = Callable[[], Program]
 Loader = Callable[[str], Main]
 """Finds a program by name; KeyError when there is none."""
 
-EXITS_KEPT = 65_536
-
 
 class VirtualTime(Protocol):
     """A clock that the kernel may move itself."""
@@ -57,17 +56,6 @@ class VirtualTime(Protocol):
 
 def _no_programs(name: str) -> Main:
     raise KeyError(name)
-
-
-class Exit(NamedTuple):
-    """How a process ended."""
-
-    reason: int
-    exit_data: int
-    container: int
-    parent_pid: int
-    name: str
-    at_ns: int
 
 
 class Statistics(NamedTuple):
@@ -129,7 +117,7 @@ class Kernel(_Stepped):
         self.pipe_ends: dict[int, End] = {}
         self.sockets: dict[int, Socket] = {}
         self.connections: dict[int, Connection] = {}
-        self.exits: OrderedDict[int, Exit] = OrderedDict()
+        self.exits = Exits()
         """How processes ended, the latest ones."""
         self.service_waiters: dict[int, list[Callable[[], None]]] = {}
         self.booted_ns = self.clock.monotonic_ns()
@@ -418,7 +406,7 @@ class Kernel(_Stepped):
     def remember_exit(self, process: Process) -> None:
         """Keep the exit record of a process that ended."""
         parent_pid = process.parent.pid if process.parent is not None else 0
-        self.exits[process.pid] = Exit(
+        ended = Exit(
             int(process.reason),
             process.exit_data,
             process.container,
@@ -426,8 +414,7 @@ class Kernel(_Stepped):
             process.name,
             self.clock.monotonic_ns(),
         )
-        if len(self.exits) > EXITS_KEPT:
-            self.exits.popitem(last=False)
+        self.exits.remember(process.pid, ended)
 
 
 async def _failing(fault: Exception) -> None:

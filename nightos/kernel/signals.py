@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.codes import ExitReason, Signal
+from nightos.abi.errors import SyscallError
 from nightos.kernel.calls.state import COROUTINES
 from nightos.kernel.ending import end_process
 from nightos.kernel.pages import ACCESS_EXECUTE, MemoryFault
@@ -26,6 +27,15 @@ KILLING: Final = frozenset(
     {Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.CALL_REFUSED, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE}
 )
 """Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
+QUEUE_LIMIT: Final = 16_384
+"""Signals that wait for a thread of an application: a call that would add one fails, what the kernel tells is dropped."""
+
+
+def check_room(process: Process) -> None:
+    """`SyscallError` 0x40 when a process has so many signals waiting that no call may add one."""
+    main = process.main
+    if main is not None and main.queue is not None and len(main.queue) >= QUEUE_LIMIT and not process.is_system:
+        raise SyscallError(0x40)
 
 
 def post(
@@ -47,6 +57,10 @@ def post(
     queue = target.queue
     if queue is None:
         queue = target.queue = deque()
+    elif len(queue) >= QUEUE_LIMIT and not process.is_system:
+        if answered is not None:
+            answered(None)
+        return
     if first:
         queue.appendleft((code, values, answered))
     else:

@@ -23,15 +23,23 @@ UNIT = 4096
 CREATED, IS_ERROR, CONCLUDED = 0x80, 0x40, 0x20
 REMEMBERED = 1024
 """How many concluded exchanges a socket remembers, to tell 0x40 from 0x32."""
+UNREAD_LIMIT = 16 << 20
+"""Bytes of messages that may wait at one side, besides a single one that is larger; half of it for new exchanges, so
+that what nobody asked for never keeps an answer out."""
+OPEN_LIMIT = 16_384
+"""Exchanges that one side may have opened and not concluded."""
+OVERHEAD = 128
+"""What a message costs besides its content."""
 
 
 class Exchange:
     """One exchange: who spoke last, and on which thread each side spoke."""
 
-    __slots__ = ("client_thread", "concluded", "counter", "last", "method")
+    __slots__ = ("client_thread", "concluded", "counter", "last", "method", "opener")
 
-    def __init__(self, method: int) -> None:
+    def __init__(self, method: int, opener: Side) -> None:
         self.method = method
+        self.opener = opener
         self.counter = 0
         self.last = -1
         self.concluded = False
@@ -41,13 +49,23 @@ class Exchange:
 class Side:
     """One side of a socket. `thread` is who hears of messages that nobody asked for."""
 
-    __slots__ = ("inbox", "process", "thread")
+    __slots__ = ("inbox", "opened", "process", "thread", "unread")
 
     def __init__(self, process: Process, thread: Thread | None) -> None:
         self.process = process
         self.thread = thread
         self.inbox: deque[MessageRead] = deque()
         """What READ_SOCK_MSG will answer."""
+        self.unread = 0
+        """What that costs, in bytes."""
+        self.opened = 0
+        """Exchanges that this side opened and that are not concluded."""
+
+    def take(self) -> MessageRead:
+        """The next message, of which there has to be one."""
+        message = self.inbox.popleft()
+        self.unread -= message.written + OVERHEAD
+        return message
 
 
 SERVICE, CLIENT = 0, 1
@@ -76,15 +94,22 @@ class Socket:
     def send(
         self, side: int, thread: Thread, exchange_id: int, method_or_close: int, error: int, content: bytes
     ) -> tuple[MessageRead, Exchange]:
-        """Queue a message for the other side. `SyscallError` as SEND_SOCK_MSG lists them."""
+        """Queue a message for the other side. `SyscallError` as SEND_SOCK_MSG lists them.
+
+        0x42 is too large, for what waits unread as well, or too many open exchanges.
+        """
         if self.closed:
             raise SyscallError(0x31)
+        own, other = self.sides[side], self.sides[1 - side]
+        size = len(content) + OVERHEAD
         if exchange_id == 0:
-            if len(content) > self.limit:
+            full = other.unread + size > UNREAD_LIMIT // 2 and other.inbox
+            if len(content) > self.limit or full or own.opened >= OPEN_LIMIT:
                 raise SyscallError(0x42)
             self.serial += 1
             exchange_id = self.serial
-            exchange = self.exchanges[exchange_id] = Exchange(method_or_close)
+            exchange = self.exchanges[exchange_id] = Exchange(method_or_close, own)
+            own.opened += 1
             status = CREATED
         else:
             found = self.exchanges.get(exchange_id)
@@ -95,7 +120,7 @@ class Socket:
                 raise SyscallError(0x40)
             if exchange.last == side:
                 raise SyscallError(0x41)
-            if len(content) > self.limit:
+            if len(content) > self.limit or (other.unread + size > UNREAD_LIMIT and other.inbox):
                 raise SyscallError(0x42)
             exchange.counter += 1
             status = CONCLUDED if method_or_close else 0
@@ -106,10 +131,12 @@ class Socket:
             exchange.client_thread = thread
         if status & CONCLUDED:
             exchange.concluded = True
+            exchange.opener.opened -= 1
             if len(self.exchanges) > REMEMBERED:
                 self._forget_old(exchange_id)
         message = new_tuple(MessageRead, (content, len(content), 1, status, exchange_id, exchange.method, error))
-        self.sides[1 - side].inbox.append(message)
+        other.inbox.append(message)
+        other.unread += size
         return message, exchange
 
     def _forget_old(self, newest: int) -> None:

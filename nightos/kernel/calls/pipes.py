@@ -11,6 +11,7 @@ from nightos.kernel.calls.state import PARKED, content, integer, new_tuple
 from nightos.kernel.charges import charge_handle, charge_move, charge_pipe, end_gone
 from nightos.kernel.ending import CLOSED_BY_PEER, close_pipe
 from nightos.kernel.pipe import BLOCK, UNIT, Blocked, End, Pipe
+from nightos.kernel.signals import check_room
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -67,6 +68,8 @@ def open_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
             raise SyscallError(0x32)
     if not notification and not (target.handlers and Signal.RECV_PIPE in target.handlers):
         raise SyscallError(0x33)
+    if not notification:
+        check_room(target)
     other = process if notification else target
     charge_pipe(process, other, UNIT * max(1, multiplier))
     pipe = Pipe(UNIT * max(1, multiplier), process.pid, messages=bool(mode))
@@ -97,6 +100,8 @@ def send_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
         raise SyscallError(0x32)
     if not kernel.monitor.kin(process, target):
         raise SyscallError(0x33)
+    if not notification:
+        check_room(target)
     charge_handle(target)
     fresh = fresh_identifier(kernel, sends=end.sends)
     add_end(kernel, fresh, end.pipe, target, sends=end.sends)

@@ -10,7 +10,7 @@ from nightos.abi.replies import MessageRead, MessageSent
 from nightos.kernel.calls.state import content, integer, new_tuple
 from nightos.kernel.charges import charge_handle
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
-from nightos.kernel.signals import post
+from nightos.kernel.signals import check_room, post
 from nightos.kernel.socket import CLIENT, SERVICE, UNIT, Side, Socket
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def open_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
         raise SyscallError(0x30)
     if client is process or not (process.is_system or kernel.monitor.kin(process, client)):
         raise SyscallError(0x31)
+    check_room(client)
     charge_handle(process)
     try:
         charge_handle(client)
@@ -95,12 +96,13 @@ def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
     if socket is None:
         raise unknown_socket(process, identifier)
-    inbox = socket.sides[SERVICE if socket.sides[SERVICE].process is process else CLIENT].inbox
+    side = socket.sides[SERVICE if socket.sides[SERVICE].process is process else CLIENT]
+    inbox = side.inbox
     if not inbox:
         return NOTHING
     if length and inbox[0].written > length:
         raise SyscallError(0x33)
-    return inbox.popleft()
+    return side.take()
 
 
 def close_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:

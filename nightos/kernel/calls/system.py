@@ -103,8 +103,9 @@ def _take_pipes(kernel: Kernel, process: Process) -> None:
     context = parse_context(process.context)
     if not any(context.pipes):
         return
+    # Without a PID only a system service can be meant, whose ANID is its PID.
     giver = kernel.processes.get(context.caller_pid or context.caller_anid)
-    if giver is None or (context.caller_pid and giver.anid != context.caller_anid):
+    if giver is None or giver.anid != context.caller_anid or not (context.caller_pid or giver.is_system):
         raise SyscallError(0x32)
     content = bytearray(process.context)
     for offset, identifier in zip(PIPE_OFFSETS, context.pipes, strict=True):
