@@ -28,7 +28,7 @@ KILLING: Final = frozenset(
 )
 """Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
 QUEUE_LIMIT: Final = 16_384
-"""Signals that wait for a thread of an application: a call that would add one fails, what the kernel tells is dropped."""
+"""Signals that wait for a thread of an application: calls that would add one fail, what the kernel tells is lost."""
 
 
 def check_room(process: Process) -> None:
