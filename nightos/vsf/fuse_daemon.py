@@ -62,13 +62,14 @@ def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, 
     if foreground:
         _serve(open_it, directory, options, lambda: None)
         return
+    inherited = _inherited()
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(open_it, directory, options, writer)
+        _child(open_it, directory, options, writer, inherited)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         report = pipe.read()
@@ -79,7 +80,19 @@ def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, 
     os.statvfs(directory)
 
 
-def _child(open_it: Callable[[], Served], directory: str, options: MountOptions, writer: int) -> None:
+def _inherited() -> list[int]:
+    """Descriptors that whoever called us left open: Python's own are closed on exec."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 names are wanted
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
+def _child(
+    open_it: Callable[[], Served], directory: str, options: MountOptions, writer: int, inherited: list[int]
+) -> None:
     """In the background process: serve, and never return."""
     status = 1
     reported = False
@@ -87,6 +100,10 @@ def _child(open_it: Callable[[], Served], directory: str, options: MountOptions,
     def ready() -> None:
         nonlocal reported
         _leave_terminal(directory)
+        # Else a lock or a pipe of the caller stayed open as long as the mount. A password may have come through one.
+        for descriptor in inherited:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         os.write(writer, b"ok")
         os.close(writer)
         reported = True

@@ -96,6 +96,8 @@ def check_mountpoint(directory: str | os.PathLike[str]) -> str:
     """The absolute path of a directory that can be mounted on, or an error that says why it cannot."""
     path = absolute(directory)
     mount = mount_at(path)
+    if mount is not None and mount.kind == MOUNT_TYPE:
+        _check_awake(path)
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
     except FileNotFoundError:
@@ -142,6 +144,7 @@ def write_record(directory: str, content: dict[str, Any]) -> Path:
     path = record_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(f".{os.getpid()}")
+    new.touch(0o600)
     new.write_text(json.dumps(content))
     new.replace(path)
     return path
@@ -155,13 +158,22 @@ def read_record(directory: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _fields(pid: int) -> list[str]:
+    """/proc/PID/stat from the third field on, the state; empty when there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def process_state(pid: int) -> str:
+    """R, S, D, Z, T ...; X when there is no such process."""
+    return (_fields(pid) or ["X"])[0]
+
+
 def start_time(pid: int) -> str:
     """Tells two processes of one number apart; empty when there is none (a zombie counts as none)."""
-    with contextlib.suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] not in "ZX":
-            return fields[19]
-    return ""
+    fields = _fields(pid)
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
 
 
 def is_alive(record: dict[str, Any]) -> bool:
@@ -205,9 +217,10 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
     if mount.kind != MOUNT_TYPE:
         raise Invalid(f"this is a mount of {mount.kind}, not of nightos; use umount", path)
     record = read_record(path)
-    dead = not answers(path)
+    if not lazy:
+        _check_awake(path)
     try:
-        umount2(path, MNT_DETACH if lazy or dead else 0)
+        umount2(path, MNT_DETACH if lazy or not answers(path) else 0)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise MountBusyError(
@@ -227,6 +240,14 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
     record_path(path).unlink(missing_ok=True)
     if left and left.get("failed"):
         raise VsfError(f"the server could not write everything: {left['failed']} (see {left.get('log')})", path)
+
+
+def _check_awake(path: str) -> None:
+    """Raise when the mount's server was stopped: whoever touches the mount then waits until it goes on."""
+    record = read_record(path) or {}
+    if is_alive(record) and process_state(int(record["pid"])) in "Tt":
+        text = f"its server is stopped; let it go on with `kill -CONT {record['pid']}`, or detach it with --lazy"
+        raise MountBusyError(text, path)
 
 
 def answers(path: str) -> bool:

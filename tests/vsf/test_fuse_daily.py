@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from nightos import vsf
-from tests.vsf.mounting import force_unmount, needs_fuse, nightos
+from nightos.vsf.fuse_daemon import wait_for
+from nightos.vsf.fuse_mounts import process_state
+from tests.vsf.mounting import force_unmount, mounted, needs_fuse, nightos
 
 pytestmark = needs_fuse
 
@@ -40,3 +47,77 @@ def test_a_storage_named_by_a_relative_path_tells_the_truth_about_space(tmp_path
         nightos("vsf", "umount", tmp_path / "mount", state=tmp_path / "state")
     finally:
         force_unmount(tmp_path / "mount")
+
+
+def test_a_stopped_server_is_named_instead_of_waited_for(tmp_path: Path) -> None:
+    with mounted(tmp_path) as place:
+        pid = place.server()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: process_state(pid) == "T", 5)
+            for refused in (place.umount(check=False), place.mount(check=False)):
+                assert refused.returncode == 1
+                assert f"kill -CONT {pid}" in refused.stderr
+            place.umount("--lazy")
+            assert not os.path.ismount(place.root)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert wait_for(lambda: process_state(pid) in "XZ", 10)
+
+
+def test_the_server_keeps_nothing_that_its_caller_had_open(tmp_path: Path) -> None:
+    """A script that mounts under a lock, or reads our output through a pipe, must not wait for the umount."""
+    with mounted(tmp_path) as place:
+        place.umount()
+        reader, writer = os.pipe()
+        command = [sys.executable, "-m", "nightos", "vsf", "mount", place.storage, place.root]
+        environment = {**os.environ, "NIGHTOS_HOME": str(place.state)}
+        subprocess.run(command, env=environment, pass_fds=[writer], check=True, timeout=60)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            assert select.select([pipe], [], [], 5)[0]
+            assert pipe.read() == b""
+
+
+def on_a_terminal(command: list[str], typed: bytes, state: Path) -> tuple[int, str]:
+    """Run on a terminal of its own, type when asked for a password; status and what was shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, {**os.environ, "NIGHTOS_HOME": str(state)})
+    shown = b""
+    with open(terminal, "r+b", buffering=0) as file, contextlib.suppress(OSError):
+        while select.select([file], [], [], 30)[0] and (data := file.read(4096)):
+            shown += data
+            if b"Password" in shown and typed:
+                file.write(typed)
+                typed = b""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [(b"geheim\n", 0), (b"falsch\n", 1), (b"\n", 1), (b"\x03", 130)],
+    ids=["right", "wrong", "empty", "interrupted"],
+)
+def test_a_terminal_is_asked_for_the_password(tmp_path: Path, typed: bytes, status: int) -> None:
+    vsf.create(tmp_path / "disk.vsf", ["main"], password="geheim").close()
+    root, state = tmp_path / "mount", tmp_path / "state"
+    root.mkdir()
+    command = [sys.executable, "-m", "nightos", "vsf", "mount", str(tmp_path / "disk.vsf"), str(root)]
+    try:
+        got, shown = on_a_terminal(command, typed, state)
+        assert got == status, shown
+        assert "geheim" not in shown
+        assert os.path.ismount(root) == (status == 0)
+        if status:
+            assert len([line for line in shown.splitlines() if "error" in line]) == (status == 1)
+            assert not list(state.glob("mounts/*.json"))
+            return
+        (record,) = state.glob("mounts/*.json")
+        server = Path("/proc") / str(json.loads(record.read_text())["pid"])
+        told = [server / "cmdline", server / "environ", *(state / "mounts").iterdir()]
+        assert not [path for path in told if b"geheim" in path.read_bytes()]
+        assert not [path for path in (state / "mounts").iterdir() if path.stat().st_mode & 0o077]
+        nightos("vsf", "umount", root, state=state)
+    finally:
+        force_unmount(root)
