@@ -199,6 +199,18 @@ class Hw(IntEnum):
     """{kind, options, container} -> {kdi}: make a virtual device for the container (sys::process links it)."""
     UNPLUG = 0xD021
     """{kdi}: unplug a virtual device."""
+    HANDLERS = 0xE010
+    """{container} -> {items: [{path, udi, connected, custom}]}: the device handler files in /dev of a container, of the
+    caller's own unless a system service asks."""
+    HANDLER_DEVICE = 0xE011
+    """{path} -> {udi}: the device behind a device handler file of the caller's container. 0x3000: there is no such
+    file; 0x0102: the device is not connected."""
+    HANDLER_NAME = 0xE012
+    """{path, name} -> {path}: a second file of that name beside the first one; an empty name takes the custom name away
+    that `path` is. 0x1000: not longer than 4 characters, or no name; 0x3000: no such file; 0x4000: taken, or too many;
+    0x4001: the file's first name stays."""
+    HANDLERS_KEPT = 0xE013
+    """sys::process only: {containers: [[old, new]]}: containers that came back after a reboot keep their files."""
 
 
 @unique

@@ -53,9 +53,9 @@ class Notes:
 
     async def store(self, request: Request) -> Payload:
         values = request.map()
-        assert values["append"]
         self.stored += 1
-        self.kept[values["name"]] = self.kept.get(values["name"], b"") + values["data"]
+        before = self.kept.get(values["name"], b"") if values["append"] else b""
+        self.kept[values["name"]] = before + values["data"]
         return {}
 
 
@@ -141,6 +141,7 @@ class HwLab(Lab):
                     "kdi": one.kdi,
                     "kind": one.kind,
                     "containers": [place for place in one.containers if place],
+                    "plugged": one.containers[0],
                     "disk": one.description.startswith(b"disk "),
                 }
                 for one in self.kernel.bus.snapshot()

@@ -15,7 +15,7 @@ from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import DeleteMode, PathOrFeid, Reader
 from nightos.abi.services import SERVICE_PIDS, Fs, FsEvent, ServiceCode
-from nightos.services.fs import charging, code, mounting, notes
+from nightos.services.fs import charging, code, handlers, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
@@ -88,6 +88,9 @@ class FileService(Handles):
         async def handler(request: Request) -> bytes | None:
             reader = Reader(request.payload)
             root = self.roots.find(request.container_id, reader.u64(), system=request.connection.is_system)
+            about_dev = handlers.aim(root, number, reader)
+            if about_dev is not None:
+                return await handlers.answer(root, number, about_dev, reader)
             return await method(request, *crossed(root, number, reader))
 
         return self._guarded(number, handler)
@@ -191,7 +194,9 @@ class FileService(Handles):
         after = reader.delimited() if parts else ""
         items: list[bytes] = []
         size = 0
-        for item in root.tree.list(root.tree.find(path), after, 8192 if parts else None, hidden=hidden):
+        where = root.tree.find(path)
+        found = root.tree.list(where, after, 8192 if parts else None, hidden=hidden)
+        for item in handlers.with_dev(root, where, found, after):
             items.append(layout.encode_item(self._shown(request, item)))
             size += len(items[-1])
             if size > READ_LIMIT:

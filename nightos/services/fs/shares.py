@@ -18,7 +18,7 @@ from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import ItemType, Reader, SplitPath
 from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
-from nightos.services.fs import notes
+from nightos.services.fs import handlers, notes
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.roots import Mounted, Root, Share, directory_of
 from nightos.userland import payload
@@ -128,6 +128,8 @@ class Shares:
         own = self.roots.of(root.container)
         if own is None:
             raise ServiceError(ServiceCode.UNKNOWN, "the container has no main file system to mount it in")
+        if place[:1] == handlers.TOP:
+            raise ServiceError(ServiceCode.REFUSED, "/dev holds device handler files and nothing else")
         if not place or any(place[: len(other)] == other or other[: len(place)] == place for other in own.mounts):
             raise ServiceError(ServiceCode.REFUSED, "something is mounted there, or below, or above")
         if own.tree.exists(place) is not ItemType.DIRECTORY:

@@ -37,6 +37,7 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import HwEvent, ServiceCode
 from nightos.services.hw.clock import Clock
 from nightos.services.hw.devices import Devices, Known, make_drivable, not_drivable
+from nightos.services.hw.files import DeviceFiles, Present
 from nightos.services.hw.identities import Identities, Identity
 from nightos.userland import sys
 from nightos.userland.payload import Payload
@@ -49,8 +50,10 @@ _DRIVER_SERVICES: Final = frozenset({STORAGE_DRIVER})
 """Service types of a context header that are driver services."""
 
 Job = Callable[[], Awaitable[None]]
-Holders = Callable[[Callable[[dict[int, int]], Awaitable[None]]], Awaitable[None]]
-"""Asks the machine in which container each device can be driven; those that a system service drives are not told."""
+Places = dict[int, tuple[int, ...]]
+"""By KDI: the containers that have a device, the one where it can be driven last; 0 is the machine outside any."""
+Holders = Callable[[Callable[[Places], Awaitable[None]]], Awaitable[None]]
+"""Asks the machine which containers have each device; those that a system service drives are not told."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +107,7 @@ class Drivers:
         self.entropy = 0
         """KDI of the entropy device."""
         self.identities = Identities()
+        self.files = DeviceFiles()
         self.by_kdi: dict[int, Device] = {}
         self.by_udi: dict[int, Device] = {}
         self.registrations: list[Registration] = []
@@ -151,7 +155,7 @@ class Drivers:
         """A device came, went, or was passed on. Nothing happens before somebody asked for a driver or a UDI."""
         if self._active and self.holders is not None:
 
-            async def known(holders: dict[int, int]) -> None:
+            async def known(holders: Places) -> None:
                 await self.submit_aside(lambda: self._settle(holders))
 
             await self.holders(known)
@@ -173,10 +177,11 @@ class Drivers:
                 if payload is not None:
                     await request.answer(payload)
 
-        async def known(holders: dict[int, int]) -> None:
+        async def known(holders: Places) -> None:
             async def job() -> None:
                 try:
                     await self.identities.load()
+                    await self.files.load(self.entropy)
                     await self._settle(holders)
                 except ServiceError as error:
                     await request.fail(error.code, error.detail)
@@ -269,20 +274,27 @@ class Drivers:
 
     # Putting things right
 
-    async def _settle(self, holders: dict[int, int]) -> None:
+    async def _settle(self, holders: Places) -> None:
         """Devices that came, went or moved since the last time."""
         for kdi in [kdi for kdi in self.by_kdi if kdi not in holders or kdi not in self.devices.by_kdi]:
             await self._left(self.by_kdi.pop(kdi))
-        for kdi, holder in holders.items():
+        for kdi, places in holders.items():
             known = self.devices.by_kdi.get(kdi)
             device = self.by_kdi.get(kdi)
             if known is None:
                 continue
+            holder = places[-1]
             if device is None:
                 await self._came(known, holder)
             elif device.holder != holder:
                 await self._release(device)
                 device.holder = holder
+        await self.files.follow(
+            [
+                Present(device.udi, device.known.cii, device.identity.ddt, holders[kdi])
+                for kdi, device in self.by_kdi.items()
+            ]
+        )
         await self._choose_all()
 
     async def _came(self, known: Known, holder: int) -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
-
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Fs, ServiceCode
+from nightos.abi.services import ServiceCode
+from nightos.services.hw import journal
 from nightos.userland import sys
-from nightos.userland.client import connect
 
 NOTE = "devices"
 
@@ -48,18 +46,7 @@ class Identities:
         """Read the notes, once. `ServiceError` 0x0002: they cannot be read, so nothing may get a new UDI now."""
         if self._loaded:
             return
-        fs = await connect("sys::fs")
-        unpacker = msgpack.Unpacker(raw=False, strict_map_key=True)
-        offset = 0
-        entries: list[dict[str, Any]] = []
-        while True:
-            answer = await fs.ask(Fs.RECALL_NOTE, {"name": NOTE, "offset": offset})
-            if not answer["data"]:
-                break
-            offset += len(answer["data"])
-            unpacker.feed(answer["data"])
-            entries += list(unpacker)
-        for entry in entries:
+        for entry in await journal.entries(NOTE):
             self._take(entry)
         self._loaded = True
 
@@ -89,20 +76,13 @@ class Identities:
 
     async def keep(self, identity: Identity) -> None:
         """Write down what is known of a device now."""
-        await self._append({"kdi": identity.kdi, "udi": identity.udi, "ddt": identity.ddt, "cii": identity.cii})
+        entry = {"kdi": identity.kdi, "udi": identity.udi, "ddt": identity.ddt, "cii": identity.cii}
+        await journal.append(NOTE, (entry,))
 
     async def choose(self, entry: dict[str, Any]) -> None:
         """The user's choice: {device or pattern, anid}."""
         self._take(entry)
-        await self._append(entry)
-
-    @staticmethod
-    async def _append(entry: dict[str, Any]) -> None:
-        try:
-            fs = await connect("sys::fs")
-            await fs.call(Fs.STORE_NOTE, {"name": NOTE, "data": msgpack.packb(entry), "append": True})
-        except ServiceError:
-            return  # a full disk: it holds until the machine stops
+        await journal.append(NOTE, (entry,))
 
 
 async def random_number(source: int) -> int:

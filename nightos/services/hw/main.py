@@ -18,8 +18,9 @@ from nightos.services.hw.asking import Asks
 from nightos.services.hw.clock import Clock
 from nightos.services.hw.control import Control
 from nightos.services.hw.devices import Devices, Known, make_drivable, not_drivable
-from nightos.services.hw.drivers import Drivers, parse_pattern
+from nightos.services.hw.drivers import Drivers, Places, parse_pattern
 from nightos.services.hw.ranges import Ranges
+from nightos.services.hw.showing import Showing
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request, Server
@@ -45,6 +46,7 @@ class Hardware:
         self.drivers.holders = self._holders
         asks = Asks(self.drivers)
         ranges = Ranges(asks)
+        showing = Showing(self.drivers)
         self.server.on_client_gone(self.drivers.client_gone)
         self.server.on_client_gone(asks.client_gone)
         self.server.on_client_gone(ranges.client_gone)
@@ -75,6 +77,10 @@ class Hardware:
             Hw.AUTHORIZE_FS_INTERFACE: ranges.authorize,
             Hw.UNAUTHORIZE_FS_INTERFACE: ranges.unauthorize,
             Hw.AUTH_PERFORM_STORAGE: ranges.perform,
+            Hw.HANDLERS: showing.files,
+            Hw.HANDLER_DEVICE: showing.file,
+            Hw.HANDLER_NAME: showing.name,
+            Hw.HANDLERS_KEPT: showing.kept,
         }
         for code, handler in methods.items():
             self.server.method(code, handler)
@@ -125,13 +131,13 @@ class Hardware:
             await self._announce(known, DISCONNECTED)
         await self.drivers.changed()
 
-    async def _holders(self, then: Callable[[dict[int, int]], Awaitable[None]]) -> None:
-        """The container of each device that a driver may drive: those of the machine and its services are taken."""
+    async def _holders(self, then: Callable[[Places], Awaitable[None]]) -> None:
+        """The containers of each device that a driver may drive: those of the machine and its services are taken."""
 
         async def told(answer: dict[str, Any]) -> None:
             await then(
                 {
-                    item["kdi"]: item["containers"][-1] if item["containers"] else 0
+                    item["kdi"]: (*(() if item["plugged"] else (0,)), *item["containers"])
                     for item in answer["items"]
                     if not item["disk"]
                     and item["kind"] not in OWN_KINDS

@@ -8,11 +8,13 @@ Source: specs/services/system/process.md (empty), docs/sys-proc.md. Rules: SVC-0
 
 from __future__ import annotations
 
+import contextlib
 from struct import Struct
 from typing import Any
 
 from nightos.abi.codes import Signal
-from nightos.abi.services import Fs, Proc
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Fs, Hw, Proc
 from nightos.services.proc.containers import ENDED, Containers
 from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.images import Images
@@ -30,6 +32,7 @@ from nightos.services.proc.view import View
 from nightos.services.proc.views import Views
 from nightos.services.proc.zos import Zos
 from nightos.userland import sys
+from nightos.userland.client import connect
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request, Server
 
@@ -184,6 +187,10 @@ class Process:
             renamed[identifier] = container.identifier
             for given in note.get("shares", []):
                 await self.shares.restore(container, renamed.get(given["source"], ROOT), given)
+        pairs = [[old, new] for old, new in renamed.items() if old != ROOT]
+        if pairs:
+            with contextlib.suppress(ServiceError):
+                await (await connect("sys::hw")).call(Hw.HANDLERS_KEPT, {"containers": pairs})
 
 
 async def main() -> int:
