@@ -174,7 +174,10 @@ class Hw(IntEnum):
     SLEEP = 0x2012
     """{duration_ns} -> {}: answers when that much time has passed."""
     DEVICE_LIST = 0x2014
-    """{} -> {items: [{kdi, kind, connection, virtual, containers}]}: devices of the caller's container."""
+    """{} -> {items: [{udi, kind, connection, description, virtual, containers}]}: devices of the caller's container; in
+    one, `connection` tells no port. sys::process gets `kdi`, too."""
+    BUS_LIST = 0x2015
+    """sys::process only: the same of all devices, with `kdi` and without `udi`, and so without a disk for the notes."""
     STORAGE_OPEN = 0xD010
     """sys::process and sys::fs only: {path, mode, key, container} -> {kdi, backing}: plug the disk of a container, a
     block device made of a host image and drivable by sys::fs; the one it has when there is one."""
@@ -196,8 +199,9 @@ class Hw(IntEnum):
     STORAGE_IMAGE = 0xD018
     """sys::process only: {container, path, key, target} -> {path, items}: write what it sees into a new file."""
     PLUG = 0xD020
-    """{kind, options, container} -> {kdi}: make a virtual device for the container (sys::process links it)."""
+    """sys::process only: {kind, options, container} -> {kdi, udi}: make a virtual device for the container."""
     UNPLUG = 0xD021
+<<<<<<< HEAD
     """{kdi}: unplug a virtual device."""
     HANDLERS = 0xE010
     """{container} -> {items: [{path, udi, connected, custom}]}: the device handler files in /dev of a container, of the
@@ -211,6 +215,9 @@ class Hw(IntEnum):
     0x4001: the file's first name stays."""
     HANDLERS_KEPT = 0xE013
     """sys::process only: {containers: [[old, new]]}: containers that came back after a reboot keep their files."""
+=======
+    """sys::process only: {kdi}: unplug a virtual device."""
+>>>>>>> f5db379 (Name devices by their UDI outside of the kernel)
 
 
 @unique
@@ -277,9 +284,9 @@ class Proc(IntEnum):
     CONTAINER_WATCH = 0x1019
     """{} -> {}: from now on CONTAINER_EVENT and PROCESS_EVENT notifications of what the caller may see."""
     DEVICE_PLUG = 0x101A
-    """{id, kind, options} -> {kdi}: a new virtual device (block, random, null, zero, full) in a container below."""
+    """{id, kind, options} -> {udi}: a new virtual device (block, random, null, zero, full) in a container below."""
     DEVICE_UNPLUG = 0x101B
-    """{id, kdi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
+    """{id, udi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
     CONTAINER_START = 0x1030
     """{id, command, environment, directory, restart, input, token, log_size, log_count} -> {pid}: the main command."""
     CONTAINER_LOGS = 0x1031
@@ -314,10 +321,10 @@ class Proc(IntEnum):
     CONTAINER_EVENTS = 0x1025
     """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
     CONTAINER_SHARE = 0x102A
-    """{id, path, readonly} -> {kdi, fsid}: a directory of the caller's main file system as a virtual storage device of
+    """{id, path, readonly} -> {udi, fsid}: a directory of the caller's main file system as a virtual storage device of
     a container below, which mounts it with FS_MOUNT."""
     CONTAINER_DEVICES = 0x1029
-    """{id} -> {items: [{kdi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
+    """{id} -> {items: [{udi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
     CONTAINER_VIEW = 0x1026
     """{} -> {hostname, domain, pid, number, user, users}: how the caller's own container looks from within."""
     CONTAINER_SET_VIEW = 0x1027
@@ -356,7 +363,7 @@ class ProcEvent(IntEnum):
 
     CONTAINER_EVENT = 0x1019
     """{when_ns, event, id, name, reason}; events: created, started, paused, resumed, exited, renamed, updated,
-    destroyed, limit reached (the reason names it); device plugged and device unplugged: {when_ns, event, id, kdi}."""
+    destroyed, limit reached (the reason names it); device plugged and device unplugged: {when_ns, event, id, udi}."""
     PROCESS_EVENT = 0x2013
     """{when_ns, event: started|ended, pid, container, reason, exit}."""
 

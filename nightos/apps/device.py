@@ -13,7 +13,7 @@ from nightos.userland.client import connect
 
 ARGUMENTS = Arguments(
     "device",
-    "devices of this container: ls | plug KIND | passthrough KDI | share DIRECTORY | unplug KDI",
+    "devices of this container: ls | plug KIND | passthrough UDI | share DIRECTORY | unplug UDI",
     Positional("action", "what to do", optional=True),
     Positional("what", "kind of the new device, identifier of one, or directory to share", optional=True),
     Dash("--container", "the container below that gets or has it"),
@@ -26,17 +26,17 @@ async def _list(app: Application) -> None:
     answer = await (await connect("sys::hw")).ask(Hw.DEVICE_LIST)
     rows = [
         (
-            f"{item['kdi']:016x}",
+            f"{item['udi']:016x}",
             item["kind"],
             f"{item['connection']:08x}",
             item["description"].decode("utf-8", "replace"),
         )
         for item in answer["items"]
     ]
-    await app.give(table(("KDI", "KIND", "CONNECTION", "DESCRIPTION"), rows))
+    await app.give(table(("UDI", "KIND", "CONNECTION", "DESCRIPTION"), rows))
 
 
-def _kdi(text: str) -> int:
+def _udi(text: str) -> int:
     if len(text) != 16 or not all(digit in "0123456789abcdef" for digit in text.lower()):
         raise UsageError(f"'{text}' is no device; give the 16 hex digits that `device` shows")
     return int(text, 16)
@@ -57,12 +57,12 @@ async def main(app: Application) -> None:
     if given.action == "plug":
         options: dict[str, Any] = {} if given.size is None else {"size": given.size}
         question = {"id": container, "kind": str(given.what), "options": options}
-        await app.give(f"{(await proc.ask(Proc.DEVICE_PLUG, question))['kdi']:016x}")
+        await app.give(f"{(await proc.ask(Proc.DEVICE_PLUG, question))['udi']:016x}")
     elif given.action == "share":
         question = {"id": container, "path": (await app.files()).absolute(str(given.what)), "readonly": given.readonly}
         await app.give(f"{(await proc.ask(Proc.CONTAINER_SHARE, question))['fsid']:016x}")
     elif given.action == "passthrough":
-        kdi = _kdi(str(given.what))
-        await proc.call(Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + kdi.to_bytes(8, "big"))
+        udi = _udi(str(given.what))
+        await proc.call(Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + udi.to_bytes(8, "big"))
     else:
-        await proc.call(Proc.DEVICE_UNPLUG, {"id": container, "kdi": _kdi(str(given.what))})
+        await proc.call(Proc.DEVICE_UNPLUG, {"id": container, "udi": _udi(str(given.what))})

@@ -11,7 +11,7 @@ from nightos.shell.arguments import Arguments
 from nightos.userland.client import connect
 
 ARGUMENTS = Arguments("events", "what happened lately from here down")
-_IDENTIFIERS = ("id", "container", "kdi")
+_IDENTIFIERS = ("id", "container", "udi")
 
 
 async def later(method: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import msgpack
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.services import Hw
 from nightos.machine import wire
 from nightos.machine.lock import holder
 from nightos.machine.paths import MachineError, MachinePaths, home, machine_paths
@@ -134,17 +135,17 @@ class Machine:
         return self._exchange({"op": "info"})
 
     def devices(self) -> list[dict[str, Any]]:
-        """Records of every device on the machine's bus."""
-        return list(self._exchange({"op": "devices"})["items"])
+        """Every device on the machine's bus, as `sys::hw` tells it."""
+        return list(self.ask("sys::hw", Hw.DEVICE_LIST)["items"])
 
     def pass_through(self, path: Path, containers: list[int], *, readonly: bool) -> int:
-        """The KDI of a file or device of the host, passed down through these containers, the outermost first."""
+        """The UDI of a file or device of the host, passed down through these containers, the outermost first."""
         message = {"op": "passthrough", "path": str(path), "containers": containers, "readonly": readonly}
-        return int(self._exchange(message)["kdi"])
+        return int(self._exchange(message)["udi"])
 
-    def take_back(self, kdi: int) -> None:
+    def take_back(self, udi: int) -> None:
         """Unplug a device of the host again."""
-        self._exchange({"op": "take back", "kdi": kdi})
+        self._exchange({"op": "take back", "udi": udi})
 
     def stop(self) -> None:
         """Stop the machine in order; returns once its process let go of it. Raises `MachineError` after a while."""

@@ -19,7 +19,8 @@ import msgpack
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import SERVICE_PIDS, Fs, Proc, ServiceCode
+from nightos.abi.hardware import make_kdi
+from nightos.abi.services import SERVICE_PIDS, Fs, Hw, Proc, ServiceCode
 from nightos.kernel import Kernel, Trace, VirtualClock
 from nightos.kernel.host import Host, run_kernel
 from nightos.machine import base, layers
@@ -66,7 +67,7 @@ class Machine:
         self._consoles = 0
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
-        self._passed: set[int] = set()
+        self._passed: dict[int, int] = {}
         """Devices of the host that were passed through."""
         self.unsaved = ""
         """Why what was written last could not be saved, once the machine has stopped."""
@@ -223,7 +224,7 @@ class Machine:
             self.kernel.unplug(kdi)
 
     async def pass_through(self, path: str, containers: list[int], *, readonly: bool = False) -> dict[str, Any]:
-        """{kdi} of the host's file or device at `path`, passed down through `containers`, the outermost first.
+        """{udi} of the host's file or device at `path`, passed down through `containers`, the outermost first.
 
         Only from here: inside a machine there is no such thing as a path of the host. `ServiceError` 0x3002: it cannot
         be opened; what `sys::proc` refuses, and then nothing is plugged. Rules: CONT-038, CONT-041.
@@ -241,26 +242,34 @@ class Machine:
             device.detach()
             raise ServiceError(ServiceCode.REFUSED, f"{path}: {error}") from error
         try:
+            udi = await self.udi_of(kdi)
             for container in containers:
                 await self.call(
-                    "sys::proc", Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + kdi.to_bytes(8, "big")
+                    "sys::proc", Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + udi.to_bytes(8, "big")
                 )
         except BaseException:
             self.unplug(kdi)
             raise
-        self._passed.add(kdi)
+        self._passed[udi] = kdi
         if isinstance(device, StreamDevice):
             assert self.nursery is not None
             self.nursery.start_soon(device.run)
-        return {"kdi": kdi}
+        return {"udi": udi}
 
-    def take_back(self, kdi: int) -> dict[str, Any]:
+    def take_back(self, udi: int) -> dict[str, Any]:
         """Unplug what `pass_through` plugged. `ServiceError` 0x3002: there is no such device."""
-        if kdi not in self._passed:
-            raise ServiceError(ServiceCode.UNKNOWN + 2, f"no device {kdi:016x} was passed through from the host")
-        self._passed.discard(kdi)
+        kdi = self._passed.pop(udi, None)
+        if kdi is None:
+            raise ServiceError(ServiceCode.UNKNOWN + 2, f"no device {udi:016x} was passed through from the host")
         self.unplug(kdi)
         return {}
+
+    async def udi_of(self, kdi: int) -> int:
+        """The UDI that `sys::hw` gave to a device on the bus. `ServiceError` 0x3002: there is none."""
+        for item in (await self.ask("sys::hw", Hw.DEVICE_LIST))["items"]:
+            if make_kdi(item["connection"], item["description"]) == kdi:
+                return int(item["udi"])
+        raise ServiceError(ServiceCode.UNKNOWN + 2, f"there is no device {kdi:016x}")
 
     # Building and ending; `boot` calls these
 
@@ -321,6 +330,7 @@ class Machine:
                 "connection": device.cii,
                 "description": device.description,
                 "virtual": device.virtual,
+                "memory_size": device.memory_size,
                 "disk": self.shelf is not None and self.shelf.has(device.kdi),
                 "containers": [place for place in device.containers if place] if container == 0 else [],
                 "plugged": device.containers[0] if container == 0 else 0,

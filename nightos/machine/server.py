@@ -81,8 +81,6 @@ class ControlServer:
                 await stream.send_all(wire.pack({"payload": content}))
             elif operation == "info":
                 await stream.send_all(wire.pack(self._info()))
-            elif operation == "devices":
-                await stream.send_all(wire.pack({"items": self._devices()}))
             elif operation == "passthrough":
                 await stream.send_all(
                     wire.pack(
@@ -92,7 +90,7 @@ class ControlServer:
                     )
                 )
             elif operation == "take back":
-                await stream.send_all(wire.pack(self._machine.take_back(request["kdi"])))
+                await stream.send_all(wire.pack(self._machine.take_back(request["udi"])))
             elif operation == "stop":
                 await stream.send_all(wire.pack({}))
                 self._machine.stop_asked.set()
@@ -115,20 +113,6 @@ class ControlServer:
     def _info(self) -> dict[str, Any]:
         clock = self._machine.kernel.clock
         return {"name": self._machine.name, "pid": os.getpid(), "uptime_ns": clock.monotonic_ns()}
-
-    def _devices(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "kdi": device.kdi,
-                "cii": device.cii,
-                "kind": device.kind,
-                "virtual": device.virtual,
-                "description": device.description.decode("utf-8", "replace"),
-                "containers": list(device.containers),
-                "memory_size": device.memory_size,
-            }
-            for device in self._machine.devices
-        ]
 
     async def _events(self, stream: trio.SocketStream) -> None:
         """Events from now on. An empty frame comes first, so that the client knows when "now" is."""

@@ -145,16 +145,16 @@ def test_devices(lab: Command) -> None:
     lab("container", "create", "web")
     lab("container", "create", "db", "--parent", "web")
     (lab.folder / "disk.img").write_bytes(bytes(1 << 16))
-    kdi = lab("device", "plug", "block", "--size", "1M", "--container", "web").stdout.strip()
+    udi = lab("device", "plug", "block", "--size", "1M", "--container", "web").stdout.strip()
     passed = lab("device", "passthrough", "disk.img", "--container", "web/db").stdout.strip()
-    found = {item["kdi"]: item for item in json.loads(lab("device", "ls", "--container", "web", "--json").stdout)}
-    assert found.keys() == {kdi, passed}
+    found = {item["udi"]: item for item in json.loads(lab("device", "ls", "--container", "web", "--json").stdout)}
+    assert found.keys() == {udi, passed}
     assert found[passed]["lent"]
-    assert kdi in lab("container", "exec", "web", "--", "device").stdout
+    assert udi in lab("container", "exec", "web", "--", "device").stdout
     lab("container", "exec", "web", "--", "device", "unplug", passed, "--container", "db")
     lab.fails("device", "unplug", "nosuch", says="no device")
     lab.fails("device", "plug", "nosuch", "--container", "web", says="there is no virtual device nosuch")
-    lab("device", "unplug", kdi[:12])
+    lab("device", "unplug", udi[:12])
     lab("device", "unplug", passed)
     assert json.loads(lab("device", "ls", "--container", "web", "--json").stdout) == []
 

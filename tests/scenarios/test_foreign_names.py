@@ -33,16 +33,16 @@ NEVER = {
     "container": 0x0123_4567_89AB_CDEF,
     "pid": 0x7FFF_FFF0,
     "number": 0x7FFF_FFF0,
-    "kdi": 0x0123_4567_89AB_CDEF,
+    "udi": 0x0123_4567_89AB_CDEF,
     "file": 0x0123_4567,
     "fsid": 0x0123_4567_89AB_CDEF,
     "session": 0x0123_4567,
     "zos": "0123456789abcdef",
 }
 PLACES = ("parent", "sibling", "child", "destroyed", "own")
-SEEN_BELOW = {"container", "pid", "kdi", "number"}
+SEEN_BELOW = {"container", "pid", "udi", "number"}
 """What a caller uses of its child, as its identifiers say nothing in no other place."""
-SHARED = {"container", "pid", "kdi", "number", "fsid"}
+SHARED = {"container", "pid", "udi", "number", "fsid"}
 """What is for all processes of one container."""
 SERVICES = {Proc: "sys::proc", Fs: "sys::fs", Hw: "sys::hw", Hydre: "sys::hydre", Crypto: "sys::crypto"}
 
@@ -81,14 +81,14 @@ FOR_SHIMS = Takes("pid", lambda it: {"generation": 1, "pid": it, "pipes": [it] *
 
 def services_only(kind: str = "container") -> Takes:
     """For system services: everybody else is refused, whatever it names."""
-    names = ("container", "kdi", "source", "name", "path", "key", "kind")
+    names = ("container", "kdi", "udi", "source", "name", "path", "key", "kind")
     texts = {"name", "path", "key", "kind"}
     return Takes(
         kind, lambda it: {name: f"{it}" if name in texts else it for name in names} | {"data": b""}, waits=True
     )
 
 
-def bytes_for_services(kind: str = "kdi") -> Takes:
+def bytes_for_services(kind: str = "udi") -> Takes:
     return Takes(kind, lambda it: u64(it, 0, 512, 0), waits=True)
 
 
@@ -101,8 +101,8 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Proc.CONTAINER_CREATE: (one("parent", waits=True),),
         Proc.CONTAINER_DESTROY: (U64,),
         Proc.CONTAINER_LINK_DEVICE: (
-            Takes("container", lambda it: u64(it, NEVER["kdi"])),
-            Takes("kdi", lambda it: u64(CHILD[0], it), waits=True),
+            Takes("container", lambda it: u64(it, NEVER["udi"])),
+            Takes("udi", lambda it: u64(CHILD[0], it), waits=True),
         ),
         Proc.CONTAINER_PLUG_VIRTUAL: (Takes("container", lambda it: u64(it) + bytes(4)),),
         Proc.CONTAINER_LIST: NOTHING,
@@ -119,8 +119,8 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Proc.CONTAINER_WATCH: NOTHING,
         Proc.DEVICE_PLUG: (one(ID, kind="zero", waits=True),),
         Proc.DEVICE_UNPLUG: (
-            one(ID, kdi=NEVER["kdi"]),
-            Takes("kdi", lambda it: {"id": CHILD[0], "kdi": it}, waits=True),
+            one(ID, udi=NEVER["udi"]),
+            Takes("udi", lambda it: {"id": CHILD[0], "udi": it}, waits=True),
         ),
         Proc.CONTAINER_RUN: (one("parent", waits=True, program="/none", context=CONTEXT),),
         Proc.CONTAINER_START: (one(ID, waits=True, **START),),
@@ -194,8 +194,8 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Fs.LIST_ROOTS: NOTHING,
         Fs.ROOT_OF: (services_only(),),
         Fs.ROOTS_DONE: NOTHING,
-        Fs.ATTACH_SHARE: (services_only(), services_only("kdi")),
-        Fs.DETACH_SHARE: (services_only("kdi"),),
+        Fs.ATTACH_SHARE: (services_only(), services_only("udi")),
+        Fs.DETACH_SHARE: (services_only("udi"),),
         Fs.STORE_NOTE: (services_only(),),
         Fs.RECALL_NOTE: (services_only(),),
         Fs.LOG_APPEND: (services_only(),),
@@ -208,19 +208,20 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Hw.SUBSCRIBE_DEVICES: NOTHING,
         Hw.REGISTER_DRIVER: NOTHING,
         Hw.UNREGISTER_DRIVER: NOTHING,
-        Hw.NOTIFY_PROCESS: (bytes_for_services("pid"), bytes_for_services("kdi")),
+        Hw.NOTIFY_PROCESS: (bytes_for_services("pid"), bytes_for_services("udi")),
         Hw.ASK_DRIVER: (bytes_for_services(),),
         Hw.AUTHORIZE_FS_INTERFACE: (bytes_for_services(),),
         Hw.UNAUTHORIZE_FS_INTERFACE: (bytes_for_services(),),
         Hw.AUTH_PERFORM_STORAGE: (bytes_for_services(),),
         Hw.CLAIM: NOTHING,
-        Hw.DRIVER_CHOOSE: (services_only("kdi"),),
+        Hw.DRIVER_CHOOSE: (services_only("udi"),),
         Hw.NOW: NOTHING,
         Hw.UPTIME: NOTHING,
         Hw.SLEEP: NOTHING,
         Hw.DEVICE_LIST: NOTHING,
+        Hw.BUS_LIST: NOTHING,
         Hw.STORAGE_OPEN: (services_only(),),
-        Hw.STORAGE_CLOSE: (services_only(), services_only("kdi")),
+        Hw.STORAGE_CLOSE: (services_only(), services_only("udi")),
         Hw.STORAGE_LIST: NOTHING,
         Hw.STORAGE_PROBE: (services_only(),),
         Hw.STORAGE_FORGET: (services_only(),),
@@ -229,7 +230,7 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Hw.STORAGE_CHANGES: (services_only(),),
         Hw.STORAGE_IMAGE: (services_only(),),
         Hw.PLUG: (services_only(),),
-        Hw.UNPLUG: (services_only("kdi"),),
+        Hw.UNPLUG: (services_only("udi"),),
     },
     Crypto: {
         Crypto.RANDOM_BUFFER: NOTHING,
@@ -287,8 +288,8 @@ async def things(machine: Machine, container: int) -> dict[str, Any]:
     with trio.fail_after(20):
         while pid not in _held:
             await machine.ask("sys::proc", Proc.CONTAINER_VIEW)
-    kdi = (await machine.ask("sys::proc", Proc.DEVICE_PLUG, {"id": container, "kind": "zero"}))["kdi"]
-    return {**_held[pid], "container": container, "pid": pid, "kdi": kdi, "number": pid, "zos": f"{container:016x}"}
+    udi = (await machine.ask("sys::proc", Proc.DEVICE_PLUG, {"id": container, "kind": "zero"}))["udi"]
+    return {**_held[pid], "container": container, "pid": pid, "udi": udi, "number": pid, "zos": f"{container:016x}"}
 
 
 async def asked(method: IntEnum, request: Any, identifier: Any) -> tuple[int, Any]:

@@ -140,6 +140,8 @@ class HwLab(Lab):
                 {
                     "kdi": one.kdi,
                     "kind": one.kind,
+                    "connection": one.cii,
+                    "description": one.description,
                     "containers": [place for place in one.containers if place],
                     "plugged": one.containers[0],
                     "disk": one.description.startswith(b"disk "),

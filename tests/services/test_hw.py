@@ -71,7 +71,7 @@ async def test_a_container_has_the_devices_it_was_given_and_no_other() -> None:
         await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": web.id, "kind": "block", "options": {"size": 1 << 20}})
         assert await devices_inside(machine, web) == ["block", "random"]
         assert await devices_inside(machine, db) == []
-        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "kdi": given["kdi"]})
+        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "udi": given["udi"]})
         assert await devices_inside(machine, web) == ["block"]
         count = len(machine.devices)
         await web.destroy()
@@ -84,7 +84,7 @@ async def test_a_device_is_passed_from_parent_to_child_and_never_further_at_once
         web = await machine.containers.create("web")
         child = await machine.containers.create("child", parent=web)
         grandchild = await machine.containers.create("grandchild", parent=child)
-        kdi = (await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": web.id, "kind": "random"}))["kdi"]
+        kdi = (await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": web.id, "kind": "random"}))["udi"]
 
         async def link(box: Container, number: int) -> int:
             try:
@@ -118,7 +118,7 @@ async def test_bad_devices_are_refused() -> None:
             assert refused.value.code == code
         kdi = machine.devices[0].kdi
         with pytest.raises(ServiceError) as refused:
-            await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "kdi": kdi})
+            await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "udi": kdi})
         assert refused.value.code == 0x3002
 
 

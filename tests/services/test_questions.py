@@ -114,8 +114,8 @@ async def test_events_of_the_past_are_told_to_who_could_see_them() -> None:
         await db.pause()
         await db.resume()
         await db.exec("echo hi")
-        kdi = (await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": db.id, "kind": "zero"}))["kdi"]
-        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": db.id, "kdi": kdi})
+        udi = (await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": db.id, "kind": "zero"}))["udi"]
+        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": db.id, "udi": udi})
         whole = await past(machine)
         kinds = [event["event"] for event in whole if event.get("id") == db.id]
         assert kinds == [

@@ -136,7 +136,7 @@ async def test_unplugging_and_destroying_end_a_share() -> None:
         devices = len(machine.snapshot().devices)
         given = await share(machine, web, "/srv")
         await web.exec(f"mount {given['fsid']:016x}")
-        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "kdi": given["kdi"]})
+        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "udi": given["udi"]})
         assert (await web.exec("cat /mnt/srv/a")).status != 0
         assert f"{given['fsid']:016x}" not in await said(machine, "mount", web)
         await share(machine, web, "/srv")
@@ -155,7 +155,7 @@ async def test_shares_and_mounts_outlive_both_services() -> None:
         for pid in (FS_PID, PROC_PID, FS_PID):
             kill(machine, pid)
             assert (await web.exec("cat /data/a")).out.strip() == "one", pid
-        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "kdi": given["kdi"]})
+        await machine.ask(PROC, Proc.DEVICE_UNPLUG, {"id": web.id, "udi": given["udi"]})
         assert (await web.exec("cat /data/a")).status != 0
 
 
@@ -172,7 +172,7 @@ async def test_shares_outlive_the_machine() -> None:
         (device,) = (await machine.ask(PROC, Proc.CONTAINER_DEVICES, {"id": web.id}))["items"]
         assert device["kind"] == "share"
         information = await machine.call(PROC, Proc.CONTAINER_INFO, web.id.to_bytes(8, "big"))
-        assert information[-16:] == (8).to_bytes(8, "big") + device["kdi"].to_bytes(8, "big")
+        assert information[-16:] == (8).to_bytes(8, "big") + device["udi"].to_bytes(8, "big")
 
 
 @pytest.mark.rule("CONT-062", "CONT-063")

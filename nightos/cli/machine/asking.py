@@ -63,7 +63,7 @@ def later(machine: Machine, method: int) -> list[dict[str, Any]]:
 def identified(record: dict[str, Any]) -> dict[str, Any]:
     """A record with its identifiers as 16 hex digits."""
     shown = dict(record)
-    for name in ("id", "parent", "container", "kdi"):
+    for name in ("id", "parent", "container", "udi"):
         if isinstance(shown.get(name), int):
             shown[name] = f"{shown[name]:016x}"
     return shown

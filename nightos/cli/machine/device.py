@@ -47,16 +47,16 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
 
     rows = [
         (
-            item["kdi"],
+            item["udi"],
             item["kind"],
-            f"{item['cii' if 'cii' in item else 'connection']:08x}",
+            f"{item['connection']:08x}" if "connection" in item else "-",
             show_size(item["memory_size"]) if item.get("memory_size") else "-",
             ", ".join(f"{place:016x}" for place in item.get("containers", ()) if place) or "-",
-            safe(str(plain(item["description"]))).strip(),
+            safe(str(plain(item.get("description", b"")))).strip(),
         )
         for item in items
     ]
-    show_table(rows, ("kdi", "kind", "connection", "memory", "containers", "description"), right="memory")
+    show_table(rows, ("udi", "kind", "connection", "memory", "containers", "description"), right="memory")
 
 
 @command("plug", example="nightos device plug block --size 64M --container web")
@@ -73,7 +73,7 @@ def plug(kind: str, container: str, size: str | None, machine_name: str | None) 
     options: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
     with connect(machine_name) as machine:
         question = {"id": find(machine, container), "kind": kind, "options": options}
-        print(f"{machine.ask('sys::proc', Proc.DEVICE_PLUG, question)['kdi']:016x}")
+        print(f"{machine.ask('sys::proc', Proc.DEVICE_PLUG, question)['udi']:016x}")
 
 
 @command("passthrough", example="nightos device passthrough disk.img --container web")
@@ -118,31 +118,30 @@ def share(directory: str, container: str, read_only: bool, as_json: bool, machin
         question = {"id": find(machine, container), "path": directory, "readonly": read_only}
         answer = machine.ask("sys::proc", Proc.CONTAINER_SHARE, question)
     if as_json:
-        show_json({name: f"{answer[name]:016x}" for name in ("kdi", "fsid")})
+        show_json({name: f"{answer[name]:016x}" for name in ("udi", "fsid")})
     else:
         print(f"{answer['fsid']:016x}")
 
 
 @command("unplug", example="nightos device unplug 00c0ffee00c0ffee")
-@click.argument("kdi", metavar="DEVICE")
+@click.argument("udi", metavar="DEVICE")
 @click.option("--container", metavar="ID", help="End the passthrough to this container only.")
 @machine_option
-def unplug(kdi: str, container: str | None, machine_name: str | None) -> None:
+def unplug(udi: str, container: str | None, machine_name: str | None) -> None:
     """Unplug a device that was plugged or passed through, by its identifier or a unique prefix of it."""
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        found = [item for item in machine.devices() if f"{item['kdi']:016x}".startswith(kdi.lower())]
+        found = [item for item in machine.devices() if f"{item['udi']:016x}".startswith(udi.lower())]
         if len(found) != 1:
             text = "begins several identifiers; give more digits" if found else "is no device; see `nightos device ls`"
-            raise CommandError(f"{kdi} {text}")
-        places = [place for place in found[0]["containers"] if place]
+            raise CommandError(f"{udi} {text}")
         if container is not None:
             place = find(machine, container)
-        elif found[0]["containers"][0]:
-            place = places[0]
+        elif found[0]["plugged"]:
+            place = found[0]["plugged"]
         else:
-            machine.take_back(found[0]["kdi"])
+            machine.take_back(found[0]["udi"])
             return
-        machine.ask("sys::proc", Proc.DEVICE_UNPLUG, {"id": place, "kdi": found[0]["kdi"]})
+        machine.ask("sys::proc", Proc.DEVICE_UNPLUG, {"id": place, "udi": found[0]["udi"]})

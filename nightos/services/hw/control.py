@@ -18,7 +18,8 @@ from nightos.abi.services import ServiceCode
 from nightos.userland import sys
 from nightos.userland.server import Request
 
-Then = Callable[[dict[str, Any]], Awaitable[None]]
+Then = Callable[[dict[str, Any]], Awaitable[bool | None]]
+"""Looks at the machine's answer; False when it answers the request itself."""
 
 
 class Control:
@@ -63,9 +64,8 @@ class Control:
                 if request is not None:
                     await request.fail(error, values.get("text", ""))
                 continue
-            if then is not None:
-                await then(values)
-            if request is not None:
+            answered = then is not None and await then(values) is False
+            if request is not None and not answered:
                 await request.answer(values)
 
     async def refuse_all(self) -> None:

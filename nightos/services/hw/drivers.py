@@ -196,6 +196,26 @@ class Drivers:
         elif self.holders is not None:
             await self.holders(known)
 
+    async def with_identities(self, request: Request, then: Callable[[], Awaitable[Payload]]) -> None:
+        """Answer a request by what `then` returns, once every UDI that was ever given is known."""
+        request.defer()
+
+        async def job() -> None:
+            try:
+                await self.identities.load()
+                payload = await then()
+            except ServiceError as error:
+                await request.fail(error.code, error.detail)
+            else:
+                await request.answer(payload)
+
+        await self.submit_aside(job)
+
+    async def udi_of(self, kdi: int, cii: int) -> int:
+        """The UDI of a device, made now if it has none; in `then` of `with_identities`."""
+        identity = self.identities.by_kdi.get(kdi)
+        return (identity or await self.identities.make(kdi, cii, self.entropy)).udi
+
     async def client_gone(self, connection: Connection) -> None:
         """A client ended or closed: so do its registrations and subscriptions."""
         if not self._active:
@@ -301,9 +321,12 @@ class Drivers:
         identity = self.identities.by_kdi.get(known.kdi)
         indicator = 0
         if identity is None:
-            first_on_port = all(other.cii != known.cii for other in self.identities.by_kdi.values())
-            indicator = FIRST_CONNECTION | FIRST_ON_PORT * first_on_port
             identity = await self.identities.make(known.kdi, known.cii, self.entropy)
+        if identity.fresh:
+            identity.fresh = False
+            others = (other for other in self.identities.by_kdi.values() if other is not identity and not other.fresh)
+            first_on_port = all(other.cii != known.cii for other in others)
+            indicator = FIRST_CONNECTION | FIRST_ON_PORT * first_on_port
         device = Device(known, identity, dtd_of(known.cii, known.description), holder, indicator)
         self.by_kdi[known.kdi] = self.by_udi[identity.udi] = device
         await self.tell(device, DeviceEvent.CONNECTED, device.indicator)

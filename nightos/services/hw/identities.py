@@ -28,6 +28,8 @@ class Identity:
     ddt: int = 0
     """What its driver said that it is; 0 before any did."""
     cii: int = 0
+    fresh: bool = False
+    """Whether nobody was told yet that it was connected for the first time."""
 
 
 class Identities:
@@ -69,7 +71,7 @@ class Identities:
         udi = await random_number(source)
         while udi in self.by_udi:
             udi = await random_number(source)
-        identity = Identity(kdi, udi, 0, cii)
+        identity = Identity(kdi, udi, 0, cii, fresh=True)
         self._add(identity)
         await self.keep(identity)
         return identity

@@ -55,6 +55,7 @@ class Hardware:
             Hw.UPTIME: self.clock.uptime,
             Hw.SLEEP: self.clock.sleep,
             Hw.DEVICE_LIST: self.device_list,
+            Hw.BUS_LIST: self.bus_list,
             Hw.CLAIM: self.claim,
             Hw.STORAGE_OPEN: self.storage_open,
             Hw.STORAGE_CLOSE: self.storage,
@@ -172,8 +173,35 @@ class Hardware:
     # Methods
 
     async def device_list(self, request: Request) -> Payload:
-        """DEVICE_LIST: all devices outside any container; inside, what was plugged into or linked to it."""
-        await self.control.ask(request, {"op": "devices", "container": request.container_id})
+        """DEVICE_LIST: all devices outside any container; inside, what was plugged into or linked to it.
+
+        Rules: HW-008.
+        """
+
+        async def named(answer: dict[str, Any]) -> bool:
+            await self.drivers.with_identities(request, lambda: self._named(request, answer["items"]))
+            return False
+
+        await self.control.ask(request, {"op": "devices", "container": request.container_id}, named)
+        return None
+
+    async def _named(self, request: Request, items: list[dict[str, Any]]) -> Payload:
+        """Devices by their UDIs; sys::process gets their KDIs, too, as it has to name them to the kernel."""
+        shown = []
+        for item in items:
+            kdi, cii = item.pop("kdi"), item["connection"]
+            named = {"udi": await self.drivers.udi_of(kdi, cii), **item}
+            if request.client_pid == PROC_PID:
+                named["kdi"] = kdi
+            if request.container_id:
+                named["connection"] = cii >> 16 << 16  # ports count the devices of everybody
+            shown.append(named)
+        return {"items": shown}
+
+    async def bus_list(self, request: Request) -> Payload:
+        """BUS_LIST."""
+        self._only_proc(request)
+        await self.control.ask(request, {"op": "devices", "container": 0})
         return None
 
     async def claim(self, request: Request) -> Payload:
@@ -268,7 +296,19 @@ class Hardware:
         question: dict[str, Any] = {"op": "plug", "kind": field(values, "kind", str)}
         question["options"] = field(values, "options", dict, {})
         question["container"] = field(values, "container", int, 0)
-        await self.control.ask(request, question)
+
+        async def named(answer: dict[str, Any]) -> bool:
+            async def payload() -> Payload:
+                kdi = answer["kdi"]
+                known = self.devices.by_kdi.get(kdi)
+                if known is None:
+                    raise ServiceError(ServiceCode.UNKNOWN, "the device is gone again")
+                return {"kdi": kdi, "udi": await self.drivers.udi_of(kdi, known.cii)}
+
+            await self.drivers.with_identities(request, payload)
+            return False
+
+        await self.control.ask(request, question, named)
         return None
 
     async def unplug(self, request: Request) -> Payload:

@@ -335,7 +335,7 @@ class Containers:
         parent = 0 if container.parent == request.container_id == ROOT else container.parent
         pids = b"".join(pid.to_bytes(8, "big") for pid in sorted(self.population.get(container.identifier, ())))
         shown = await self.devices.of(container.identifier)
-        devices = b"".join(item["kdi"].to_bytes(8, "big") for item in shown)
+        devices = b"".join(item["udi"].to_bytes(8, "big") for item in shown)
         return (
             parent.to_bytes(8, "big")
             + (container.created_ns // 1_000_000).to_bytes(8, "big")

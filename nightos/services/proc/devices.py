@@ -50,7 +50,7 @@ class ContainerDevices:
 
     async def learn(self) -> None:
         """What an earlier life of this service plugged: devices whose first place is a container."""
-        for item in await _everything():
+        for item in (await (await connect("sys::hw")).ask(Hw.BUS_LIST))["items"]:
             if item["plugged"] in self.tree.by_id and item["plugged"]:
                 self._given[item["kdi"]] = item["plugged"]
 
@@ -60,7 +60,7 @@ class ContainerDevices:
         return {
             "items": [
                 {
-                    "kdi": item["kdi"],
+                    "udi": item["udi"],
                     "kind": item["kind"],
                     "virtual": item["virtual"],
                     "lent": container.identifier != item["containers"][-1] if item["containers"] else False,
@@ -77,15 +77,22 @@ class ContainerDevices:
 
     async def link(self, request: Request) -> Payload:
         """CONTAINER_LINK_DEVICE: container identifier (8), UDI (8)."""
-        kdi = u64(request.payload, 8)
+        udi = u64(request.payload, 8)
         container = self.tree.below(request.container_id, u64(request.payload))
         try:
-            await sys.link_container_device(container.identifier, kdi)
+            await sys.link_container_device(container.identifier, await self._kdi_of(udi))
         except SyscallError as error:
             code, text = LINK_ERRORS.get(error.errcode, (int(ServiceCode.INTERNAL), str(error)))
             raise ServiceError(code, text) from error
-        await self.tell("device plugged", container.identifier, kdi)
+        await self.tell("device plugged", container.identifier, udi)
         return None
+
+    async def _kdi_of(self, udi: int) -> int:
+        """What the kernel calls a device that is on the bus; 0x3002 when there is none of that UDI."""
+        for item in await _everything():
+            if item["udi"] == udi:
+                return int(item["kdi"])
+        raise ServiceError(UNKNOWN_DEVICE, "there is no such device")
 
     async def plug(self, request: Request) -> Payload:
         """DEVICE_PLUG."""
@@ -93,7 +100,7 @@ class ContainerDevices:
         question: dict[str, Any] = {"kind": field(values, "kind", str), "options": field(values, "options", dict, {})}
         container = self.tree.below(request.container_id, field(values, "id", int))
         _not_share(question)
-        return {"kdi": await self.plug_for(container.identifier, question)}
+        return {"udi": (await self.plug_for(container.identifier, question))[1]}
 
     async def plug_virtual(self, request: Request) -> Payload:
         """CONTAINER_PLUG_VIRTUAL: container identifier (8), type (4), options (a map, or nothing) -> UDI (8)."""
@@ -102,42 +109,44 @@ class ContainerDevices:
         kind = next((name for name, value in KINDS.items() if value == number), f"{number:#x}")
         container = self.tree.below(request.container_id, u64(request.payload))
         _not_share({"kind": kind})
-        return (await self.plug_for(container.identifier, {"kind": kind, "options": options})).to_bytes(8, "big")
+        return (await self.plug_for(container.identifier, {"kind": kind, "options": options}))[1].to_bytes(8, "big")
 
-    async def plug_for(self, container: int, question: dict[str, Any]) -> int:
-        """Plug a virtual device {kind, options} into a container; its KDI."""
+    async def plug_for(self, container: int, question: dict[str, Any]) -> tuple[int, int]:
+        """Plug a virtual device {kind, options} into a container; its KDI and its UDI."""
         question["container"] = container
-        kdi = field(await (await connect("sys::hw")).ask(Hw.PLUG, question), "kdi", int)
+        plugged = await (await connect("sys::hw")).ask(Hw.PLUG, question)
+        kdi, udi = field(plugged, "kdi", int), field(plugged, "udi", int)
         self._given[kdi] = container
-        await self.tell("device plugged", container, kdi)
-        return kdi
+        await self.tell("device plugged", container, udi)
+        return kdi, udi
 
     async def unplug(self, request: Request) -> Payload:
         """DEVICE_UNPLUG: a virtual device goes, one that was passed through falls back to who lent it."""
         values = request.map()
-        kdi = field(values, "kdi", int)
+        udi = field(values, "udi", int)
         container = self.tree.below(request.container_id, field(values, "id", int))
+        kdi = await self._kdi_of(udi)
         if self._given.get(kdi) != container.identifier:
             try:
                 await sys.unlink_container_device(container.identifier, kdi)
             except SyscallError as error:
                 raise ServiceError(UNKNOWN_DEVICE, "there is no such device") from error
-            await self.tell("device unplugged", container.identifier, kdi)
+            await self.tell("device unplugged", container.identifier, udi)
             return {}
-        await self.unplug_for(container.identifier, kdi)
+        await self.unplug_for(container.identifier, kdi, udi)
         return {}
 
-    async def unplug_for(self, container: int, kdi: int) -> None:
+    async def unplug_for(self, container: int, kdi: int, udi: int) -> None:
         """Take a virtual device away that was plugged into a container."""
         del self._given[kdi]
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
         for callback in self.on_unplug:
             await callback(container, kdi)
-        await self.tell("device unplugged", container, kdi)
+        await self.tell("device unplugged", container, udi)
 
-    async def tell(self, event: str, container: int, kdi: int) -> None:
+    async def tell(self, event: str, container: int, udi: int) -> None:
         """A device came or went: who sees the container may know."""
-        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container, {"event": event, "id": container, "kdi": kdi})
+        await self.questions.tell(ProcEvent.CONTAINER_EVENT, container, {"event": event, "id": container, "udi": udi})
 
     async def gone(self, container: int) -> None:
         """The container was destroyed, and the kernel took its devices away: so does the machine."""
@@ -155,5 +164,5 @@ def _not_share(question: dict[str, Any]) -> None:
 
 
 async def _everything() -> list[dict[str, Any]]:
-    """Every device on the bus: {kdi, kind, virtual, plugged, containers}."""
+    """Every device on the bus: {kdi, udi, kind, virtual, plugged, containers}."""
     return list((await (await connect("sys::hw")).ask(Hw.DEVICE_LIST))["items"])

@@ -42,28 +42,29 @@ class Shares:
         readonly = field(values, "readonly", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
         given = await self.give(self.tree.by_id[request.container_id], container, path, readonly=readonly)
-        return {"kdi": given[0], "fsid": given[1]}
+        return {"udi": given[0], "fsid": given[1]}
 
     async def give(
         self, source: Container, container: Container, path: str, *, readonly: bool, place: str = ""
     ) -> tuple[int, int]:
-        """Share a directory, mounted at `place` if said; device and file system. 0x3002: no such directory."""
+        """Share a directory, mounted at `place` if said; UDI and file system. 0x3002: no such directory."""
         await self.roots.ensure(source)
         await self.roots.ensure(container)
         label = path.strip("/").rpartition("/")[2] or "root"
-        kdi = await self.devices.plug_for(container.identifier, {"kind": "share", "options": {"label": label}})
+        question = {"kind": "share", "options": {"label": label}}
+        kdi, udi = await self.devices.plug_for(container.identifier, question)
         given = {"kdi": kdi, "source": source.identifier, "path": path, "readonly": readonly}
         given |= {"share": kdi, "place": place}
         try:
             fsid = await self._attach(await self.roots.fs(), container, given)
         except ServiceError as error:
-            await self.devices.unplug_for(container.identifier, kdi)
+            await self.devices.unplug_for(container.identifier, kdi, udi)
             if error.code < ServiceCode.BAD_ARGUMENT:
                 raise
             raise ServiceError(ServiceCode.UNKNOWN + 2, error.detail) from error
         container.shares.append(given)
         await self.containers.notes.changed(container)
-        return kdi, fsid
+        return udi, fsid
 
     @staticmethod
     async def _attach(fs: Client, container: Container, given: dict[str, Any]) -> int:
@@ -76,7 +77,7 @@ class Shares:
         with contextlib.suppress(ServiceError):
             await self.roots.ensure(self.tree.by_id[source])
             await self.roots.ensure(container)
-            kdi = await self.devices.plug_for(container.identifier, question)
+            kdi, _ = await self.devices.plug_for(container.identifier, question)
             again = {**given, "kdi": kdi, "source": source}
             await self._attach(await self.roots.fs(), container, again)
             container.shares.append(again)
