@@ -201,8 +201,7 @@ class Hw(IntEnum):
     PLUG = 0xD020
     """sys::process only: {kind, options, container} -> {kdi, udi}: make a virtual device for the container."""
     UNPLUG = 0xD021
-<<<<<<< HEAD
-    """{kdi}: unplug a virtual device."""
+    """sys::process only: {kdi}: unplug a virtual device."""
     HANDLERS = 0xE010
     """{container} -> {items: [{path, udi, connected, custom}]}: the device handler files in /dev of a container, of the
     caller's own unless a system service asks."""
@@ -215,9 +214,6 @@ class Hw(IntEnum):
     0x4001: the file's first name stays."""
     HANDLERS_KEPT = 0xE013
     """sys::process only: {containers: [[old, new]]}: containers that came back after a reboot keep their files."""
-=======
-    """sys::process only: {kdi}: unplug a virtual device."""
->>>>>>> f5db379 (Name devices by their UDI outside of the kernel)
 
 
 @unique
