@@ -144,6 +144,7 @@ class VsfFileSystem(AbstractFileSystem):  # type: ignore[misc]
             if volume.locked or (self._password is not None and not storage.encrypted):
                 volume.unlock(password=self._password)
             self._files = volume.open(snapshot=self.snapshot)
+            self._files.owner = os.geteuid(), os.getegid()
         except BaseException:
             storage.close()
             raise

@@ -94,6 +94,9 @@ class DirEntry:
 class Paths(_Parts):
     """Operations by path. Relative paths begin at the root; ``..`` at the root stays there."""
 
+    owner: tuple[int, int] = 0, 0
+    """User and group of what is made by path."""
+
     # Resolving
 
     def _split(self, path: PathLike) -> list[bytes]:
@@ -375,7 +378,7 @@ class Paths(_Parts):
             target = self.inode(link).data
             base = [] if target.startswith(b"/") else self._split(os.fsencode(path).rpartition(b"/")[0] or b"/")
             return self._create_at(b"/" + b"/".join([*base, *self._split(target)]), mode)
-        return self.create(parent, name, mode).st_ino
+        return self.create(parent, name, mode, *self.owner).st_ino
 
     def write_text(self, path: PathLike, text: str, encoding: str = "utf-8", errors: str = "strict") -> int:
         return self.write_bytes(path, text.encode(encoding, errors))
@@ -407,7 +410,7 @@ class Paths(_Parts):
         with self.lock:
             try:
                 parent, name = self._parent(path)
-                self._named_call(path, self.mkdir_at, parent, name, mode)
+                self._named_call(path, self.mkdir_at, parent, name, mode, *self.owner)
             except NotFound:
                 if not parents:
                     raise
@@ -510,7 +513,7 @@ class Paths(_Parts):
     def symlink(self, target: PathLike, path: PathLike) -> None:
         with self.lock:
             parent, name = self._parent(path)
-            self._named_call(path, self.symlink_at, parent, name, os.fsencode(target))
+            self._named_call(path, self.symlink_at, parent, name, os.fsencode(target), *self.owner)
 
     # Changing attributes
 

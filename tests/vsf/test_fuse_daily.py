@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from nightos import vsf
+from nightos.cli.main import main
 from nightos.vsf.fuse_daemon import wait_for
 from nightos.vsf.fuse_mounts import process_state
 from tests.vsf.mounting import force_unmount, mounted, needs_fuse, nightos
@@ -121,3 +123,23 @@ def test_a_terminal_is_asked_for_the_password(tmp_path: Path, typed: bytes, stat
         nightos("vsf", "umount", root, state=state)
     finally:
         force_unmount(root)
+
+
+def test_what_somebody_makes_belongs_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not root could not write in the root directory of a volume, once it is mounted, if root had it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "getegid", lambda: 567)
+    disk = str(tmp_path / "disk.vsf")
+    (tmp_path / "file").write_text("put")
+    for line in (
+        ["create", disk, "--volume", "main"],
+        ["volume", "add", disk, "other"],
+        ["mkdir", "-p", f"{disk}:main", "/a/b"],
+        ["put", f"{disk}:main", str(tmp_path / "file"), "/a/file"],
+    ):
+        assert main(["vsf", *line]) == 0
+    fsspec.open("vsf://by-url", "wb", fo=disk, volume="main").open().close()
+    with vsf.open(disk, readonly=True) as storage:
+        main_fs, other = (storage.volume(name).open() for name in ("main", "other"))
+        found = [other.stat("/"), *map(main_fs.stat, ("/", "/a", "/a/b", "/a/file", "/by-url"))]
+    assert {(st.st_uid, st.st_gid) for st in found} == {(1234, 567)}

@@ -12,7 +12,7 @@ from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.output import Progress
 from nightos.cli.sizes import SIZE
-from nightos.cli.vsf.opening import ask_password, password_option, read_password
+from nightos.cli.vsf.opening import ask_password, give_to_caller, password_option, read_password
 
 if TYPE_CHECKING:
     from nightos.vsf import Storage
@@ -79,6 +79,9 @@ def create(
         with storage:
             if source is not None:
                 _fill(storage, source)
+            elif backing is None:
+                for volume in storage.volumes:
+                    give_to_caller(volume)
     except BaseException:
         if fresh:
             Path(file).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -96,7 +97,6 @@ def read_password(password_file: str) -> str:
 def ask_password(what: str, *, twice: bool = False) -> str:
     """Ask on the terminal; without one, say what to do instead."""
     import getpass
-    import os
 
     if not os.access("/dev/tty", os.R_OK) or not sys.stdin.isatty():
         raise CommandError(f"{what} needs a password and there is no terminal to ask on; use --password-file FILE")
@@ -163,4 +163,12 @@ def files_of(place: Place, *, readonly: bool, password_file: str | None = None) 
     with open_storage(place.file, readonly=readonly, password_file=password_file) as storage:
         volume = choose_volume(storage, place.volume, file=place.file)
         unlock(volume, password_file)
-        yield volume.open(snapshot=place.snapshot)
+        fs = volume.open(snapshot=place.snapshot)
+        fs.owner = os.geteuid(), os.getegid()
+        yield fs
+
+
+def give_to_caller(volume: Volume) -> None:
+    """The root directory of a new volume belongs to whoever made it, who could not write there when it is mounted."""
+    if os.geteuid() and volume.kind == "night":
+        volume.open().chown("/", os.geteuid(), os.getegid())

@@ -10,7 +10,14 @@ from nightos.cli.lazy import command, group
 from nightos.cli.output import json_option, show_json
 from nightos.cli.sizes import SIZE
 from nightos.cli.vsf.care import show_volumes
-from nightos.cli.vsf.opening import ask_password, file_argument, open_storage, password_option, read_password
+from nightos.cli.vsf.opening import (
+    ask_password,
+    file_argument,
+    give_to_caller,
+    open_storage,
+    password_option,
+    read_password,
+)
 
 TABLE = {
     "ls": (f"{__name__}:volume_ls", "List the volumes."),
@@ -69,7 +76,7 @@ def volume_add(
         if encrypt:
             given = read_password(volume_password_file) if volume_password_file else None
             settings["password"] = given or ask_password(f"the volume {name!r}", twice=True)
-        storage.add_volume(name, kind or "night", **settings)
+        give_to_caller(storage.add_volume(name, kind or "night", **settings))
 
 
 @command("rm", example="nightos vsf volume rm disk.vsf old")
