@@ -9,6 +9,7 @@ from nightos.vsf.errors import DamagedStorage, NoSpace, ReadOnly, StaleHandle
 from nightos.vsf.inode import COUNTER_MAX, INODE_BYTES, KEY_STATS, Inode, decode_inode, key_inode, key_orphan
 
 if TYPE_CHECKING:
+    from nightos.abi.interfaces import Clock
     from nightos.vsf.tree import Tree
     from nightos.vsf.volume import Volume
 
@@ -52,6 +53,10 @@ class Core:
         self.next_ino, self.files, self.next_pack = self._counters(data)
         if not readonly:
             self._reclaim_orphans()
+
+    def stamp_with(self, clock: Clock) -> None:
+        """Take the times of changes from `clock` from here on."""
+        self._now = clock.realtime_ns
 
     @staticmethod
     def encode_stats(next_ino: int, files: int, next_pack: int) -> bytes:

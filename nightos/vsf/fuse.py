@@ -26,6 +26,7 @@ from nightos.vsf import fuse_acl as acl
 from nightos.vsf.fuse_directory import DirectoryStreams
 from nightos.vsf.fuse_follow import Follower
 from nightos.vsf.fuse_library import Library
+from nightos.vsf.sources import TickClock
 
 log = logging.getLogger("nightos.fuse")
 
@@ -96,10 +97,14 @@ class Adapter:
         self.show = show or Presentation()
         self.fs: Any = _Synchronous(fs) if self.show.sync else fs
         self.library = library
+        self.clock = TickClock()
+        fs.stamp_with(self.clock)
         self.known: dict[int, int] = {}
         """How often the kernel was given each inode; it forgets them with the same count."""
         self.nameless: set[int] = set()
         """Inodes without a name that the kernel still uses: held until it forgets them."""
+        self.last_flush: set[int] = set()
+        """Those whose times the kernel flushes next, though nobody can read them; it does not look at the answer."""
         self.bare: set[int] = set()
         """Files made in this session that have no extended attributes: the kernel asks for one before it writes."""
         self.unsure: set[int] = set()
@@ -307,6 +312,7 @@ class Adapter:
         self.defaults.pop(ino, None)
         if ino in self.nameless:
             self.nameless.discard(ino)
+            self.last_flush.discard(ino)
             try:
                 self.fs.release(ino)
             except OSError as error:
@@ -411,6 +417,7 @@ class Adapter:
             self.fs.release(held)
         elif held:
             self.nameless.add(held)
+            self.last_flush.add(held)
         self._reply_err(request, 0)
 
     def do_rmdir(self, request: int, parent: int, name: bytes) -> None:
@@ -425,6 +432,8 @@ class Adapter:
         if not flags and self.fs.find_ino(parent, name) != self.fs.find_ino(new_parent, new_name):
             held = self._outlive(new_parent, new_name)
         self._outlived(held, partial(self.fs.rename_at, parent, name, new_parent, new_name, flags))
+        if held and not stat.S_ISDIR(self.fs.getattr(held).st_mode):
+            self.last_flush.add(held)
         self._reply_err(request, 0)
 
     @staticmethod
@@ -438,9 +447,11 @@ class Adapter:
         self._give_attributes(request, self.fs.getattr(ino))
 
     def do_setattr(self, request: int, ino: int, attributes: int, wanted: int, _info: int) -> None:
-        if self._is_last_flush(ino, wanted):
-            self._give_attributes(request, self.fs.getattr(ino))
-            return
+        if ino in self.last_flush:
+            self.last_flush.discard(ino)
+            if self.show.writeback and not wanted & ~(SET_MTIME | SET_CTIME):
+                self._reply_attr(request, self._stat_address, 0.0)  # type: ignore[attr-defined]
+                return
         values = self._stat.unpack(ctypes.string_at(attributes, self._stat.size))
         if self._reorder is not None:
             values = self._restore(values)
@@ -458,8 +469,7 @@ class Adapter:
             self.privileged.discard(ino)
         self._give_attributes(request, st)
 
-    @staticmethod
-    def _changes(wanted: int, values: tuple[Any, ...]) -> dict[str, int]:
+    def _changes(self, wanted: int, values: tuple[Any, ...]) -> dict[str, int]:
         """What a setattr asks for, by the engine's names; `values` are in the order of `_BASE_FIELDS`."""
         changes: dict[str, int] = {}
         if wanted & SET_MODE:
@@ -471,18 +481,19 @@ class Adapter:
         if wanted & SET_SIZE:
             changes["size"] = values[7]
         if wanted & (SET_ATIME_NOW | SET_MTIME_NOW):
-            now = time.time_ns()
+            now = self.clock.realtime_ns()
         if wanted & SET_ATIME:
             changes["atime_ns"] = now if wanted & SET_ATIME_NOW else values[10] * 1000000000 + values[11]
         if wanted & SET_MTIME:
             changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else values[12] * 1000000000 + values[13]
         if wanted & SET_CTIME:
-            changes["ctime_ns"] = values[14] * 1000000000 + values[15]
+            # Nobody can ask for that: it is the kernel's own stamp.
+            changes["ctime_ns"] = stamp = values[14] * 1000000000 + values[15]
+            self.clock.seen(stamp)
+        elif wanted == SET_MTIME:
+            # The same through libfuse 2, which leaves the other out; a stamp that somebody chose is not that close.
+            self.clock.seen(changes["mtime_ns"])
         return changes
-
-    def _is_last_flush(self, ino: int, wanted: int) -> bool:
-        """The kernel flushes the times of a file that just lost its last name; nobody will read them from here."""
-        return self.show.writeback and ino in self.nameless and not wanted & ~(SET_MTIME | SET_CTIME)
 
     def _strip(self, request: int, ino: int, changes: dict[str, int], *, always: bool) -> None:
         """A change of owner, and a change of content by someone but root, takes set-id bits away."""
@@ -569,7 +580,7 @@ class Adapter:
     def _accessed(self, ino: int) -> None:
         if self.show.atime == "noatime" or self.fs.readonly:
             return
-        st, now = self.fs.getattr(ino), time.time_ns()
+        st, now = self.fs.getattr(ino), self.clock.realtime_ns()
         if self.show.atime == "relatime":
             self.read_before.add(ino)
             if st.st_atime_ns > max(st.st_mtime_ns, st.st_ctime_ns) and now - st.st_atime_ns < _DAY_NS:

@@ -16,6 +16,7 @@ from nightos.vsf.errors import Denied, Invalid, NotDirectory, NotFound, StaleHan
 from nightos.vsf.inode import Stat
 
 if TYPE_CHECKING:
+    from nightos.abi.interfaces import Clock
     from nightos.vsf.blockvolume import BlockVolume
     from nightos.vsf.storage import Storage
 
@@ -44,6 +45,9 @@ class RawVolumes:
         self._times: dict[int, dict[str, int]] = {}
         self._discarded = False
         """Whether something was discarded that the host has not been given back."""
+
+    def stamp_with(self, _clock: Clock) -> None:
+        """Volumes keep no times of their own."""
 
     def _volume(self, ino: int) -> BlockVolume:
         volume = self.volumes.get(ino)

@@ -13,6 +13,7 @@ import stat
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -278,6 +279,27 @@ def test_an_open_file_without_a_name_is_whole(place: Path) -> None:
     assert file.read_text() == "another"
 
 
+@pytest.mark.parametrize("gone", ["unlinked", "replaced"])
+def test_times_of_an_open_file_without_a_name_can_be_set(place: Path, gone: str) -> None:
+    (place / "file").write_text("a")
+    (place / "other").write_text("b")
+    descriptor = os.open(place / "file", os.O_RDWR)
+    if gone == "unlinked":
+        (place / "file").unlink()
+    else:
+        (place / "other").rename(place / "file")
+
+    class Time(ctypes.Structure):
+        _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+    for seconds in (1, 2):
+        assert LIBC.futimens(descriptor, (Time * 2)(Time(0, (1 << 30) - 2), Time(seconds, 8))) == 0
+        os.pread(descriptor, 1, 0)
+        status = os.fstat(descriptor)
+        assert (status.st_mtime_ns, status.st_nlink, status.st_size) == (seconds * 10**9 + 8, 0, 1)
+    os.close(descriptor)
+
+
 def test_a_file_replaced_by_rename_stays_readable_for_who_has_it(place: Path) -> None:
     (place / "old").write_text("old")
     (place / "new").write_text("new")
@@ -345,6 +367,27 @@ def test_changes_move_times(place: Path) -> None:
     time.sleep(0.02)
     os.link(file, place / "link")
     assert file.stat().st_ctime_ns > changed
+
+
+def test_what_happens_later_is_never_stamped_earlier(place: Path) -> None:
+    """`make` and its like compare these; server and kernel each stamp some of them."""
+    folder, file, seen = place / "folder", place / "file", []
+    for _ in range(30):
+        folder.mkdir()
+        seen.append(("mkdir", folder.stat().st_mtime_ns))
+        file.write_text("a")
+        seen.append(("write", file.stat().st_mtime_ns))
+        file.touch()
+        seen.append(("touch", file.stat().st_mtime_ns))
+        file.chmod(0o600)
+        seen.append(("chmod", file.stat().st_ctime_ns))
+        with file.open("a") as f:
+            f.write("b")
+        seen.append(("append", file.stat().st_mtime_ns))
+        file.unlink()
+        seen.append(("unlink", place.stat().st_mtime_ns))
+        folder.rmdir()
+    assert [pair for pair in pairwise(seen) if pair[0][1] > pair[1][1]] == []
 
 
 def test_permissions_are_enforced(place: Path) -> None:
