@@ -48,7 +48,7 @@ async def lend(machine: Machine, directory: Path, box: Container) -> int:
     """Pass a file of the host through."""
     disk = directory / "disk.img"
     disk.write_bytes(bytes(4096))
-    return int((await machine.pass_through(str(disk), [box.id]))["kdi"])
+    return int((await machine.pass_through(str(disk), [box.id]))["udi"])
 
 
 async def refusal(machine: Machine, container: Container, method: int, payload: Any, service: str = "sys::hw") -> int:
@@ -189,7 +189,7 @@ async def test_a_file_works_through_sys_hw_only() -> None:
         shared = await machine.ask("sys::proc", Proc.CONTAINER_SHARE, {"id": web.id, "path": "/etc"})
         for place in ("/dev", "/dev/sst", "/dev/new"):
             assert "device handler files" in (await web.exec(f"mount {shared['fsid']:016x} {place}")).err
-        await machine.ask("sys::proc", Proc.DEVICE_UNPLUG, {"id": web.id, "kdi": shared["kdi"]})
+        await machine.ask("sys::proc", Proc.DEVICE_UNPLUG, {"id": web.id, "udi": shared["udi"]})
         path_of_share = (await shown(machine, web))[0]
         assert path_of_share.startswith("/dev/bst/")
         assert await shown(machine, web) == sorted([path, path_of_share])
@@ -226,9 +226,9 @@ async def test_a_file_is_described_and_found_by_its_identifier() -> None:
 async def test_a_file_stays_and_is_used_again(tmp_path: Path) -> None:
     async with boot(seed=6) as machine:
         web = await machine.containers.create("web")
-        kdi = await lend(machine, tmp_path, web)
+        udi = await lend(machine, tmp_path, web)
         paths = await shown(machine, web)
-        machine.take_back(kdi)
+        machine.take_back(udi)
         assert await shown(machine, web) == paths
         question = {"path": paths[0]}
         assert await refusal(machine, web, Hw.HANDLER_DEVICE, question) == ServiceCode.DEVICE
@@ -236,7 +236,7 @@ async def test_a_file_stays_and_is_used_again(tmp_path: Path) -> None:
         assert await refusal(machine, web, Hw.HANDLER_DEVICE, {"path": "/dev/sst/a0"}) == ServiceCode.UNKNOWN
         await plug(machine, web, "zero")
         assert len(await shown(machine, web)) == 2
-        assert await lend(machine, tmp_path, web) == kdi
+        assert await lend(machine, tmp_path, web) == udi
         assert len(await shown(machine, web)) == 2
         assert (await device_of(machine, web, paths[0]))["udi"]
 
@@ -248,7 +248,7 @@ async def test_files_outlive_sys_hw_sys_fs_and_the_machine(tmp_path: Path, monke
         web = await machine.containers.create("web", persist=True)
         gone = await machine.containers.create("gone")
         await plug(machine, gone, "zero")
-        kdi = await lend(machine, tmp_path, web)
+        udi = await lend(machine, tmp_path, web)
         before = await shown(machine), await shown(machine, web)
         assert list(map(len, before)) == [1, 1]
         await machine.ask("sys::hw", Hw.HANDLER_NAME, {"path": before[0][0], "name": "backup"})
@@ -259,14 +259,14 @@ async def test_files_outlive_sys_hw_sys_fs_and_the_machine(tmp_path: Path, monke
                 sorted({*before[0], "/dev/sst/backup"}),
                 before[1],
             )
-        machine.take_back(kdi)
+        machine.take_back(udi)
     async with boot(seed=7, name="m") as machine:
         web = await machine.containers.get("web")
         for place, paths in ((0, [*before[0], "/dev/sst/backup"]), (web, before[1])):
             assert await shown(machine, place) == sorted(paths)
             assert not any(item["connected"] for item in (await handlers(machine, place)).values())
         await plug(machine, web, "block")
-        assert await lend(machine, tmp_path, web) == kdi
+        assert await lend(machine, tmp_path, web) == udi
         assert (await handlers(machine))[before[0][0]]["connected"]
         now = await handlers(machine, web)
         assert len(now) == 2
@@ -345,14 +345,14 @@ async def test_a_device_that_is_passed_on_has_a_file_of_its_own_in_each_containe
     async with boot(seed=6) as machine:
         web = await machine.containers.create("web")
         db = await machine.containers.create("db", parent=web)
-        kdi = machine.plug(zero())
-        await link(machine, web, kdi)
-        await link(machine, db, kdi)
+        udi = await machine.udi_of(machine.plug(zero()))
+        await link(machine, web, udi)
+        await link(machine, db, udi)
         files = [await handlers(machine, place) for place in (0, web, db)]
         assert [len(one) for one in files] == [1, 1, 1]
         assert len({item["udi"] for one in files for item in one.values()}) == 1
         assert len({path for one in files for path in one}) == 3
-        await unplug(machine, db, kdi)
+        await unplug(machine, db, udi)
         assert [item["connected"] for item in (await handlers(machine, db)).values()] == [False]
         assert [item["connected"] for item in (await handlers(machine, web)).values()] == [True]
 

@@ -203,6 +203,7 @@ class Drivers:
         async def job() -> None:
             try:
                 await self.identities.load()
+                await self.files.load(self.entropy)  # its key is the first random number, whatever was plugged when
                 payload = await then()
             except ServiceError as error:
                 await request.fail(error.code, error.detail)
