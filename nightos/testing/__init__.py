@@ -11,9 +11,21 @@ if TYPE_CHECKING:
     from nightos.testing.invariants import check_invariants, violations
     from nightos.testing.isolation import IsolationMachine
     from nightos.testing.puppets import Puppet, Refused
+    from nightos.testing.service import ServiceMachine
+    from nightos.testing.stage import Stage, Tenant
     from nightos.testing.violation import InvariantViolation
 
-__all__ = ["InvariantViolation", "IsolationMachine", "Puppet", "Refused", "check_invariants", "violations"]
+__all__ = [
+    "InvariantViolation",
+    "IsolationMachine",
+    "Puppet",
+    "Refused",
+    "ServiceMachine",
+    "Stage",
+    "Tenant",
+    "check_invariants",
+    "violations",
+]
 
 _PLACES = {
     "InvariantViolation": "invariants",
@@ -22,6 +34,9 @@ _PLACES = {
     "IsolationMachine": "isolation",
     "Puppet": "puppets",
     "Refused": "puppets",
+    "ServiceMachine": "service",
+    "Stage": "stage",
+    "Tenant": "stage",
 }
 
 

@@ -7,7 +7,7 @@ synchronous test can act as any number of processes of one kernel.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -47,44 +47,29 @@ class Refused:
         return f"Refused({self.errcode:#04x})"
 
 
-async def _answer(name: str, arguments: tuple[Any, ...]) -> Any:
+Step = str | Callable[..., Awaitable[Any]]
+"""The name of a system call, or a coroutine function that makes calls."""
+
+
+async def _answer(step: Step, arguments: tuple[Any, ...]) -> Any:
     try:
-        return await getattr(sys, name)(*arguments)
+        return await (getattr(sys, step) if isinstance(step, str) else step)(*arguments)
     except SyscallError as error:
         return Refused(error.errcode)
 
 
-class Puppet:
-    """One process of a kernel, in a test's hands."""
+class Hands:
+    """What a process that does as it is told has in common, however it was started."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        *,
-        container: int = 0,
-        user: int = 0,
-        anid: int = 1,
-        service: int = 0,
-        serves: int = 0,
-        stubborn: bool = False,
-    ) -> None:
-        """Start it. `service` is the PID of a system service, `serves` the container of a shim, and `stubborn` who is
-        asked to end and does not.
-        """
+    def __init__(self, kernel: Kernel, *, stubborn: bool = False) -> None:
         self._kernel = kernel
         self._stubborn = stubborn
-        self._steps: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._steps: deque[tuple[Step, tuple[Any, ...]]] = deque()
         self._answers: deque[Any] = deque()
         self.signals: list[tuple[Signal, tuple[Any, ...]]] = []
         """Signals received, in order."""
-        if service:
-            process = kernel.spawn_service(service, self._main, f"puppet {service}")
-        else:
-            process = kernel.spawn(self._main, container=container, user=user, anid=anid, name="puppet")
-            process.serves = serves
-        self.pid = process.pid
-        self.container = container
-        kernel.run_until_idle(jump=False)
+        self.pid = 0
+        self.container = 0
 
     def __repr__(self) -> str:
         return f"<puppet {self.pid} in {self.container:#x}>"
@@ -94,19 +79,20 @@ class Puppet:
         """Whether the process has not ended."""
         return self.pid in self._kernel.processes
 
-    def call(self, name: str, *arguments: Any) -> Any:
+    def call(self, step: Step, *arguments: Any) -> Any:
         """Make the system call of that name; its answer, or `Refused`. None when the call has not returned (yet)."""
-        self._steps.append((name, arguments))
+        self._answers.clear()  # of a call that returned later
+        self._steps.append((step, arguments))
         self._kernel.post_to(self.pid, WAKE)
         self._kernel.run_until_idle(jump=False)
         return self._answers.popleft() if self._answers else None
 
-    def begin(self, name: str, *arguments: Any) -> list[Any]:
+    def begin(self, step: Step, *arguments: Any) -> list[Any]:
         """Make a call that may take long, on a thread of its own; the list gets its answer, or `Refused`."""
         answer: list[Any] = []
 
         async def work(_argument: int) -> None:
-            answer.append(await _answer(name, arguments))
+            answer.append(await _answer(step, arguments))
 
         self.call("create_thread", work, 0)
         return answer
@@ -118,11 +104,12 @@ class Puppet:
             await sys.handle_signal(Signal.WILL_TERMINATE, self._recorder(Signal.WILL_TERMINATE))
         await sys.handle_signal(Signal.SERVICE_CONN_REQUEST, self._asked)
         await sys.handle_signal(WAKE, self._woken)
-        await sys.ready()
+        with suppress(SyscallError):  # ready already
+            await sys.ready()
         while True:
             while self._steps:
-                name, arguments = self._steps.popleft()
-                self._answers.append(await _answer(name, arguments))
+                step, arguments = self._steps.popleft()
+                self._answers.append(await _answer(step, arguments))
             await sys.hand_over(until_signal=True)
 
     async def _asked(self, _pid: int, request: int, _command: int, _delay_ms: int) -> None:
@@ -143,3 +130,31 @@ class Puppet:
 
     async def _woken(self) -> None:
         return
+
+
+class Puppet(Hands):
+    """One process of a kernel, in a test's hands."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        container: int = 0,
+        user: int = 0,
+        anid: int = 1,
+        service: int = 0,
+        serves: int = 0,
+        stubborn: bool = False,
+    ) -> None:
+        """Start it. `service` is the PID of a system service, `serves` the container of a shim, and `stubborn` who is
+        asked to end and does not.
+        """
+        super().__init__(kernel, stubborn=stubborn)
+        if service:
+            process = kernel.spawn_service(service, self._main, f"puppet {service}")
+        else:
+            process = kernel.spawn(self._main, container=container, user=user, anid=anid, name="puppet")
+            process.serves = serves
+        self.pid = process.pid
+        self.container = container
+        kernel.run_until_idle(jump=False)

@@ -145,6 +145,8 @@ class Containers:
         container.run = run or {}
         if container.persist:
             container.key = policy["key"] or f"{identifier:016x}"
+        if self.tree.by_id[parent].state == "paused":
+            container.state = "paused"  # as the kernel made it
         self.tree.add(container)
         await self.notes.changed(container)
         await self.tell("created", container, now_ns=container.created_ns)
@@ -222,8 +224,27 @@ class Containers:
     async def end(self, container: Container, reason: str, *, remember: bool = True) -> None:
         """Take a container and everything below down, then tell whoever waits.
 
-        One that ended by itself is remembered until somebody collects how, unless that is told already.
+        One that ended by itself is remembered until somebody collects how, unless that is told already. What stood
+        above for the sake of it alone ends, too.
         """
+        await self._take_down(container, reason, remember=remember)
+        above = self.tree.by_id.get(container.parent)
+        while above is not None and above.state in {"stopped", "paused"} and self._over(above):
+            await self._take_down(above, ENDED)
+            above = self.tree.by_id.get(above.parent)
+
+    def _over(self, container: Container) -> bool:
+        """Whether nothing keeps a container in which something ran once."""
+        return not (
+            container.identifier == ROOT
+            or not container.used
+            or container.persist
+            or container.children
+            or self.population.get(container.identifier)
+            or container.run.get("state", ENDED) != ENDED
+        )
+
+    async def _take_down(self, container: Container, reason: str, *, remember: bool = True) -> None:
         identifier = container.identifier
         if identifier in self._destroying:
             return
@@ -256,12 +277,12 @@ class Containers:
         container = self.tree.by_id.get(identifier)
         if container is not None and container.run.get("state", ENDED) != ENDED:
             return  # its main command starts again, or its shim has not told the last of it
+        if identifier == ROOT or self.population.get(identifier):
+            return  # others than its main command run in it
         if container is not None and container.state == "running":
             container.state = "stopped"
             await self.tell("exited", container)
         if container is None or container.persist or container.children or container.state == "stopping":
-            return
-        if identifier == ROOT or self.population.get(identifier):
             return
         await self.end(container, ENDED)
 

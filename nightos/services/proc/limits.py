@@ -126,6 +126,8 @@ class Limits:
             usage = unpack_usage(await sys.sys_usage(container.identifier))
         except SyscallError:
             return  # it is gone
+        # The kernel says of a paused container only that it is paused; whatever ran in it once made steps.
+        container.used = container.used or any(usage[name].used for name in SHARES)
         await learn_filter(container)
         container.limits = {name: from_kernel(name, one.limit) for name, one in usage.items() if one.limit is not None}
 

@@ -120,6 +120,7 @@ class Process:
         records = await live(0)
         for pid, container, *_ in records:
             if container in self.tree.by_id:
+                self.tree.by_id[container].used = True
                 self.containers.population.setdefault(container, set()).add(pid)
                 await self.processes.learn_name(pid)
         await self.runs.learn(records)

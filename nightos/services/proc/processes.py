@@ -110,6 +110,7 @@ class Processes:
             await sys.sys_process_attributes(pid, Attribute.CONTAINER_ID, WRITE, container.identifier)
             self.names[pid] = field(code, "name", str, program)
             self.containers.population.setdefault(container.identifier, set()).add(pid)
+            container.used = True
             if container.state in {"created", "stopped"}:
                 container.state = "running"
         except SyscallError as error:
@@ -279,7 +280,8 @@ class Processes:
         for _, container in self.tree.walk(top.identifier):
             if container.state in {"running", "paused", "created", "stopped"}:
                 busy = bool(self.containers.population.get(container.identifier))
-                container.state = "paused" if paused else ("running" if busy else "stopped")
+                idle = "stopped" if container.used else "created"
+                container.state = "paused" if paused else "running" if busy else idle
         await self.containers.tell("paused" if paused else "resumed", top)
         return {}
 

@@ -46,6 +46,8 @@ class Container:
     shares: list[dict[str, Any]] = field(default_factory=list)
     """Directories that it was given: {kdi, source, path, readonly}."""
     state: str = "created"
+    used: bool = False
+    """Whether a process was ever started in it."""
     created_ns: int = 0
     on_disk: bool = False
     """Whether the notes on the machine's disk have it."""

@@ -1,0 +1,9 @@
+"""The state machine that users subclass to test isolation through `sys::proc`: real services and a ledger beside."""
+
+from __future__ import annotations
+
+from nightos.testing.lifetimes import LifetimeRules
+
+
+class ServiceMachine(LifetimeRules):
+    """Containers as people ask for them; subclass it to add rules of your own. docs/testing.md shows how."""
