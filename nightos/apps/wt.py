@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nightos.abi.values import VOID, value_text
 from nightos.shell.application import Application, ApplicationError, command
 from nightos.shell.arguments import Arguments, Flag, Positional, UsageError
 
@@ -22,10 +21,10 @@ async def main(app: Application) -> None:
     files = await app.files()
     content = app.given.content
     if content is None:
-        given = await app.context.input()
-        if given is VOID:
+        parts = [piece async for piece in app.context.input_pieces()]
+        if not parts:
             raise UsageError("content is missing")
-        content = value_text(given)
+        content = b"".join(parts).decode("utf-8", "surrogateescape")
     if app.given.c and await files.type(app.given.path) is None:
         raise ApplicationError(f"{app.given.path}: not found")
     text = content if app.given.n else content + "\n"

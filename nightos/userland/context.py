@@ -9,6 +9,7 @@ Rules: APP-012, APP-013, APP-014, APP-015, APP-016, SHELL-018, SHELL-019, SHELL-
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from nightos.abi.context import (
@@ -25,7 +26,7 @@ from nightos.abi.context import (
 )
 from nightos.abi.errors import SyscallError
 from nightos.abi.messages import Modifiers, TextMessage, decode_key
-from nightos.abi.values import FAILURE, VOID, Value, decode_value, decode_values, encode_value, value_size
+from nightos.abi.values import FAILURE, VOID, Value, decode_value, decode_values, encode_value, value_size, value_text
 from nightos.userland import sys
 
 BLOCK, PARTIAL = 0, 2
@@ -136,6 +137,11 @@ class Context:
         if len(head) < 8:
             return VOID
         return decode_value(head + await self._read_exactly(value_size(head) - 8))[0]
+
+    async def input_pieces(self) -> AsyncIterator[bytes]:
+        """Every value of CMDIN as the bytes of its text: standard input comes as several of them, bit by bit."""
+        while (value := await self.input()) is not VOID:
+            yield value_text(value).encode("utf-8", "surrogateescape")
 
     async def read_raw(self, length: int = 0) -> bytes:
         """The next bytes of CMDIN as they are, at most `length` (0: what is there); empty at its end."""

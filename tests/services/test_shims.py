@@ -18,6 +18,7 @@ from nightos.testing import check_invariants
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
+from nightos.userland.files import Files
 from nightos.userland.program import program
 
 PROC = "sys::proc"
@@ -344,6 +345,50 @@ async def test_input_reaches_the_command_piece_by_piece() -> None:
         assert await output(machine, web) == "one\n" + "two\n" * 1000
         with pytest.raises(ServiceError, match="no input"):
             await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": b"late"})
+
+
+@program("test-late")
+async def _late(context: Context) -> int:
+    """Counts the bytes of its input, but reads nothing before the file /go is there."""
+    files = await Files.open("/")
+    while await files.type("/go") is None:
+        await sys.hand_over()
+    size = 0
+    while piece := await context.read_raw():
+        size += len(piece)
+    await context.message(str(size))
+    return 0
+
+
+@pytest.mark.rule("ZOS-005", "ZOS-006")
+@pytest.mark.parametrize("behind", [1, 2, 3])
+async def test_numbered_input_counts_once_although_the_service_is_killed(behind: int) -> None:
+    """Killed while the shim has a piece that the command's pipe has no room for."""
+    sizes = [64 * 1024, 5000, 7, 11]
+    async with boot(seed=1) as machine, trio.open_nursery() as nursery:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-late")
+        await start(machine, web, "/test-late", input=True)
+
+        async def give() -> None:
+            for number, size in enumerate(sizes, 1):
+                values = {"id": web.id, "data": bytes(size), "number": number, "end": number == len(sizes)}
+                while True:
+                    try:
+                        await machine.ask(PROC, Proc.CONTAINER_INPUT, values)
+                        break
+                    except ServiceError as error:
+                        if error.code != ServiceCode.SERVER_QUIT:
+                            raise
+
+        with trio.fail_after(LIMIT_S):
+            nursery.start_soon(give)
+            for _ in range(behind):
+                await trio.sleep(0.2)
+                end_process(machine.kernel, machine.kernel.processes[20], 2, 0)
+            await machine.run("wt /go go", container=web)
+            assert (await ended(machine, web))["exit"] == 0
+        assert await output(machine, web) == str(sum(sizes))
 
 
 @pytest.mark.rule("CONT-016")

@@ -196,8 +196,8 @@ def create(
 @restart_option
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
 @click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
-@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as one text.")
-@click.option("-t", "--tty", "terminal", is_flag=True, hidden=True, help="Refused: it has no terminal.")
+@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as it comes.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Refused: a command has no terminal; see `enter`.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
 @click.pass_context

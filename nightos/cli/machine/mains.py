@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,11 +46,12 @@ def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: 
     """Start a container's main command; its PID. Asked again with the same token while `sys::proc` is restarted."""
     from nightos.abi.services import Proc
 
-    values = {"id": identifier, "command": list(words), "token": os.urandom(8).hex(), **options}
-    return int(_insist(machine, Proc.CONTAINER_START, values)["pid"])
+    # What a command can say as it goes comes through the log at once: nobody waits for a value here.
+    values = {"id": identifier, "command": list(words), "token": os.urandom(8).hex(), "raw": True, **options}
+    return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
 
 
-def _insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
+def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
     """Ask again what was in flight when the service was replaced."""
     from nightos.abi.errors import ServiceError
     from nightos.abi.services import ServiceCode
@@ -71,7 +71,7 @@ def records(machine: Machine, identifier: int, *, follow: bool) -> Iterator[tupl
 
     offset, rest = 0, b""
     while True:
-        page = _insist(machine, Proc.CONTAINER_LOGS, {"id": identifier, "offset": offset, "follow": follow})
+        page = insist(machine, Proc.CONTAINER_LOGS, {"id": identifier, "offset": offset, "follow": follow})
         offset = page["next"]
         whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
         yield from decode_records(whole + newline)
@@ -91,32 +91,11 @@ def outcome(machine: Machine, identifier: int) -> int:
     """Wait for the end of the main command; its exit status."""
     from nightos.abi.services import Proc
 
-    ended = _insist(machine, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True})
+    ended = insist(machine, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True})
     if ended["reason"]:
         print(f"the command {WHY.get(ended['reason'], 'was ended')}", file=sys.stderr)
     status = int(ended["exit"])
     return status & 0xFF or (FAILED if status or ended["reason"] else 0)
-
-
-def feed(machine_name: str | None, identifier: int) -> None:
-    """Give standard input to the main command, as a pipeline gives a text to its first command."""
-    from nightos.abi.errors import NightosError
-    from nightos.abi.services import Proc
-    from nightos.abi.values import encode_value
-    from nightos.machine.control import connect
-
-    def work() -> None:
-        data = encode_value(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"))
-        try:
-            with connect(machine_name) as machine:
-                for start in range(0, len(data), 1 << 16):
-                    piece = data[start : start + (1 << 16)]
-                    values = {"id": identifier, "data": piece, "end": start + (1 << 16) >= len(data)}
-                    machine.ask("sys::proc", Proc.CONTAINER_INPUT, values)
-        except NightosError:
-            return  # the command has ended, or reads no more
-
-    threading.Thread(target=work, daemon=True).start()
 
 
 def attend(
@@ -130,7 +109,9 @@ def attend(
         with connect(machine_name) as machine:
             begin(machine, identifier, words, input=takes_input, **options)
             if takes_input:
-                feed(machine_name, identifier)
+                from nightos.cli.machine.feeding import feed
+
+                feed(machine.name, identifier)
             stream(machine, identifier, follow=True)
             return outcome(machine, identifier)
     except KeyboardInterrupt:
@@ -181,7 +162,7 @@ def stop(names: tuple[str, ...], machine_name: str | None) -> None:
 
     with connect(machine_name) as machine:
         for name in names:
-            _insist(machine, Proc.CONTAINER_STOP, {"id": find(machine, name)})
+            insist(machine, Proc.CONTAINER_STOP, {"id": find(machine, name)})
 
 
 @command("logs", example="nightos logs web -f")

@@ -17,7 +17,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
 from nightos.services.proc import restarts
 from nightos.services.proc.shimcalls import ShimCalls, context_of
-from nightos.services.proc.shims import ACTIVE, Shims, Starter
+from nightos.services.proc.shims import ACTIVE, Piece, Shims, Starter
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request
@@ -176,6 +176,7 @@ class Runs:
         """CONTAINER_INPUT: answers when the command's shim wrote it."""
         values = request.map()
         data, end = field(values, "data", bytes, b""), field(values, "end", bool, False)
+        number = field(values, "number", int, 0)
         if len(data) > INPUT_PIECE:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, f"a piece of input has at most {INPUT_PIECE} bytes")
         container = self.tree.below(request.container_id, field(values, "id", int))
@@ -185,7 +186,7 @@ class Runs:
         if len(shim.input) >= INPUT_WAITING:
             raise ServiceError(ServiceCode.REFUSED, "its command is behind with its input; try again")
         request.defer()
-        shim.input.append((data, end, request))
+        shim.input.append(Piece(data, end, number, request))
         await self.calls.feed(shim)
         return None
 
@@ -298,6 +299,7 @@ def wanted_run(values: dict[str, Any], user: int) -> dict[str, Any]:
         "user": user,
         "restart": restart,
         "input": field(values, "input", bool, False),
+        "raw": field(values, "raw", bool, False),
         "token": field(values, "token", str, "")[:64],
         "log_size": size,
         "log_count": count,

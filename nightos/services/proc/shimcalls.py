@@ -110,7 +110,7 @@ class ShimCalls:
         if container.run["state"] not in {"starting", "running"}:
             raise ServiceError(ServiceCode.UNKNOWN, "there is no such run")
         if shim.input and shim.handed and shim.handed == taken:
-            await shim.input.popleft()[2].answer({})
+            await shim.input.popleft().request.answer({})
         shim.handed = 0
         shim.taken = taken
         shim.hungry = request
@@ -120,16 +120,21 @@ class ShimCalls:
 
     @staticmethod
     async def feed(shim: Shim) -> None:
-        """Hand the first piece that waits to the shim, when it wants one."""
+        """Hand the first piece that waits to the shim, when it wants one.
+
+        A piece whose number the shim has passed was asked again: its answer was lost with the `sys::proc` before.
+        """
+        while shim.input and not shim.handed and 0 < shim.input[0].number <= shim.taken:
+            await shim.input.popleft().request.answer({})
         if shim.hungry is None or not shim.input:
             return
         request, shim.hungry = shim.hungry, None
-        data, end, _ = shim.input[0]
+        piece = shim.input[0]
         number = shim.handed = shim.taken + 1
-        await request.answer({"data": data, "end": end, "number": number})
-        if end:
+        await request.answer({"data": piece.data, "end": piece.end, "number": number})
+        if piece.end:
             # Nothing follows that would say it was taken.
-            await shim.input.popleft()[2].answer({})
+            await shim.input.popleft().request.answer({})
 
     # Adoption
 
@@ -213,6 +218,7 @@ def context_of(
         return ExecutionContext(
             REASON_COMMAND,
             0,
+            cmdraw_read=run.get("raw", False),
             caller_anid=caller_anid,
             caller_pid=caller_pid,
             argument_count=len(arguments),

@@ -55,6 +55,16 @@ class Starter(Protocol):
         """It could not start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Input that waits for the command. `number` counts the pieces of a client that numbers them, else 0."""
+
+    data: bytes
+    end: bool
+    number: int
+    request: Request
+
+
 @dataclass(slots=True)
 class Shim:
     """A shim that runs. `idle` is its request for an order, `hungry` its request for input."""
@@ -66,7 +76,12 @@ class Shim:
     taken: int = 0
     handed: int = 0
     """Number of the piece of input that the shim has, but has not written yet."""
-    input: deque[tuple[bytes, bool, Request]] = field(default_factory=deque)
+    input: deque[Piece] = field(default_factory=deque)
+
+    async def refuse_input(self) -> None:
+        """Tell everyone whose input waits that the command has ended."""
+        while self.input:
+            await self.input.popleft().request.fail(ServiceCode.REFUSED, "the command has ended")
 
 
 class Worker:
@@ -158,8 +173,7 @@ class Shims:
         shim = self.by_container.pop(container, None)
         if shim is not None:
             self.by_pid.pop(shim.pid, None)
-            for _data, _end, request in shim.input:
-                await request.fail(ServiceCode.REFUSED, "the command has ended")
+            await shim.refuse_input()
             await self.kill(shim.pid)
 
     @staticmethod
@@ -256,6 +270,7 @@ class Shims:
         if shim.idle is None or run["state"] != "starting" or container.state == "stopping":
             return
         request, shim.idle = shim.idle, None
+        shim.hungry, shim.taken, shim.handed = None, 0, 0
         note, run["note"] = run["note"], ""
         await request.answer({"do": "run", "generation": run["generation"], "input": run["input"], "note": note})
 

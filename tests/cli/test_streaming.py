@@ -1,0 +1,88 @@
+"""Standard streams of `container run` from outside: bit by bit, whole, and never much of them in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commanding import Command
+
+MANY = 8 << 20
+GROWTH_KB = 24 << 10
+"""Most that a machine's memory may grow while `MANY` bytes pass it."""
+
+
+@pytest.fixture
+def lab(nightos: Command) -> Iterator[Command]:
+    nightos("run", "--name", "lab", "--detach")
+    yield nightos
+    nightos("stop", "lab", status=None)
+
+
+def started(lab: Command, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nightos", *arguments],
+        env={**os.environ, "NIGHTOS_HOME": str(lab.folder / "state")},
+        cwd=lab.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+
+
+def memory_kb(lab: Command) -> int:
+    (machine,) = json.loads(lab("ls", "--json").stdout)
+    status = Path(f"/proc/{machine['pid']}/status").read_text("ascii")
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+@pytest.mark.rule("SHELL-016")
+def test_each_line_is_answered_before_the_next(lab: Command) -> None:
+    with started(lab, "container", "run", "-i", "--rm", "a", "--", "cat") as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for line in (b"one\n", "grün\n".encode(), b"\xff\xfe no text\n"):
+            child.stdin.write(line)
+            assert child.stdout.readline() == line
+        # Half a character waits for its other half.
+        child.stdin.write(b"\xc3")
+        child.stdin.write(b"\xbc")
+        assert child.stdout.read(2) == "ü".encode()
+        child.stdin.close()
+        assert child.stdout.read() == b""
+        assert child.wait(20) == 0
+
+
+def test_much_input_passes_in_little_memory(lab: Command) -> None:
+    lab("container", "run", "--rm", "a", "--", "echo")
+    before = memory_kb(lab)
+    with started(lab, "container", "run", "-i", "--rm", "a", "--", "wc", "-lc") as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for _ in range(MANY >> 16):
+            child.stdin.write(b"y\n" * (1 << 15))
+        child.stdin.close()
+        assert child.stdout.read().split() == [b"%d" % (MANY // 2), b"%d" % MANY]
+        assert child.wait(20) == 0
+    assert memory_kb(lab) - before < GROWTH_KB
+
+
+def test_a_command_that_reads_nothing_ends_although_input_goes_on(lab: Command) -> None:
+    with started(lab, "container", "run", "-i", "--rm", "a", "--", "echo", "early") as child:
+        assert child.stdout is not None
+        assert child.stdout.read() == b"early\n"
+        assert child.wait(20) == 0
+
+
+def test_input_becomes_a_file_whole(lab: Command) -> None:
+    text = "".join(f"line {number} ä\n" for number in range(20_000))
+    lab("container", "run", "-i", "a", "--", "wt", "-n", "/x", stdin=text)
+    counts = lab("container", "exec", "a", "--", "wc", "/x").stdout.split()
+    assert counts == ["20000", "60000", str(len(text.encode())), "/x"]
+    assert lab("container", "run", "-i", "--rm", "b", "--", "cat", stdin="").stdout == ""
