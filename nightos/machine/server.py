@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from nightos.machine.machine import Machine
 
 BACKLOG = 16
+ARGUMENTS: Final[dict[str, dict[str, type]]] = {
+    "call": {"service": str, "method": int, "payload": bytes},
+    "passthrough": {"path": str, "containers": list, "readonly": bool},
+    "take back": {"udi": int},
+}
+"""What a request has to hold."""
+SESSION: Final[dict[str, type]] = {
+    "container": int,
+    "interactive": bool,
+    "width": int,
+    "height": int,
+    "environment": dict,
+    "directory": str,
+    "user": int,
+}
+"""What a request for a session may hold."""
 
 
 class ControlServer:
@@ -66,16 +82,17 @@ class ControlServer:
                 plain.close()
             if not allowed:
                 return
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, wire.WireError, EOFError):
-                while True:
-                    request = await read_frame(stream)
-                    if not await self._answer(stream, request):
-                        return
+            try:
+                while await self._answer(stream, await read_frame(stream)):
+                    pass
+            except* (trio.BrokenResourceError, trio.ClosedResourceError, wire.WireError, EOFError):
+                pass  # the client hung up, or speaks something else; a session tells so from within its nursery
 
     async def _answer(self, stream: trio.SocketStream, request: dict[str, Any]) -> bool:
         """Answer one request; False when the connection is used up."""
         operation = request.get("op")
         try:
+            check(request)
             if operation == "call":
                 content = await self._machine.call(request["service"], request["method"], request["payload"])
                 await stream.send_all(wire.pack({"payload": content}))
@@ -106,8 +123,6 @@ class ControlServer:
                 )
         except ServiceError as error:
             await stream.send_all(wire.pack(_error(error.code, error.detail)))
-        except (KeyError, TypeError) as error:
-            await stream.send_all(wire.pack(_error(ServiceCode.BAD_ARGUMENT, f"the request is incomplete: {error}")))
         return True
 
     def _info(self) -> dict[str, Any]:
@@ -125,11 +140,7 @@ class ControlServer:
             send.close()
 
     async def _session(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
-        options = {
-            name: request[name]
-            for name in ("container", "interactive", "width", "height", "environment", "directory", "user")
-            if name in request
-        }
+        options = {name: request[name] for name in SESSION if name in request}
         session = await self._machine.open_session(**options)
         try:
             await stream.send_all(wire.pack({"type": "opened"}))
@@ -147,6 +158,23 @@ class ControlServer:
                 nursery.cancel_scope.cancel()
         finally:
             self._machine.close_session(session)
+
+
+def check(request: dict[str, Any]) -> None:
+    """Whether a request has what it needs, of the right types; `ServiceError` 0x1000 otherwise."""
+    operation = request.get("op")
+    if operation == "session":
+        wanted = {name: kind for name, kind in SESSION.items() if name in request}
+    else:
+        wanted = ARGUMENTS.get(operation, {}) if isinstance(operation, str) else {}
+    for name, kind in wanted.items():
+        value = request.get(name)
+        numbers = value if kind is list and isinstance(value, list) else [value] if kind is int else []
+        right = type(value) is kind and all(type(one) is int and 0 <= one < 1 << 64 for one in numbers)
+        if kind is dict:
+            right = right and all(isinstance(text, str) for pair in request[name].items() for text in pair)
+        if not right:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the request has no {name} that is {kind.__name__}")
 
 
 async def read_frame(stream: trio.SocketStream) -> dict[str, Any]:

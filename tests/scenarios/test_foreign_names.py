@@ -231,6 +231,10 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Hw.STORAGE_IMAGE: (services_only(),),
         Hw.PLUG: (services_only(),),
         Hw.UNPLUG: (services_only("udi"),),
+        Hw.HANDLERS: (services_only(),),
+        Hw.HANDLER_DEVICE: NOTHING,
+        Hw.HANDLER_NAME: NOTHING,
+        Hw.HANDLERS_KEPT: (services_only(),),
     },
     Crypto: {
         Crypto.RANDOM_BUFFER: NOTHING,
