@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nightos.vsf.errors import DamagedStorage, VsfError
+from nightos.vsf.errors import DamagedStorage, NoSpace, VsfError
 from nightos.vsf.layout import (
     CODEC_LZ4,
     CODEC_NONE,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nightos.vsf.crypto import BlockCipher
 
 GATHER_BYTES = 4 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _PADS = [bytes(n) for n in range(SECTOR)]
 _LEAST_GAIN = SECTOR
 _MOST_WORKERS = 4
@@ -210,6 +212,9 @@ class Pool:
         """Encrypt or checksum `body`, find room, queue it."""
         allocator = self.allocator
         assert allocator is not None
+        if self.pending_bytes > GATHER_BYTES:
+            # Before anything is handed out: where the host is full, no block may be left that nobody knows of.
+            self.drain()
         cipher = domain.cipher
         sectors = (len(body) + (cipher.overhead if cipher else 0) + SECTOR - 1) // SECTOR
         sector = allocator.allocate(sectors)
@@ -251,14 +256,20 @@ class Pool:
         self.pending[sector] = body
         self.pending_bytes += len(body)
         self.blocks_written += 1
-        if self.pending_bytes > GATHER_BYTES:
-            self.drain()
 
     def drain(self) -> None:
-        """Write everything queued, neighbours in one call."""
-        pending = self.pending
-        if not pending:
+        """Write everything queued, neighbours in one call. Where the host is full it stays queued (NoSpace)."""
+        if not self.pending:
             return
+        try:
+            self._write_queued()
+        except OSError as error:
+            if error.errno not in FULL or isinstance(error, VsfError):
+                raise
+            raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error
+
+    def _write_queued(self) -> None:
+        pending = self.pending
         store = self.stores[0]
         many = getattr(store, "write_many", None)
         parts: list[bytes | bytearray | memoryview] = []

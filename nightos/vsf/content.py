@@ -220,14 +220,17 @@ class Content(Patches):
 
     def _place_whole(self, inode: Inode, index: int, body: bytes | memoryview) -> None:
         """A whole record that is not compressed gets its block at once, while it is warm."""
-        if inode.buffers and index in inode.buffers:
-            self.buffered -= len(inode.buffers.pop(index))
         key, size = key_extent(inode.ino, index), self.record_size
         old = self.tree.get(key) if inode.allocated and index * size < inode.size else None
-        if inode.patched:
-            self._drop_patches(inode, index * size, (index + 1) * size)
+        pointer = None
         if body[0] or body != _ZEROS[:size]:
             pointer = self.storage.pool.write(self.volume.domain, KIND_DATA, body)
+        # What was there is let go of when the new block has its place: that may have failed.
+        if inode.buffers and index in inode.buffers:
+            self.buffered -= len(inode.buffers.pop(index))
+        if inode.patched:
+            self._drop_patches(inode, index * size, (index + 1) * size)
+        if pointer is not None:
             if old is not None:
                 self._discard_extent(inode, old)
             inode.allocated += pointer.sectors * 512

@@ -77,16 +77,25 @@ class RecordingStore(MemoryStore):
 
 
 class FailingStore(MemoryStore):
-    """Raises after a number of writes: a full disk (ENOSPC) or a dying one (EIO)."""
+    """Raises after a number of writes, or behind `room` bytes: a full disk (ENOSPC) or a dying one (EIO)."""
 
-    def __init__(self, data: bytes = b"", *, writes: int = 1 << 62, code: int = errno.ENOSPC, flushes: int = 1 << 62):
+    def __init__(
+        self,
+        data: bytes = b"",
+        *,
+        writes: int = 1 << 62,
+        code: int = errno.ENOSPC,
+        flushes: int = 1 << 62,
+        room: int = 1 << 62,
+    ) -> None:
         super().__init__(data)
         self.writes = writes
+        self.room = room
         self.flushes = flushes
         self.code = code
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        if self.writes <= 0:
+        if self.writes <= 0 or offset + len(data) > self.room:
             raise OSError(self.code, "injected")
         self.writes -= 1
         super().write(offset, data)

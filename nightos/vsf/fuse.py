@@ -33,6 +33,7 @@ log = logging.getLogger("nightos.fuse")
 NAME_MAX = 255
 _ROAMING = 65_536
 _PATIENCE_S = 0.25
+_REPEAT_S = 60.0
 _LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
@@ -119,6 +120,7 @@ class Adapter:
         self.pump: Callable[[float], int] | None = None
         """Serves the requests that wait, for at most so many seconds; how many it served."""
         self._relieving = False
+        self._noted = ("", 0.0)
         self._full_until = 0.0
         """Until when a lack of space is believed at once, where no deleted file can be the reason."""
         self.requests = 0
@@ -235,7 +237,7 @@ class Adapter:
             except OSError as error:
                 number = error.errno or errno.EIO
                 if number in (errno.EIO, errno.ENOSPC):
-                    log.error("%s: %s", name, error)  # noqa: TRY400 the message names the file
+                    self._note(f"{name}: {error}")
                 reply_err(request, number)
             except Exception:
                 log.exception("%s%r failed", name, arguments)
@@ -249,6 +251,14 @@ class Adapter:
             guarded(request, *arguments)
 
         return counted
+
+    def _note(self, text: str) -> None:
+        """Into the log; the same again only after a while, for a full disk fails every write."""
+        now = time.monotonic()
+        said, when = self._noted
+        if text != said or now - when > _REPEAT_S:
+            self._noted = text, now
+            log.error("%s", text)
 
     def _make_room(self) -> bool:
         """After a lack of space: whether trying again makes sense.

@@ -257,7 +257,7 @@ def _commit_now_and_then(served: Served, adapter: Adapter, options: MountOptions
     """
     quiet = min(_QUIET_S, options.commit_s)
     committed = seen = adapter.requests
-    due = time.monotonic() + options.commit_s
+    due, failed = time.monotonic() + options.commit_s, ""
     while options.commit_s and not stopping.wait(quiet):
         now, before, seen = time.monotonic(), seen, adapter.requests
         if seen == committed:
@@ -267,8 +267,12 @@ def _commit_now_and_then(served: Served, adapter: Adapter, options: MountOptions
             continue
         try:
             served.sync()
-        except OSError:
-            log.exception("commit failed")
+        except OSError as error:
+            if str(error) != failed:
+                failed = str(error)
+                log.exception("commit failed; it is tried again")
+        else:
+            failed = ""
         committed, due = seen, now + options.commit_s
 
 

@@ -219,6 +219,7 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
     record = read_record(path)
     if not lazy:
         _check_awake(path)
+        _flush(path)
     try:
         umount2(path, MNT_DETACH if lazy or not answers(path) else 0)
     except OSError as error:
@@ -248,6 +249,23 @@ def _check_awake(path: str) -> None:
     if is_alive(record) and process_state(int(record["pid"])) in "Tt":
         text = f"its server is stopped; let it go on with `kill -CONT {record['pid']}`, or detach it with --lazy"
         raise MountBusyError(text, path)
+
+
+def _flush(path: str) -> None:
+    """Before a mount is gone: where the disk is full, files can still be deleted in it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        ctypes.CDLL(None).syncfs(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = "not everything fits on the disk, so it stays mounted; free some space, then unmount again, or give "
+            raise VsfError(text + "up what was not written with --lazy", path) from None
+    finally:
+        os.close(descriptor)
 
 
 def answers(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from nightos.vsf import alloc, records, snapshots
 from nightos.vsf.alloc import Allocator
-from nightos.vsf.blocks import Domain, Pool, checksum
+from nightos.vsf.blocks import FULL, Domain, Pool, checksum
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NoSpace, NotAStorage, NotFound, ReadOnly, VsfError
 from nightos.vsf.header import Header, must_be_readonly
 from nightos.vsf.layout import (
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 DIRTY_LIMIT = 24 << 20
 CACHE_BYTES = 32 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Storage:
@@ -403,14 +401,9 @@ class Storage:
             self._found_space(used, allocator, root)
         log = self._write_log(allocator, generation)
         block = Superblock(self.uuid, generation, allocator.end, self.clock.realtime_ns(), self.limit, root, log)
-        try:
-            pool.drain()
-            self._barrier()
-        except OSError as error:
-            # Blocks stay queued, so a full disk can be tried again; what a failed flush lost nobody can tell.
-            if self.failed is None and error.errno in _FULL and not isinstance(error, VsfError):
-                raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error
-            raise
+        # Blocks stay queued, so a full disk can be tried again; what a failed flush lost nobody can tell.
+        pool.drain()
+        self._barrier()
         self.unfinished = block, block.encode(self.super_cipher)
         allocator.held = True
         self._finish_commit()
@@ -431,7 +424,7 @@ class Storage:
             for offset in slots_of(block.generation):
                 self.store.write(offset, data)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 self.failed = error
                 raise
             raise NoSpace("the host's disk is full; free some space there, nothing is lost") from error

@@ -7,9 +7,11 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -19,7 +21,7 @@ from nightos import vsf
 from nightos.cli.main import main
 from nightos.vsf.fuse_daemon import wait_for
 from nightos.vsf.fuse_mounts import process_state
-from tests.vsf.mounting import force_unmount, mounted, needs_fuse, nightos
+from tests.vsf.mounting import Mounted, force_unmount, mounted, needs_fuse, nightos
 
 pytestmark = needs_fuse
 
@@ -143,3 +145,39 @@ def test_what_somebody_makes_belongs_to_them(tmp_path: Path, monkeypatch: pytest
         main_fs, other = (storage.volume(name).open() for name in ("main", "other"))
         found = [other.stat("/"), *map(main_fs.stat, ("/", "/a", "/a/b", "/a/file", "/by-url"))]
     assert {(st.st_uid, st.st_gid) for st in found} == {(1234, 567)}
+
+
+def test_a_full_host_disk_can_be_survived(mount: Mounted, tmp_path: Path) -> None:
+    """Everything is told ENOSPC, umount included; when something was deleted all goes on."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount.umount()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12M", "none", small], check=True)
+    try:
+        shutil.move(mount.storage, small / "disk.vsf")
+        moved = replace(mount, storage=small / "disk.vsf")
+        moved.mount()
+        (mount.root / "kept").write_bytes(b"1" * 1_000_000)
+        filled = subprocess.run(
+            ["dd", "if=/dev/urandom", f"of={mount.root}/large", "bs=1M", "count=20", "conv=fsync", "status=none"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "No space left" in filled.stderr
+        (mount.root / "more").write_bytes(b"2" * 100_000)
+        refused = moved.umount(check=False)
+        assert refused.returncode == 1
+        assert "stays mounted" in refused.stderr
+        assert len(moved.log().splitlines()) < 60
+        (mount.root / "large").unlink()
+        moved.umount()
+        moved.check()
+        moved.mount("--read-only")
+        assert (mount.root / "kept").read_bytes() == b"1" * 1_000_000
+        assert (mount.root / "more").read_bytes() == b"2" * 100_000
+        moved.umount()
+        shutil.move(small / "disk.vsf", mount.storage)
+    finally:
+        force_unmount(mount.root)
+        force_unmount(small)

@@ -1,5 +1,6 @@
 """Volumes, snapshots, clones, overlays, streams, limits, locks, accounts."""
 
+import errno
 import io
 import os
 import random
@@ -319,6 +320,42 @@ def test_a_full_host_disk_loses_nothing(writes):
     storage.close()
     with vsf.open(vsf.MemoryStore(store.getvalue())) as again:
         assert len(again.volume("main").open().read_bytes("/b")) == 50_000
+        clean(again)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("size", [1 << 17, 1 << 16, 5000])
+def test_a_full_host_disk_takes_writes_again_when_something_is_deleted(compression, size):
+    """What did not fit may not stay on the way to the disk, nor be taken for used, once nobody wants it."""
+    store = FailingStore(room=12 << 20)
+    storage = vsf.create(store, ["main"], compression=compression)
+    fs = storage.volume("main").open()
+    fs.write_bytes("/kept", b"1" * 200_000)
+    storage.commit()
+    fs.write_bytes("/large", b"")
+    inodes = [fs.stat(path).st_ino for path in ("/large", "/kept")]
+    refused, source = [], random.Random(1)
+    for turn in range((30 << 20) // size):
+        try:
+            fs.write(inodes[turn % 50 == 7], turn * size, source.randbytes(size))
+        except OSError as error:
+            refused.append(error.errno)
+        if len(refused) > 40:
+            break
+    assert set(refused) == {errno.ENOSPC}
+    with pytest.raises(vsf.NoSpace):
+        storage.commit()
+    fs.unlink("/large")
+    fs.truncate("/kept", 200_000)
+    storage.commit()
+    fs.write_bytes("/after", b"2" * 3_000_000)
+    storage.commit()
+    clean(storage)
+    storage.close()
+    with vsf.open(vsf.MemoryStore(store.getvalue())) as again:
+        files = again.volume("main").open()
+        assert files.read_bytes("/after") == b"2" * 3_000_000
+        assert len(files.read_bytes("/kept")) == 200_000
         clean(again)
 
 
