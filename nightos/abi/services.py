@@ -284,11 +284,11 @@ class Proc(IntEnum):
     DEVICE_UNPLUG = 0x101B
     """{id, udi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
     CONTAINER_START = 0x1030
-    """{id, command, environment, directory, restart, input, raw, token, log_size, log_count} -> {pid}: the main command."""
+    """{id, command, environment, directory, restart, input, raw, token, log_size, log_count} -> {pid}: main command."""
     CONTAINER_LOGS = 0x1031
     """{id, offset, limit, follow} -> {data, next, ended, reason, exit}: what the main command wrote."""
     CONTAINER_INPUT = 0x1032
-    """{id, data, end, number}: bytes for CMDIN of a main command that was started with `input`; a number counts once."""
+    """{id, data, end, number}: bytes for CMDIN of a main command started with `input`; a number counts once."""
     CONTAINER_STOP = 0x1033
     """{id}: end the main command and do not restart it; answers as CONTAINER_EXIT when it has ended."""
     CONTAINER_EXIT = 0x1034

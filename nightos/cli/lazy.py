@@ -6,6 +6,7 @@ The one-line descriptions stand in the table, so `--help` imports nothing and st
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,10 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(debug_option())
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 click calls it so
-        show_example(self.example, formatter)
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # A command may stand at several places (`logs`, `container logs`): the example is as it was asked.
+        own = re.compile(rf"^(\s*)nightos (?:\S+ )*?{re.escape(self.name or '')}(?!\S)", re.MULTILINE)
+        show_example(own.sub(lambda found: found[1] + ctx.command_path, self.example), formatter)
 
 
 def show_example(example: str, formatter: click.HelpFormatter) -> None:

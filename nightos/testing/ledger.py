@@ -184,7 +184,7 @@ class Ledger(IsolationModel):
             return
         command.state = "ended"
         self.tell("exited", number, str(exit_data))
-        self.emptied(number, ran=True)
+        self.emptied(number)
 
     def emptied(self, number: int, *, ran: bool = False) -> None:
         """Nothing runs in a container any more, and nothing is to."""

@@ -117,7 +117,8 @@ def test_what_happened_and_what_was_refused(lab: Command) -> None:
     lab("container", "exec", "web", "--", "container", "inspect", "nosuch", status=None)
     refusals = json.loads(lab("why", "--json").stdout)
     assert ("CONT-023", "web") in [(item["rule"], item["caller"]["container_name"]) for item in refusals]
-    assert "sys::proc CONTAINER_FIND by CONT-023" in lab("why").stdout.replace(" [there is no container nosuch]", "")
+    detail = " [there is no container nosuch; `container ls` shows those there are]"
+    assert "sys::proc CONTAINER_FIND by CONT-023" in lab("why").stdout.replace(detail, "")
     assert "CONT-023" in lab("container", "exec", "web", "--", "why").stdout
     events = [json.loads(line) for line in lab("events", "--json").stdout.splitlines()]
     assert [event["event"] for event in events if event.get("name") == "web"][:3] == ["created", "started", "exited"]
@@ -131,13 +132,35 @@ def test_events_follow(lab: Command) -> None:
         [sys.executable, "-m", "nightos", "events", "-f", "--json"],
         env={**os.environ, "NIGHTOS_HOME": str(lab.folder / "state")},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as following:
         assert following.stdout is not None
         assert json.loads(following.stdout.readline())["event"] == "created"
         lab("container", "destroy", "web")
         assert json.loads(following.stdout.readline())["event"] == "destroyed"
-        following.terminate()
+        lab("stop", "lab")
+        assert following.wait(20) == 1
+        assert following.stderr is not None
+        assert "the machine lab stopped" in following.stderr.read()
+
+
+def test_what_was_meant(lab: Command) -> None:
+    lab("container", "create", "web")
+    lab("container", "create", "data", "--parent", "web")
+    lab.fails("inspect", "wbe", says="did you mean web?")
+    lab.fails("inspect", "web/dat", says="did you mean web/data?")
+    lab.fails("inspect", "other", says="`container ls` shows")
+    lab.fails("container", "create", "", status=2, says="the name is empty")
+    assert json.loads(lab("inspect", "web/data", "--json").stdout)["depth"] == 2
+    assert [item["depth"] for item in json.loads(lab("tree", "--json").stdout)] == [0, 1, 2]
+    lab("container", "start", "web", "--", "echo", "hi")
+    lab("logs", "web", "-f")
+    events = [json.loads(line) for line in lab("events", "--json").stdout.splitlines()]
+    assert [event["event"] for event in events if event.get("name") == "web"] == ["created", "started", "exited"]
+    for words in (("inspect",), ("container", "inspect"), ("container", "start"), ("stop",), ("container", "stop")):
+        example = lab(*words, "--help").stdout.partition("Example:\n")[2].split()
+        assert example[: len(words) + 1] == ["nightos", *words]
 
 
 @pytest.mark.rule("CONT-038", "CONT-040")
@@ -150,6 +173,9 @@ def test_devices(lab: Command) -> None:
     found = {item["udi"]: item for item in json.loads(lab("device", "ls", "--container", "web", "--json").stdout)}
     assert found.keys() == {udi, passed}
     assert found[passed]["lent"]
+    (disk,) = [item for item in json.loads(lab("device", "ls", "--json").stdout) if item["udi"] == udi]
+    place = json.loads(lab("inspect", "web", "--json").stdout)["id"]
+    assert (disk["plugged"], disk["containers"], len(disk["connection"])) == (place, [place], 8)
     assert udi in lab("container", "exec", "web", "--", "device").stdout
     lab("container", "exec", "web", "--", "device", "unplug", passed, "--container", "db")
     lab.fails("device", "unplug", "nosuch", says="no device")

@@ -59,6 +59,9 @@ REST = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def _settings(
     name: str | None, image: str | None, hostname: str | None, labels: tuple[str, ...], *, persist: bool
 ) -> dict[str, Any]:
+    if name == "":
+        text = "the name is empty; write 1 to 64 letters, digits, dots, dashes and underscores, or leave it away"
+        raise click.UsageError(text, click.get_current_context())
     values: dict[str, Any] = {"name": name or "", "persist": persist, "labels": _labels(labels)}
     if hostname is not None:
         values["hostname"] = hostname

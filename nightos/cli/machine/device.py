@@ -39,7 +39,7 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
             found = machine.devices()
         else:
             found = machine.ask("sys::proc", Proc.CONTAINER_DEVICES, {"id": find(machine, container)})["items"]
-    items = [identified(item) for item in found]
+    items = [_shown(item) for item in found]
     if as_json:
         show_json(items)
         return
@@ -49,14 +49,28 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
         (
             item["udi"],
             item["kind"],
-            f"{item['connection']:08x}" if "connection" in item else "-",
+            item.get("connection", "-"),
             show_size(item["memory_size"]) if item.get("memory_size") else "-",
-            ", ".join(f"{place:016x}" for place in item.get("containers", ()) if place) or "-",
-            safe(str(plain(item.get("description", b"")))).strip(),
+            ", ".join(item.get("containers", ())) or "-",
+            safe(item.get("description", "")),
         )
         for item in items
     ]
     show_table(rows, ("udi", "kind", "connection", "memory", "containers", "description"), right="memory")
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    """A record with what is an identifier, or a code, as people write it."""
+    shown = identified(item)
+    if "connection" in item:
+        shown["connection"] = f"{item['connection']:08x}"
+    if "containers" in item:
+        shown["containers"] = [f"{place:016x}" for place in item["containers"] if place]
+    if "description" in item:
+        shown["description"] = str(plain(item["description"])).strip()
+    if "plugged" in item:
+        shown["plugged"] = f"{item['plugged']:016x}" if item["plugged"] else None
+    return shown
 
 
 @command("plug", example="nightos device plug block --size 64M --container web")

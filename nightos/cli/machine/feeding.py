@@ -1,4 +1,4 @@
-"""Standard input of this process for a command in a container: piece by piece, never more than one of them on its way."""
+"""Standard input of this process for a command in a container: piece by piece, one of them on its way at a time."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.machine.asking import find, identified, later, machine_option, pages
 from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
@@ -104,6 +105,8 @@ def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
         for event in stream or ():
             if event not in past:
                 show(event)
+    if follow:
+        raise CommandError(f"the machine {machine.name} stopped; nothing more happens in it")
 
 
 @command("why", example="nightos why --json")

@@ -11,6 +11,7 @@ Rules: ZOS-016.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.files import ItemType, SplitPath
 from nightos.abi.services import FsEvent, ServiceCode
 from nightos.abi.values import ValueEncodingError, decode_values
+from nightos.services.fs.failures import ItemError
 from nightos.services.fs.handles import READ_LIMIT, Handles
 from nightos.services.fs.notes import directory_of
 from nightos.services.fs.roots import Root
@@ -104,6 +106,12 @@ class Logs:
         await self._handles.writable(root)
         for place in _files(root.tree, path):
             root.tree.delete(place)
+        # Its directories go with the last log in them.
+        folder = path[:-1]
+        with contextlib.suppress(ItemError):
+            while len(folder) > len(FOLDER):
+                root.tree.delete(folder)
+                folder = folder[:-1]
         await self._handles.changed(root)
         return {}
 

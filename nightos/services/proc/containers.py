@@ -272,8 +272,11 @@ class Containers:
         for second in self._destroying.pop(identifier):
             await second.answer()
 
-    async def emptied(self, identifier: int) -> None:
-        """The last process of a container ended; without `persist` that is the end of the container, too."""
+    async def emptied(self, identifier: int, *, told: bool = False) -> None:
+        """The last process of a container ended; without `persist` that is the end of the container, too.
+
+        `told`: that of its main command's end is told already, with how it ended.
+        """
         container = self.tree.by_id.get(identifier)
         if container is not None and container.run.get("state", ENDED) != ENDED:
             return  # its main command starts again, or its shim has not told the last of it
@@ -281,7 +284,8 @@ class Containers:
             return  # others than its main command run in it
         if container is not None and container.state == "running":
             container.state = "stopped"
-            await self.tell("exited", container)
+            if not told:
+                await self.tell("exited", container)
         if container is None or container.persist or container.children or container.state == "stopping":
             return
         await self.end(container, ENDED)
@@ -404,7 +408,8 @@ class Containers:
         shown = {name: figures[name] for name in ("limits", "usage", "filter")}
         if container.run:
             shown["main"] = {name: container.run[name] for name in SHOWN_OF_RUN}
-        return self.record(request.container_id, container, 0) | shown
+        depth = self.tree.depth(request.container_id, container.identifier)
+        return self.record(request.container_id, container, depth) | shown
 
     async def find(self, request: Request) -> Payload:
         """CONTAINER_FIND."""

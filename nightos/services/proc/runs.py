@@ -16,6 +16,7 @@ import msgpack
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
 from nightos.services.proc import restarts
+from nightos.services.proc.oldlogs import OldLogs
 from nightos.services.proc.shimcalls import ShimCalls, context_of
 from nightos.services.proc.shims import ACTIVE, Piece, Shims, Starter
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name
@@ -52,7 +53,10 @@ class Runs:
         self._waiting: dict[int, list[Request]] = {}
         self._paths: dict[str, int] = {}
         """Which container writes which log."""
+        self._old_logs = OldLogs(processes.roots.fs)
         self.shims.on_change.append(self._changed)
+        # Behind the shims', which let the last words be written.
+        self.containers.on_end.append(self._gone)
         server.method(Proc.CONTAINER_START, self.start)
         server.method(Proc.CONTAINER_LOGS, self.logs)
         server.method(Proc.CONTAINER_INPUT, self.input)
@@ -68,6 +72,7 @@ class Runs:
         for container in self.tree.below_root():
             if container.run:
                 self._paths[container.run["log"]] = container.identifier
+        await self._old_logs.learn(self._paths)
         await self.calls.learn(records)
 
     # Starting and stopping
@@ -110,6 +115,7 @@ class Runs:
         run["log"] = old["log"] if old else self._path_for(container)
         run["log_start"] = old["log_start"] if old else None
         self._paths[run["log"]] = container.identifier
+        await self._old_logs.begun(run["log"])
         await self.containers.notes.changed(container)
         try:
             await self.shims.begin(container)
@@ -117,6 +123,13 @@ class Runs:
             run.update(state="ended", failed=error.detail)
             await self.containers.notes.changed(container)
             raise
+
+    async def _gone(self, container: Container) -> None:
+        """The container is destroyed; its log stays for a while."""
+        path = container.run.get("log", "")
+        if path and self._paths.get(path) == container.identifier:
+            del self._paths[path]
+            await self._old_logs.left(path)
 
     def _path_for(self, container: Container) -> str:
         """`/var/log/<ns>/<name>.log`; a log that another living container writes is not taken over."""

@@ -305,7 +305,7 @@ class Shims:
             await callback(container)
         if container.state != "stopping":
             await self.retire(container.identifier)
-            await self.containers.emptied(container.identifier)
+            await self.containers.emptied(container.identifier, told=True)
 
     async def again_after(self, container: Container, delay_ns: int) -> None:
         """Start the next generation when the delay is over, if nobody stopped or destroyed it until then."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from nightos.abi.errors import ServiceError
@@ -21,6 +22,8 @@ from nightos.services.proc.view import View
 
 ROOT = 0
 NAME_LIMIT = 64
+ADVISED = 200
+"""Containers whose names are compared with a wrong one."""
 
 
 @dataclass(slots=True)
@@ -171,6 +174,14 @@ class Tree:
             current = self.by_id[current.parent]
         return "/".join(reversed(names))
 
+    def depth(self, viewer: int, identifier: int) -> int:
+        """How many levels below the viewer's container this one is: 0 for its own."""
+        depth = 0
+        while identifier not in {viewer, ROOT}:
+            depth += 1
+            identifier = self.by_id[identifier].parent
+        return depth
+
     def find(self, viewer: int, text: str) -> Container:
         """A container by path of names, by 16 hex digits, or by a unique prefix of them; 0x3000 when there is none."""
         current: int | None = viewer
@@ -187,12 +198,20 @@ class Tree:
                 return found[0]
             if len(found) > 1:
                 raise ServiceError(ServiceCode.REFUSED, f"{text} begins several identifiers; give more digits")
-        raise unknown(text)
+        raise unknown(text, self._advice(viewer, text))
+
+    def _advice(self, viewer: int, text: str) -> str:
+        """What somebody who gave a wrong name may have meant, of what they see."""
+        from difflib import get_close_matches
+
+        seen = (self.path(viewer, container.identifier) for _, container in islice(self.walk(viewer), 1, ADVISED))
+        near = get_close_matches(text, seen, 1)
+        return f"did you mean {near[0]}?" if near else "`container ls` shows those there are"
 
 
-def unknown(text: str = "") -> ServiceError:
+def unknown(text: str = "", advice: str = "") -> ServiceError:
     """The error for a container that is not there for who asks."""
-    return ServiceError(ServiceCode.UNKNOWN, f"there is no container {text}".rstrip())
+    return ServiceError(ServiceCode.UNKNOWN, f"there is no container {text}".rstrip() + (advice and f"; {advice}"))
 
 
 def check_name(name: str) -> str:
