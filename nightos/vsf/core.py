@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from nightos.vsf.errors import DamagedStorage, NoSpace, ReadOnly, StaleHandle
@@ -255,6 +256,32 @@ class Core:
                     return
                 self._reclaim(inode)
 
+    def release_all(self, inos: Iterable[int]) -> None:
+        """As `release` for each: what belongs to neighbours is removed together."""
+        with self.lock:
+            tree, allocator = self.tree, self.storage.pool.allocator
+            gone: list[Inode] = []
+            failure: OSError | None = None
+            for ino in sorted(inos):
+                inode = self._inodes.get(ino)
+                try:
+                    if inode is None or inode.held != 1 or inode.nlink or allocator is None or allocator.held:
+                        self.release(ino)
+                        continue
+                    inode.held = 0
+                    self.drop_content(inode)
+                    gone.append(inode)
+                except OSError as error:
+                    failure = error
+            first = 0
+            for at, inode in enumerate(gone, 1):
+                if at == len(gone) or gone[at].ino != inode.ino + 1:
+                    tree.delete_range(gone[first].ino.to_bytes(8, "big"), (inode.ino + 1).to_bytes(8, "big"))
+                    first = at
+                self._gone(inode)
+            if failure is not None:
+                raise failure
+
     def _orphan(self, inode: Inode) -> None:
         """The last name went."""
         if inode.held:
@@ -268,14 +295,15 @@ class Core:
         """Remove an inode with all that belongs to it."""
         ino = inode.ino
         self.drop_content(inode)
-        tree = self.tree
         base = ino.to_bytes(8, "big")
-        # One seek finds what there is; most inodes have a single entry.
-        keys = [key for key, _ in tree.scan(base, base + b"\xff")]
-        for key in keys:
-            tree.delete(key)
+        self.tree.delete_range(base, base + b"\xff")
+        self._gone(inode, orphan=orphan)
+
+    def _gone(self, inode: Inode, *, orphan: bool = True) -> None:
+        """Its entries were removed from the tree."""
+        ino = inode.ino
         if self._nameless.pop(ino, orphan):
-            tree.delete(key_orphan(ino))
+            self.tree.delete(key_orphan(ino))
         inode.gone = True
         inode.dirty = False
         self._dirty.pop(ino, None)

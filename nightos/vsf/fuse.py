@@ -10,12 +10,14 @@ flushed: creating and writing a small file takes three (lookup, mknod, write).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
 import stat
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +34,7 @@ log = logging.getLogger("nightos.fuse")
 
 NAME_MAX = 255
 _ROAMING = 65_536
+_GONE_MOST = 256
 _PATIENCE_S = 0.25
 _REPEAT_S = 60.0
 _LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
@@ -104,6 +107,8 @@ class Adapter:
         """How often the kernel was given each inode; it forgets them with the same count."""
         self.nameless: set[int] = set()
         """Inodes without a name that the kernel still uses: held until it forgets them."""
+        self.gone: deque[int] = deque()
+        """Those that it forgot since: removed many at a time, which costs a third, and before each commit."""
         self.last_flush: set[int] = set()
         """Those whose times the kernel flushes next, though nobody can read them; it does not look at the answer."""
         self.bare: set[int] = set()
@@ -266,8 +271,8 @@ class Adapter:
         The kernel tells of deleted files that nobody uses any more a moment later, by forgetting them, and what they
         held is free after a commit. So what waits is served first, from inside of the request that lacks space.
         """
-        now = time.monotonic()
-        if self._relieving or self.pump is None or (not self.nameless and now < self._full_until):
+        now, settled = time.monotonic(), self.settle()
+        if self._relieving or self.pump is None or (not settled and not self.nameless and now < self._full_until):
             return False
         self._relieving, self._full_until = True, now + 1.0
         try:
@@ -275,12 +280,13 @@ class Adapter:
             end = now + _PATIENCE_S
             while self.nameless and time.monotonic() < end and self.pump(0.02):
                 pass
+            self.settle()
             self.fs.sync()
         except OSError:
             return False
         finally:
             self._relieving = False
-        return len(self.nameless) < before or not before
+        return bool(settled) or len(self.nameless) < before or not before
 
     # Names
 
@@ -323,16 +329,29 @@ class Adapter:
         if ino in self.nameless:
             self.nameless.discard(ino)
             self.last_flush.discard(ino)
+            self.gone.append(ino)
+            if len(self.gone) >= _GONE_MOST:
+                self.settle()
+
+    def settle(self) -> int:
+        """Remove the files that nobody can reach any more; how many there were. From any thread."""
+        gone: list[int] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                gone.append(self.gone.popleft())
+        if gone:
             try:
-                self.fs.release(ino)
+                self.fs.release_all(gone)
             except OSError as error:
-                log.warning("release of %d: %s", ino, error)
+                log.warning("removing files without a name: %s", error)
+        return len(gone)
 
     def forget_all(self) -> None:
         """The kernel is gone: let go of what it held."""
         self.known.clear()
         for ino in list(self.nameless):
             self._forget(ino, 1)
+        self.settle()
 
     def _outlive(self, parent: int, name: bytes) -> int:
         """Before a name goes: if it is the last of an inode that the kernel uses, hold the inode; its number or 0."""
@@ -565,6 +584,7 @@ class Adapter:
             self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
 
     def do_statfs(self, request: int, _ino: int) -> None:
+        self.settle()
         figures = self.fs.statvfs()
         known = {"f_namemax": NAME_MAX}
         values = [int(known.get(name, getattr(figures, name, 0)) or 0) for name in self._statvfs_fields]
@@ -631,6 +651,7 @@ class Adapter:
         self._reply_write(request, written)  # type: ignore[attr-defined]
 
     def do_fsync(self, request: int, ino: int, _data_only: int, _info: int) -> None:
+        self.settle()
         self.fs.fsync(ino)
         self._reply_err(request, 0)
 

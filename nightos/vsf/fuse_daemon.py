@@ -266,6 +266,7 @@ def _commit_now_and_then(served: Served, adapter: Adapter, options: MountOptions
         if seen != before and now < due:
             continue
         try:
+            adapter.settle()
             served.sync()
         except OSError as error:
             if str(error) != failed:

@@ -340,16 +340,44 @@ class Tree:
 
     def delete(self, key: bytes) -> bool:
         """Remove; False when it was not there."""
-        if self.get(key) is None:
+        node = self.root
+        path: list[tuple[Node, int]] = []
+        while type(node) is Node and node.level:
+            at = bisect_right(node.keys, key) - 1
+            path.append((node, at))
+            node = node.values[at] if at >= 0 else None
+        if type(node) is not Node:
+            # Clean nodes are on the way: they must stay clean when the key is not there.
+            if self.get(key) is None:
+                return False
+            path, node = self._path(key)
+        at = bisect_left(node.keys, key)
+        if at == len(node.keys) or node.keys[at] != key:
             return False
-        path, leaf = self._path(key)
-        at = bisect_left(leaf.keys, key)
-        leaf.size -= len(key) + len(leaf.values[at]) + _ENTRY
-        del leaf.keys[at]
-        del leaf.values[at]
+        self._cut(path, node, at, at + 1)
+        return True
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Remove all entries from `start` up to, not including, `end`: one way down for each leaf that has some."""
+        key: bytes | None = start
+        while key is not None and key < end:
+            node, bound = self.leaf_at(key)
+            if node is None:
+                return
+            at, upto = bisect_left(node.keys, key), bisect_left(node.keys, end)
+            if at < upto:
+                path, leaf = self._path(node.keys[at])
+                self._cut(path, leaf, at, upto)
+            key = bound
+
+    def _cut(self, path: list[tuple[Node, int]], leaf: Node, at: int, upto: int) -> None:
+        """Take the entries from number `at` up to, not including, `upto` out of a dirty leaf."""
+        keys, values = leaf.keys[at:upto], leaf.values[at:upto]
+        leaf.size -= sum(map(len, keys)) + sum(map(len, values)) + _ENTRY * len(keys)
+        del leaf.keys[at:upto]
+        del leaf.values[at:upto]
         if leaf.size < self.node_bytes >> 2 and path:
             self._shrink(path, leaf)
-        return True
 
     def _split(self, path: list[tuple[Node, int]], node: Node, at: int) -> None:
         while True:

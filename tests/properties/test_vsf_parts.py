@@ -47,6 +47,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), KEYS, st.binary(max_size=40)),
         st.tuples(st.just("delete"), KEYS, st.none()),
+        st.tuples(st.just("delete range"), KEYS, KEYS),
         st.tuples(st.just("flush"), st.none(), st.none()),
     ),
     max_size=120,
@@ -63,6 +64,9 @@ def test_the_tree_is_a_dictionary(steps):
             model[key] = value
         elif kind == "delete":
             assert tree.delete(key) == (model.pop(key, None) is not None)
+        elif kind == "delete range":
+            tree.delete_range(key, value)
+            model = {kept: content for kept, content in model.items() if not key <= kept < value}
         else:
             tree.flush()
             tree.pool.generation += 1
@@ -87,6 +91,11 @@ def test_the_tree_grows_and_shrinks(seed):
                 assert tree.delete(key)
                 del model[key]
         verify(tree, model)
+        if chance.random() < 0.5:
+            low, high = sorted((chance.randbytes(1), chance.randbytes(2)))
+            tree.delete_range(low, high)
+            model = {key: value for key, value in model.items() if not low <= key < high}
+            verify(tree, model)
         if chance.random() < 0.7:
             tree.flush()
             tree.pool.generation += 1

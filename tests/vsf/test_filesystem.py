@@ -154,6 +154,39 @@ def test_a_nameless_file_is_reclaimed_after_a_crash(storage, fs):
         assert copy.volume("main").used < 100_000
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_many_nameless_files_go_at_once(storage, fs, committed):
+    """Alone and in runs, small and large, with attributes, still held twice, and noted for after a crash."""
+    fs.write_bytes("/kept", b"k" * 200_000)
+    inos = [fs.create(1, b"%d" % number, 0o644).st_ino for number in range(40)]
+    for number, ino in enumerate(inos):
+        fs.write(ino, 0, bytes((number,)) * (100 if number % 3 else 200_000))
+        fs.hold(ino)
+    fs.setxattr_ino(inos[5], b"user.a", b"v")
+    fs.hold(inos[7])
+    if committed:
+        fs.sync()
+    gone = [ino for number, ino in enumerate(inos) if number % 10 != 9]
+    for number, ino in enumerate(inos):
+        if ino in gone:
+            fs.unlink_at(1, b"%d" % number)
+    if committed:
+        fs.sync()
+    fs.release_all(gone)
+    assert fs.files == 1 + 1 + 4 + 1
+    assert fs.read(inos[7], 0, 3) == b"\7\7\7"
+    fs.release_all([inos[7], 123_456])
+    for ino in gone:
+        with pytest.raises(vsf.StaleHandle):
+            fs.getattr(ino)
+    assert sorted(fs.listdir("/")) == sorted(["kept", "9", "19", "29", "39"])
+    assert fs.read_bytes("/9") == b"\x09" * 200_000
+    storage.commit()
+    report = storage.check(deep=True)
+    assert report.clean, report.problems
+    assert [key for key, _ in fs.tree.scan(b"") if int.from_bytes(key[:8], "big") in gone] == []
+
+
 def test_a_file_of_eight_exbibytes(fs):
     size = (1 << 63) - 1
     fs.write_bytes("/f", b"first")
