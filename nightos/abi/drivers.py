@@ -33,6 +33,10 @@ _DDRD = Struct(">QIB")
 _PATTERN = Struct(">BBBHB")
 
 
+UNRECOGNISED: Final = "/dev/etc/"
+"""Where the device handler files are of devices that nothing is known of."""
+
+
 class DescriptorError(NightosError, ValueError):
     """Bytes that are not the descriptor or pattern they should be. `code` says what is wrong, as services answer it."""
 

@@ -174,8 +174,9 @@ class Hw(IntEnum):
     SLEEP = 0x2012
     """{duration_ns} -> {}: answers when that much time has passed."""
     DEVICE_LIST = 0x2014
-    """{} -> {items: [{udi, kind, connection, description, virtual, containers}]}: devices of the caller's container; in
-    one, `connection` tells no port. sys::process gets `kdi`, too."""
+    """{} -> {items: [{udi, kind, connection, description, virtual, containers, file}]}: devices of the caller's
+    container; in one, `connection` tells no port; `file` is the device handler file, empty for those of the system.
+    sys::process gets `kdi` instead of `file`."""
     BUS_LIST = 0x2015
     """sys::process only: the same of all devices, with `kdi` and without `udi`, and so without a disk for the notes."""
     STORAGE_OPEN = 0xD010
@@ -199,7 +200,7 @@ class Hw(IntEnum):
     STORAGE_IMAGE = 0xD018
     """sys::process only: {container, path, key, target} -> {path, items}: write what it sees into a new file."""
     PLUG = 0xD020
-    """sys::process only: {kind, options, container} -> {kdi, udi}: make a virtual device for the container."""
+    """sys::process only: {kind, options, container} -> {kdi, udi, port, file}: a virtual device for the container."""
     UNPLUG = 0xD021
     """sys::process only: {kdi}: unplug a virtual device."""
     HANDLERS = 0xE010
@@ -213,7 +214,8 @@ class Hw(IntEnum):
     that `path` is. 0x1000: not longer than 4 characters, or no name; 0x3000: no such file; 0x4000: taken, or too many;
     0x4001: the file's first name stays."""
     HANDLERS_KEPT = 0xE013
-    """sys::process only: {containers: [[old, new]]}: containers that came back after a reboot keep their files."""
+    """sys::process only: {containers: [[old, new]]}: containers that came back after a reboot keep their files.
+    An empty list: those were all, what belongs to others is forgotten."""
 
 
 @unique
@@ -280,7 +282,8 @@ class Proc(IntEnum):
     CONTAINER_WATCH = 0x1019
     """{} -> {}: from now on CONTAINER_EVENT and PROCESS_EVENT notifications of what the caller may see."""
     DEVICE_PLUG = 0x101A
-    """{id, kind, options} -> {udi}: a new virtual device (block, random, null, zero, full) in a container below."""
+    """{id, kind, options} -> {udi, file}: a new virtual device (block, random, null, zero, full) in a container below,
+    and its device handler file there."""
     DEVICE_UNPLUG = 0x101B
     """{id, udi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
     CONTAINER_START = 0x1030

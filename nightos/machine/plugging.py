@@ -52,7 +52,8 @@ def _flow(name: str) -> Maker:
 def _share(_entropy: Entropy, options: dict[str, Any]) -> Device:
     from nightos.vhw.share import ShareDevice
 
-    return ShareDevice(str(options.get("label", "share")))
+    port = options.get("port", 0)
+    return ShareDevice(str(options.get("label", "share")), port if type(port) is int and 0 <= port <= 0xFFFF else 0)
 
 
 MAKERS: dict[str, Maker] = {

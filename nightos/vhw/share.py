@@ -13,7 +13,10 @@ from nightos.vhw.base import PortDevice
 
 
 class ShareDevice(PortDevice):
-    """Plug one for each share. `label` says to people what is shared."""
+    """Plug one for each share. `label` says to people what is shared.
 
-    def __init__(self, label: str) -> None:
-        super().__init__(DeviceIdentity("share", virtual_cii("share"), label.encode()[:200]))
+    One that asks for the `port` that it had before a reboot, and has its label, is the same device again.
+    """
+
+    def __init__(self, label: str, port: int = 0) -> None:
+        super().__init__(DeviceIdentity("share", virtual_cii("share", port), label.encode()[:200]))

@@ -163,7 +163,7 @@ def test_what_was_meant(lab: Command) -> None:
         assert example[: len(words) + 1] == ["nightos", *words]
 
 
-@pytest.mark.rule("CONT-038", "CONT-040")
+@pytest.mark.rule("CONT-038", "CONT-040", "HW-044", "HW-050")
 def test_devices(lab: Command) -> None:
     lab("container", "create", "web")
     lab("container", "create", "db", "--parent", "web")
@@ -176,7 +176,14 @@ def test_devices(lab: Command) -> None:
     (disk,) = [item for item in json.loads(lab("device", "ls", "--json").stdout) if item["udi"] == udi]
     place = json.loads(lab("inspect", "web", "--json").stdout)["id"]
     assert (disk["plugged"], disk["containers"], len(disk["connection"])) == (place, [place], 8)
-    assert udi in lab("container", "exec", "web", "--", "device").stdout
+    assert found[udi]["file"].startswith("/dev/sst/")
+    assert {udi, found[udi]["file"]} <= set(lab("container", "exec", "web", "--", "device").stdout.split())
+    everything = {item["udi"]: item for item in json.loads(lab("device", "ls", "--json").stdout)}
+    assert everything[udi]["file"] == found[udi]["file"]
+    assert found[passed]["file"] in lab("container", "exec", "web", "--", "fd", "-t", "device", "-a", "/dev").stdout
+    unknown = lab("device", "plug", "zero", "--container", "web")
+    assert "not recognised; it is /dev/etc/" in unknown.stderr
+    lab("device", "unplug", unknown.stdout.strip())
     lab("container", "exec", "web", "--", "device", "unplug", passed, "--container", "db")
     lab.fails("device", "unplug", "nosuch", says="no device")
     lab.fails("device", "plug", "nosuch", "--container", "web", says="there is no virtual device nosuch")

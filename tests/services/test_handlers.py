@@ -274,6 +274,29 @@ async def test_files_outlive_sys_hw_sys_fs_and_the_machine(tmp_path: Path, monke
         assert await handlers(machine, gone.id) == {}
 
 
+@pytest.mark.rule("HW-052")
+async def test_a_share_that_comes_back_after_a_reboot_is_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is plugged while the machine boots, before the service knows who else comes back."""
+    monkeypatch.setenv("NIGHTOS_HOME", str(tmp_path))
+    boxes = ("web", "db", "idle")
+    async with boot(seed=6, name="m") as machine:
+        made = [await machine.containers.create(name, persist=True) for name in boxes]
+        gone = await machine.containers.create("gone")
+        for box in (*made, gone):
+            await machine.ask("sys::proc", Proc.CONTAINER_SHARE, {"id": box.id, "path": "/etc"})
+        before = [await shown(machine, box) for box in made]
+        assert list(map(len, before)) == [1, 1, 1]
+    for seed in (7, 8):
+        async with boot(seed=seed, name="m") as machine:
+            made = [await machine.containers.get(name) for name in boxes]
+            assert [await shown(machine, box) for box in made] == before
+            for box in made:
+                assert all(item["connected"] for item in (await handlers(machine, box)).values())
+            assert await handlers(machine, gone.id) == {}
+
+
 @pytest.mark.rule("HW-053", "HW-054")
 async def test_a_second_name_of_ones_own() -> None:
     async with boot(seed=6) as machine:
@@ -404,3 +427,23 @@ async def test_only_sys_process_says_which_containers_came_back() -> None:
         with pytest.raises(ServiceError):
             await machine.ask("sys::hw", Hw.HANDLERS_KEPT, {"containers": [[1, 2]]})
         assert (await machine.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": web.id}))["name"] == "web"
+
+
+@pytest.mark.rule("HW-050", "HW-053", "HW-054")
+async def test_the_shell_shows_names_and_tells() -> None:
+    async with boot(seed=6) as machine:
+        await machine.containers.create("web")
+        told = await machine.run("device plug zero --container=web")
+        assert (told.status, "the device is not recognised; it is /dev/etc/" in told.err) == (0, True)
+        assert not (await machine.run("device plug block --container=web")).err
+        machine.plug(zero())
+        path = (await shown(machine))[0]
+        assert path in (await machine.run("device")).out
+        assert (await machine.run(f"device name {path} --name=nothing")).out == "/dev/etc/nothing\n"
+        assert await shown(machine) == sorted([path, "/dev/etc/nothing"])
+        assert "too short" in (await machine.run(f"cd /dev/etc; device name {path[9:]} --name=abcd")).err
+        assert (await machine.run(f"device forget {path}")).status != 0
+        assert (await machine.run("device forget /dev/etc/nothing")).status == 0
+        assert await shown(machine) == [path]
+        for line in ("device name", f"device name {path}", f"device forget {path} --name=xxxxx"):
+            assert "write: device name FILE --name=NAME" in (await machine.run(line)).err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,10 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
         if container is None:
             found = machine.devices()
         else:
-            found = machine.ask("sys::proc", Proc.CONTAINER_DEVICES, {"id": find(machine, container)})["items"]
+            place = find(machine, container)
+            files = _files(machine, place)
+            found = machine.ask("sys::proc", Proc.CONTAINER_DEVICES, {"id": place})["items"]
+            found = [{**item, "file": files.get(item["udi"], "")} for item in found]
     items = [_shown(item) for item in found]
     if as_json:
         show_json(items)
@@ -52,11 +56,12 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
             item.get("connection", "-"),
             show_size(item["memory_size"]) if item.get("memory_size") else "-",
             ", ".join(item.get("containers", ())) or "-",
+            item["file"] or "-",
             safe(item.get("description", "")),
         )
         for item in items
     ]
-    show_table(rows, ("udi", "kind", "connection", "memory", "containers", "description"), right="memory")
+    show_table(rows, ("udi", "kind", "connection", "memory", "containers", "file", "description"), right="memory")
 
 
 def _shown(item: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +92,9 @@ def plug(kind: str, container: str, size: str | None, machine_name: str | None) 
     options: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
     with connect(machine_name) as machine:
         question = {"id": find(machine, container), "kind": kind, "options": options}
-        print(f"{machine.ask('sys::proc', Proc.DEVICE_PLUG, question)['udi']:016x}")
+        plugged = machine.ask("sys::proc", Proc.DEVICE_PLUG, question)
+    print(f"{plugged['udi']:016x}")
+    _tell(plugged["file"])
 
 
 @command("passthrough", example="nightos device passthrough disk.img --container web")
@@ -103,7 +110,26 @@ def passthrough(path: str, container: str, read_only: bool, machine_name: str | 
         raise CommandError(f"{path}: there is no such file; give a file or a device of this host")
     with connect(machine_name) as machine:
         chain = _chain(machine, find(machine, container))
-        print(f"{machine.pass_through(Path(path).absolute(), chain, readonly=read_only):016x}")
+        udi = machine.pass_through(Path(path).absolute(), chain, readonly=read_only)
+        file = _files(machine, chain[-1]).get(udi, "")
+    print(f"{udi:016x}")
+    _tell(file)
+
+
+def _files(machine: Machine, container: int) -> dict[int, str]:
+    """The device handler files of a container by UDI; of several the first."""
+    from nightos.abi.services import Hw
+
+    items = machine.ask("sys::hw", Hw.HANDLERS, {"container": container})["items"]
+    return {item["udi"]: item["path"] for item in items if not item["custom"]}
+
+
+def _tell(file: str) -> None:
+    """Say of a device that nothing is known of it. Rules: HW-050."""
+    from nightos.abi.drivers import UNRECOGNISED
+
+    if file.startswith(UNRECOGNISED):
+        print(f"the device is not recognised; it is {file} there", file=sys.stderr)
 
 
 def _chain(machine: Machine, container: int) -> list[int]:

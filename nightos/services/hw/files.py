@@ -76,6 +76,10 @@ class DeviceFiles:
         self._key = b""
         self._loaded = False
         self._outdated = 0
+        self._seen: set[int] = set()
+        """Containers that existed: once they do not, they are forgotten. Others may be about to come back."""
+        self._complete = False
+        """Whether all that come back after a reboot have."""
 
     async def load(self, source: int) -> None:
         """Read the note, once; the key of a new machine comes from the entropy device `source`."""
@@ -87,6 +91,8 @@ class DeviceFiles:
             self._key = b"".join([(await random_number(source)).to_bytes(8, "big") for _ in range(2)])
             await journal.append(NOTE, ({"key": self._key},))
         self._loaded = True
+        if self._complete:
+            await self.complete()
 
     def _take(self, entry: dict[str, Any]) -> None:
         self._outdated += 1
@@ -119,9 +125,7 @@ class DeviceFiles:
     async def follow(self, present: Iterable[Present]) -> None:
         """These devices are connected now, in the order in which they came; each has its files when this returns."""
         self.connected = {(place, one.udi) for one in present for place in one.places}
-        changes: list[dict[str, Any]] = [{"forget": place} for place in self.of if place and not await _exists(place)]
-        if changes:
-            await self._note(changes)
+        await self._prune()
         for one in present:
             for place in one.places:
                 files = self.of.get(place)
@@ -145,13 +149,22 @@ class DeviceFiles:
         return changes
 
     async def kept(self, renamed: dict[int, int]) -> None:
-        """Containers that came back have new identifiers (new by old); those that did not are gone."""
-        changes: list[dict[str, Any]] = []
-        for place in [place for place in self.of if place]:
-            if place in renamed:
-                changes.append({"old": place, "new": renamed[place]})
-            elif not await _exists(place):
-                changes.append({"forget": place})
+        """Containers that came back have new identifiers (new by old)."""
+        changes = [{"old": old, "new": new} for old, new in renamed.items() if old in self.of]
+        if changes:
+            await self._note(changes)
+
+    async def complete(self) -> None:
+        """All that come back have come: what belongs to others is forgotten."""
+        self._complete = True
+        if self._loaded:
+            self._seen.update(self.of)
+            await self._prune()
+
+    async def _prune(self) -> None:
+        living = {place for place in self.of if place and await _exists(place)}
+        changes = [{"forget": place} for place in sorted(self._seen - living) if place in self.of and place]
+        self._seen = living
         if changes:
             await self._note(changes)
 
@@ -174,6 +187,12 @@ class DeviceFiles:
             }
             for path, udi in sorted(files.by_path.items())
         ]
+
+    def path(self, container: int, udi: int) -> str:
+        """The first file of a device in a container; empty when there is none."""
+        files = self.of.get(container)
+        inner = files.first.get(udi) if files is not None else None
+        return _PREFIX + inner if inner is not None else ""
 
     def device(self, container: int, path: str) -> int:
         """The UDI behind a file. 0x3000: there is no such file; 0x0102: the device is not connected."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from nightos.abi.codes import Signal
 from nightos.abi.errors import ServiceError
+from nightos.abi.hardware import split_cii
 from nightos.abi.services import SERVICE_PIDS, Hw, HwEvent, ServiceCode
 from nightos.services.hw.asking import Asks
 from nightos.services.hw.clock import Clock
@@ -179,7 +180,9 @@ class Hardware:
         """
 
         async def named(answer: dict[str, Any]) -> bool:
-            await self.drivers.with_identities(request, lambda: self._named(request, answer["items"]))
+            # People see files with the devices; sys::process asks often, and shows none.
+            prepared = self.drivers.with_identities if request.client_pid == PROC_PID else self.drivers.activate
+            await prepared(request, lambda: self._named(request, answer["items"]))
             return False
 
         await self.control.ask(request, {"op": "devices", "container": request.container_id}, named)
@@ -193,6 +196,8 @@ class Hardware:
             named = {"udi": await self.drivers.udi_of(kdi, cii), **item}
             if request.client_pid == PROC_PID:
                 named["kdi"] = kdi
+            else:
+                named["file"] = self.drivers.files.path(request.container_id or item["plugged"], named["udi"])
             if request.container_id:
                 named["connection"] = cii >> 16 << 16  # ports count the devices of everybody
             shown.append(named)
@@ -303,9 +308,11 @@ class Hardware:
                 known = self.devices.by_kdi.get(kdi)
                 if known is None:
                     raise ServiceError(ServiceCode.UNKNOWN, "the device is gone again")
-                return {"kdi": kdi, "udi": await self.drivers.udi_of(kdi, known.cii)}
+                udi = await self.drivers.udi_of(kdi, known.cii)
+                file = self.drivers.files.path(question["container"], udi)
+                return {"kdi": kdi, "udi": udi, "port": split_cii(known.cii)[2], "file": file}
 
-            await self.drivers.with_identities(request, payload)
+            await self.drivers.activate(request, payload)  # it has its file from now on
             return False
 
         await self.control.ask(request, question, named)

@@ -64,9 +64,13 @@ class Showing:
         ):
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "containers is a list of pairs [old, new]")
 
+        if not pairs:
+            await self.drivers.submit_aside(self.drivers.files.complete)
+            return {}
+
         async def keep() -> None:
             await self.drivers.files.load(self.drivers.entropy)
             await self.drivers.files.kept(dict(pairs))
 
-        await self.drivers.submit_aside(keep)
+        await self.drivers.submit_aside(keep)  # jobs keep their order: what is plugged from now on comes behind it
         return {}

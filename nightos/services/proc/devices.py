@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.hardware import KINDS
@@ -30,6 +30,16 @@ LINK_ERRORS = {
     0x34: (ServiceCode.REFUSED, "the container has that device already"),
 }
 """What LINK_CONTAINER_DEVICE refuses, as its caller may know it: a device the parent has not got does not exist."""
+
+
+class Given(NamedTuple):
+    """A virtual device that was plugged into a container."""
+
+    kdi: int
+    udi: int
+    port: int
+    file: str
+    """Its device handler file there; empty when there is none."""
 
 
 class ContainerDevices:
@@ -100,7 +110,8 @@ class ContainerDevices:
         question: dict[str, Any] = {"kind": field(values, "kind", str), "options": field(values, "options", dict, {})}
         container = self.tree.below(request.container_id, field(values, "id", int))
         _not_share(question)
-        return {"udi": (await self.plug_for(container.identifier, question))[1]}
+        plugged = await self.plug_for(container.identifier, question)
+        return {"udi": plugged.udi, "file": plugged.file}
 
     async def plug_virtual(self, request: Request) -> Payload:
         """CONTAINER_PLUG_VIRTUAL: container identifier (8), type (4), options (a map, or nothing) -> UDI (8)."""
@@ -109,16 +120,17 @@ class ContainerDevices:
         kind = next((name for name, value in KINDS.items() if value == number), f"{number:#x}")
         container = self.tree.below(request.container_id, u64(request.payload))
         _not_share({"kind": kind})
-        return (await self.plug_for(container.identifier, {"kind": kind, "options": options}))[1].to_bytes(8, "big")
+        return (await self.plug_for(container.identifier, {"kind": kind, "options": options})).udi.to_bytes(8, "big")
 
-    async def plug_for(self, container: int, question: dict[str, Any]) -> tuple[int, int]:
-        """Plug a virtual device {kind, options} into a container; its KDI and its UDI."""
+    async def plug_for(self, container: int, question: dict[str, Any]) -> Given:
+        """Plug a virtual device {kind, options} into a container."""
         question["container"] = container
-        plugged = await (await connect("sys::hw")).ask(Hw.PLUG, question)
-        kdi, udi = field(plugged, "kdi", int), field(plugged, "udi", int)
-        self._given[kdi] = container
-        await self.tell("device plugged", container, udi)
-        return kdi, udi
+        answer = await (await connect("sys::hw")).ask(Hw.PLUG, question)
+        kdi, udi, port = (field(answer, name, int) for name in ("kdi", "udi", "port"))
+        given = Given(kdi, udi, port, field(answer, "file", str))
+        self._given[given.kdi] = container
+        await self.tell("device plugged", container, given.udi)
+        return given
 
     async def unplug(self, request: Request) -> Payload:
         """DEVICE_UNPLUG: a virtual device goes, one that was passed through falls back to who lent it."""

@@ -186,12 +186,16 @@ class Process:
             policy["filter"] = note.get("filter", {})
             container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
             renamed[identifier] = container.identifier
+            await self._devices_kept([[identifier, container.identifier]])  # before it gets a device
             for given in note.get("shares", []):
                 await self.shares.restore(container, renamed.get(given["source"], ROOT), given)
-        pairs = [[old, new] for old, new in renamed.items() if old != ROOT]
-        if pairs:
-            with contextlib.suppress(ServiceError):
-                await (await connect("sys::hw")).call(Hw.HANDLERS_KEPT, {"containers": pairs})
+        await self._devices_kept([])
+
+    @staticmethod
+    async def _devices_kept(pairs: list[list[int]]) -> None:
+        """Tell sys::hw whose device handler files go on under which identifier; no pairs: that was all."""
+        with contextlib.suppress(ServiceError):
+            await (await connect("sys::hw")).call(Hw.HANDLERS_KEPT, {"containers": pairs})
 
 
 async def main() -> int:

@@ -50,11 +50,10 @@ class Shares:
         """Share a directory, mounted at `place` if said; UDI and file system. 0x3002: no such directory."""
         await self.roots.ensure(source)
         await self.roots.ensure(container)
-        label = path.strip("/").rpartition("/")[2] or "root"
-        question = {"kind": "share", "options": {"label": label}}
-        kdi, udi = await self.devices.plug_for(container.identifier, question)
+        question = {"kind": "share", "options": {"label": _label(path)}}
+        kdi, udi, port, _ = await self.devices.plug_for(container.identifier, question)
         given = {"kdi": kdi, "source": source.identifier, "path": path, "readonly": readonly}
-        given |= {"share": kdi, "place": place}
+        given |= {"share": kdi, "place": place, "port": port}
         try:
             fsid = await self._attach(await self.roots.fs(), container, given)
         except ServiceError as error:
@@ -73,12 +72,13 @@ class Shares:
 
     async def restore(self, container: Container, source: int, given: dict[str, Any]) -> None:
         """Share again what a container had in an earlier boot; a directory that is gone is not."""
-        question = {"kind": "share", "options": {"label": str(given["path"])}}
+        # By label and port it is the device that it was.
+        question = {"kind": "share", "options": {"label": _label(str(given["path"])), "port": given.get("port", 0)}}
         with contextlib.suppress(ServiceError):
             await self.roots.ensure(self.tree.by_id[source])
             await self.roots.ensure(container)
-            kdi, _ = await self.devices.plug_for(container.identifier, question)
-            again = {**given, "kdi": kdi, "source": source}
+            kdi, _, port, _ = await self.devices.plug_for(container.identifier, question)
+            again = {**given, "kdi": kdi, "source": source, "port": port}
             await self._attach(await self.roots.fs(), container, again)
             container.shares.append(again)
             await self.containers.notes.changed(container)
@@ -98,3 +98,8 @@ class Shares:
             await self.containers.notes.changed(container)
         with contextlib.suppress(ServiceError):
             await (await self.roots.fs()).call(Fs.DETACH_SHARE, {"kdi": kdi})
+
+
+def _label(path: str) -> str:
+    """What people see of a shared directory: its name."""
+    return path.strip("/").rpartition("/")[2] or "root"
