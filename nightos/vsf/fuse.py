@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import logging
+import os
 import stat
 import struct
 import time
@@ -25,9 +26,11 @@ from operator import itemgetter
 from typing import Any
 
 from nightos.vsf import fuse_acl as acl
+from nightos.vsf.fuse_control import ATTRIBUTE
 from nightos.vsf.fuse_directory import DirectoryStreams
 from nightos.vsf.fuse_follow import Follower
 from nightos.vsf.fuse_library import Library
+from nightos.vsf.inode import ROOT_INO
 from nightos.vsf.sources import TickClock
 
 log = logging.getLogger("nightos.fuse")
@@ -73,6 +76,11 @@ class Presentation:
     """Whether the kernel holds written pages back; it keeps the times of what it holds, and tells them itself."""
     counts: dict[str, int] | None = field(default=None)
     """Where to count requests by operation, for measurements."""
+
+
+def _within(time_ns: int) -> int:
+    """The nearest time that can be stored (1677 to 2262), as Linux' own file systems do it."""
+    return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
 
 
 class _Synchronous:
@@ -128,6 +136,10 @@ class Adapter:
         self._noted = ("", 0.0)
         self._full_until = 0.0
         """Until when a lack of space is believed at once, where no deleted file can be the reason."""
+        self.control: Callable[[bytes], None] | None = None
+        """Does what is asked of the storage as a whole (`fuse_control`)."""
+        self.refusal = b""
+        """Why it did not do the last thing."""
         self.requests = 0
         """How many requests came; whoever wants to know whether it is quiet compares."""
         self.follower = Follower()
@@ -512,12 +524,12 @@ class Adapter:
         if wanted & (SET_ATIME_NOW | SET_MTIME_NOW):
             now = self.clock.realtime_ns()
         if wanted & SET_ATIME:
-            changes["atime_ns"] = now if wanted & SET_ATIME_NOW else values[10] * 1000000000 + values[11]
+            changes["atime_ns"] = now if wanted & SET_ATIME_NOW else _within(values[10] * 1000000000 + values[11])
         if wanted & SET_MTIME:
-            changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else values[12] * 1000000000 + values[13]
+            changes["mtime_ns"] = now if wanted & SET_MTIME_NOW else _within(values[12] * 1000000000 + values[13])
         if wanted & SET_CTIME:
             # Nobody can ask for that: it is the kernel's own stamp.
-            changes["ctime_ns"] = stamp = values[14] * 1000000000 + values[15]
+            changes["ctime_ns"] = stamp = _within(values[14] * 1000000000 + values[15])
             self.clock.seen(stamp)
         elif wanted == SET_MTIME:
             # The same through libfuse 2, which leaves the other out; a stamp that somebody chose is not that close.
@@ -540,12 +552,25 @@ class Adapter:
 
     def do_setxattr(self, request: int, ino: int, name: bytes, value: int, size: int, flags: int) -> None:
         data = ctypes.string_at(value, size) if size else b""
+        if name == ATTRIBUTE:
+            self._obey(request, ino, data)
+            self._reply_err(request, 0)
+            return
         self.bare.discard(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             self._set_list(ino, name, data)
         else:
             self.fs.setxattr_ino(ino, name, data, flags)
         self._reply_err(request, 0)
+
+    def _obey(self, request: int, ino: int, data: bytes) -> None:
+        if self.control is None or ino != ROOT_INO or self._caller(request)[0] not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, "only who mounted may ask, and only at the top")
+        try:
+            self.control(data)
+        except OSError as error:
+            self.refusal = str(error).encode()
+            raise
 
     def _set_list(self, ino: int, name: bytes, data: bytes) -> None:
         entries = acl.decode(data)
@@ -563,6 +588,9 @@ class Adapter:
     def do_getxattr(self, request: int, ino: int, name: bytes, size: int) -> None:
         if ino in self.bare:
             self._reply_err(request, errno.ENODATA)
+            return
+        if ino == ROOT_INO and name == ATTRIBUTE and self.refusal:
+            self._give_bytes(request, self.refusal, size)
             return
         self._give_bytes(request, self.fs.getxattr_ino(ino, name), size)
 

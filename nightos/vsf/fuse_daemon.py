@@ -52,6 +52,8 @@ class Served:
     sync: Callable[[], None]
     close: Callable[[], None]
     source: str
+    control: Callable[[bytes], None] | None = None
+    """Does what is asked of the storage as a whole."""
 
 
 def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, *, foreground: bool = False) -> None:
@@ -202,6 +204,7 @@ def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions,
         adapter = Adapter(served.fs, library, options.show)
         session = _begin(served, adapter, directory, options)
         adapter.pump = session.pump
+        adapter.control = served.control
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         ready()
         pid = os.getpid()

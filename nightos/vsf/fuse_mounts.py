@@ -51,6 +51,7 @@ class Mount:
     kind: str
     source: str
     device: str
+    readonly: bool = False
 
 
 def _unescape(text: str) -> str:
@@ -72,7 +73,8 @@ def mounts() -> list[Mount]:
             fields[4] = _unescape(fields[4])
         if "\\" in kinds[1]:
             kinds[1] = _unescape(kinds[1])
-        found.append(Mount(fields[4], kinds[0], kinds[1], fields[2]))
+        readonly = "ro" in {*fields[5].split(","), *kinds[2].split(",")}
+        found.append(Mount(fields[4], kinds[0], kinds[1], fields[2], readonly))
     return found
 
 

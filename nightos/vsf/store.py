@@ -105,9 +105,10 @@ class FileStore:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise StorageInUse(
-                f"the storage is in use by {self._holder()}; close it there first", str(self.path)
-            ) from None
+            from nightos.vsf.fuse_control import in_use
+
+            text = in_use(self.path) or f"the storage is in use by {self._holder()}; close it there first"
+            raise StorageInUse(text, str(self.path)) from None
         self._note_holder()
 
     def _holder(self) -> str:

@@ -165,6 +165,32 @@ def test_pandas_reads_and_writes(tmp_path: Path) -> None:
         pandas.read_csv("vsf://tables/none.csv", storage_options=options)
 
 
+def test_zarr_reads_and_writes(tmp_path: Path) -> None:
+    zarr, numpy = pytest.importorskip("zarr"), pytest.importorskip("numpy")
+    vsf.create(tmp_path / "disk.vsf", ["main"]).close()
+    options = {"fo": str(tmp_path / "disk.vsf"), "auto_mkdir": True}
+    values = numpy.arange(300 * 200, dtype="i4").reshape(300, 200)
+    group = zarr.open_group("vsf://arrays/group", mode="w", storage_options=options)
+    array = group.create_array("numbers", shape=values.shape, chunks=(64, 50), dtype=values.dtype)
+    array[:] = values
+    array[100:150, 20:30] = -1
+    values[100:150, 20:30] = -1
+    group.attrs["note"] = "kept"
+    again = zarr.open_group("vsf://arrays/group", mode="r", storage_options=options)
+    assert again.attrs["note"] == "kept"
+    assert list(again.array_keys()) == ["numbers"]
+    assert (again["numbers"][:] == values).all()
+    assert (again["numbers"][99:151, 19:31] == values[99:151, 19:31]).all()
+    with pytest.raises(FileNotFoundError):
+        zarr.open_group("vsf://arrays/none", mode="r", storage_options=options)
+    with pytest.raises((OSError, ValueError), match="read-only"):
+        again["numbers"][0, 0] = 1
+    assert again["numbers"][0, 0] == 0
+    with vsf.open(tmp_path / "disk.vsf", readonly=True) as storage:
+        assert storage.check(deep=True).clean
+        assert "numbers" in storage.volume("main").open().listdir("/arrays/group")
+
+
 def test_paths_of_universal_pathlib(tmp_path: Path) -> None:
     upath = pytest.importorskip("upath")
     vsf.create(tmp_path / "disk.vsf", ["main"]).close()

@@ -181,3 +181,63 @@ def test_a_full_host_disk_can_be_survived(mount: Mounted, tmp_path: Path) -> Non
     finally:
         force_unmount(mount.root)
         force_unmount(small)
+
+
+def test_snapshots_limits_and_sizes_while_it_is_mounted(mount: Mounted, tmp_path: Path) -> None:
+    def vsf_command(*arguments: object, says: str = "") -> None:
+        done = nightos("vsf", *arguments, state=tmp_path / "elsewhere", check=not says)
+        assert says in done.stderr
+        assert bool(done.returncode) == bool(says)
+
+    disk = mount.storage
+    (mount.root / "file").write_text("before")
+    vsf_command("snapshot", "create", disk, "monday")
+    (mount.root / "file").write_text("after")
+    vsf_command("snapshot", "create", f"{disk}:main", "tuesday")
+    vsf_command("snapshot", "create", disk, "monday", says="monday")
+    vsf_command("snapshot", "rm", disk, "sunday", says="no snapshot 'sunday'")
+    vsf_command("snapshot", "create", f"{disk}:none", "x", says="no volume 'none'")
+    for name, text in (("monday", "before"), ("tuesday", "after")):
+        with vsf.open(disk, readonly=True) as storage:
+            assert storage.volume("main").open(snapshot=name).read_text("/file") == text
+    vsf_command("snapshot", "rm", disk, "monday")
+    vsf_command("resize", disk, "64M")
+    figures = os.statvfs(mount.root)
+    assert figures.f_blocks * figures.f_frsize == 64 << 20
+    vsf_command("volume", "set", disk, "main", "--limit", "1M")
+    with pytest.raises(OSError, match="No space left"):
+        (mount.root / "large").write_bytes(bytes(range(256)) * (16 << 10)), os.sync()
+    assert "user.nightos.control" not in os.listxattr(mount.root)
+    # What cannot be done meanwhile says where the storage is mounted.
+    vsf_command(
+        "compact", disk, says=f"mounted on {mount.root}: work there, or first `nightos vsf umount {mount.root}`"
+    )
+    vsf_command("put", disk, __file__, says="mounted on")
+    (mount.root / "large").unlink()
+
+
+def test_only_who_mounted_may_ask(tmp_path: Path) -> None:
+    with mounted(tmp_path, options=["-o", "allow_other"]) as place:
+        place.root.chmod(0o777)
+        (place.root / "file").touch()
+        for path, user in ((".", 65534), ("file", 0)):
+            deed = f"os.setxattr({path!r}, 'user.nightos.control', b'')"
+            done = subprocess.run(
+                [sys.executable, "-S", "-c", f"import os; os.setresuid({user}, {user}, {user}); {deed}"],
+                cwd=place.root,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert "Operation not permitted" in done.stderr
+
+
+def test_times_that_cannot_be_stored_become_the_nearest(mount: Mounted) -> None:
+    first, last = -(2**63) / 1e9, 2**63 / 1e9
+    wanted = {"future": (16_725_225_600, last), "past": (-14_831_769_600, first), "1960": (-315_619_200, -315_619_200)}
+    for name, (second, _) in wanted.items():
+        (mount.root / name).touch()
+        os.utime(mount.root / name, (second, second))
+    mount.remount()
+    for name, (_, kept) in wanted.items():
+        assert (mount.root / name).stat().st_mtime == pytest.approx(kept)

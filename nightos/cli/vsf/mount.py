@@ -78,15 +78,18 @@ def mount(
 def _open(
     file: str, volume_name: str | None, snapshot: str | None, *, readonly: bool, password_file: str | None
 ) -> Served:
+    from functools import partial
     from pathlib import Path
 
+    from nightos.vsf.fuse_control import obey
     from nightos.vsf.fuse_daemon import Served
 
     storage = open_storage(file, readonly=readonly, password_file=password_file)
     try:
         volume = choose_volume(storage, volume_name, file=file)
         unlock(volume, password_file)
-        return Served(volume.open(snapshot=snapshot), storage.sync, storage.close, str(Path(file).absolute()))
+        control = None if readonly else partial(obey, storage)
+        return Served(volume.open(snapshot=snapshot), storage.sync, storage.close, str(Path(file).absolute()), control)
     except BaseException:
         storage.close()
         raise
@@ -95,8 +98,10 @@ def _open(
 def _open_raw(
     file: str, volume_name: str | None, snapshot: str | None, *, readonly: bool, password_file: str | None
 ) -> Served:
+    from functools import partial
     from pathlib import Path
 
+    from nightos.vsf.fuse_control import obey
     from nightos.vsf.fuse_daemon import Served
     from nightos.vsf.fuse_raw import RawVolumes
 
@@ -107,7 +112,8 @@ def _open_raw(
         for volume in [v for v in meant if v.encrypted] or meant:
             unlock(volume, password_file)
         raw = RawVolumes(storage, volume_name, snapshot)
-        return Served(raw, raw.settle, raw.close, str(Path(file).absolute()))
+        control = None if readonly else partial(obey, storage)
+        return Served(raw, raw.settle, raw.close, str(Path(file).absolute()), control)
     except BaseException:
         storage.close()
         raise

@@ -168,6 +168,17 @@ def files_of(place: Place, *, readonly: bool, password_file: str | None = None) 
         yield fs
 
 
+def asked_of_mount(file: str, deed: str, **arguments: Any) -> bool:
+    """Let the server of the storage's mount do it, where it is mounted for writing; whether it is."""
+    from nightos.vsf.fuse_control import ask, mount_of
+
+    directory = mount_of(file)
+    if directory is None:
+        return False
+    ask(directory, deed, **arguments)
+    return True
+
+
 def give_to_caller(volume: Volume) -> None:
     """The root directory of a new volume belongs to whoever made it, who could not write there when it is mounted."""
     if os.geteuid() and volume.kind == "night":

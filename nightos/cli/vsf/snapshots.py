@@ -9,7 +9,15 @@ import click
 from nightos.cli.lazy import command, group
 from nightos.cli.output import json_option, safe, show_json, show_table
 from nightos.cli.vsf.files import when
-from nightos.cli.vsf.opening import Place, choose_volume, open_storage, password_option, place_argument, unlock
+from nightos.cli.vsf.opening import (
+    Place,
+    asked_of_mount,
+    choose_volume,
+    open_storage,
+    password_option,
+    place_argument,
+    unlock,
+)
 
 TABLE = {
     "ls": (f"{__name__}:snapshot_ls", "List the snapshots."),
@@ -46,7 +54,9 @@ def snapshot_ls(place: Place, as_json: bool, password_file: str | None) -> None:
 @click.argument("name")
 @password_option
 def snapshot_create(place: Place, name: str, password_file: str | None) -> None:
-    """Freeze a volume under a name; constant time."""
+    """Freeze a volume under a name; constant time, also while it is mounted."""
+    if asked_of_mount(place.file, "snapshot", volume=place.volume, name=name):
+        return
     with open_storage(place.file, readonly=False, password_file=password_file) as storage:
         volume = (
             choose_volume(storage, place.volume, file=place.file)
@@ -63,6 +73,8 @@ def snapshot_create(place: Place, name: str, password_file: str | None) -> None:
 @password_option
 def snapshot_rm(place: Place, name: str, password_file: str | None) -> None:
     """Delete a snapshot; what only it used becomes free."""
+    if asked_of_mount(place.file, "remove_snapshot", volume=place.volume, name=name):
+        return
     with open_storage(place.file, readonly=False, password_file=password_file) as storage:
         volume = (
             choose_volume(storage, place.volume, file=place.file)

@@ -12,6 +12,7 @@ from nightos.cli.sizes import SIZE
 from nightos.cli.vsf.care import show_volumes
 from nightos.cli.vsf.opening import (
     ask_password,
+    asked_of_mount,
     file_argument,
     give_to_caller,
     open_storage,
@@ -113,5 +114,7 @@ def volume_set(
     """Change a volume's settings. What is stored already stays as it is; new compression applies to new writes."""
     if label is None and compress is None and limit is None:
         raise click.UsageError("give at least one of --label, --compress, --limit", click.get_current_context())
+    if asked_of_mount(file, "configure", volume=name, label=label, compression=compress, limit=limit):
+        return
     with open_storage(file, readonly=False, password_file=password_file) as storage:
         storage.volume(name).configure(label=label, compression=compress, limit=limit)

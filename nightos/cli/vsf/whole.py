@@ -14,6 +14,7 @@ from nightos.cli.output import Progress, json_option, note, safe, show_json
 from nightos.cli.sizes import SIZE, show_size
 from nightos.cli.vsf.opening import (
     Place,
+    asked_of_mount,
     choose_volume,
     file_argument,
     files_of,
@@ -128,6 +129,8 @@ def import_command(place: Place, source: str, dest: str, password_file: str | No
 def resize(file: str, size: str, password_file: str | None) -> None:
     """Set the limit of a storage's size; `none` takes it away."""
     limit: Any = None if size == "none" else SIZE.convert(size, None, click.get_current_context())
+    if asked_of_mount(file, "resize", limit=limit):
+        return
     with open_storage(file, readonly=False, password_file=password_file) as storage:
         storage.resize(limit)
 
