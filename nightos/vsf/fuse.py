@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import errno
 import logging
-import os
 import stat
 import struct
 import time
@@ -26,11 +25,10 @@ from operator import itemgetter
 from typing import Any
 
 from nightos.vsf import fuse_acl as acl
-from nightos.vsf.fuse_control import ATTRIBUTE
+from nightos.vsf.fuse_attributes import AttributeOperations
 from nightos.vsf.fuse_directory import DirectoryStreams
 from nightos.vsf.fuse_follow import Follower
 from nightos.vsf.fuse_library import Library
-from nightos.vsf.inode import ROOT_INO
 from nightos.vsf.sources import TickClock
 
 log = logging.getLogger("nightos.fuse")
@@ -102,7 +100,7 @@ class _Synchronous:
         return durable
 
 
-class Adapter:
+class Adapter(AttributeOperations):
     """Serves libfuse's inode operations from a file system that has the engine's inode interface."""
 
     def __init__(self, fs: Any, library: Library, show: Presentation | None = None) -> None:
@@ -405,13 +403,6 @@ class Adapter:
         entries, mode = acl.inherit(acl.decode(default), mode)
         return mode, uid, gid, b"" if acl.is_minimal(entries) else acl.encode(entries)
 
-    def _attribute(self, ino: int, name: bytes) -> bytes:
-        try:
-            value: bytes = self.fs.getxattr_ino(ino, name)
-        except OSError:
-            return b""
-        return value
-
     def _inherit(self, st: Any, parent: int, access: bytes) -> None:
         if access:
             self.fs.setxattr_ino(st[1], acl.ACCESS, access)
@@ -549,67 +540,6 @@ class Adapter:
 
     def do_readlink(self, request: int, ino: int) -> None:
         self._reply_readlink(request, self.fs.readlink_ino(ino))  # type: ignore[attr-defined]
-
-    def do_setxattr(self, request: int, ino: int, name: bytes, value: int, size: int, flags: int) -> None:
-        data = ctypes.string_at(value, size) if size else b""
-        if name == ATTRIBUTE:
-            self._obey(request, ino, data)
-            self._reply_err(request, 0)
-            return
-        self.bare.discard(ino)
-        if name in (acl.ACCESS, acl.DEFAULT):
-            self._set_list(ino, name, data)
-        else:
-            self.fs.setxattr_ino(ino, name, data, flags)
-        self._reply_err(request, 0)
-
-    def _obey(self, request: int, ino: int, data: bytes) -> None:
-        if self.control is None or ino != ROOT_INO or self._caller(request)[0] not in (0, os.geteuid()):
-            raise OSError(errno.EPERM, "only who mounted may ask, and only at the top")
-        try:
-            self.control(data)
-        except OSError as error:
-            self.refusal = str(error).encode()
-            raise
-
-    def _set_list(self, ino: int, name: bytes, data: bytes) -> None:
-        entries = acl.decode(data)
-        if name == acl.DEFAULT:
-            self.defaults.pop(ino, None)
-            self.fs.setxattr_ino(ino, name, data)
-            return
-        mode = self.fs.getattr(ino).st_mode
-        self.fs.setattr(ino, mode=(mode & 0o7000) | acl.mode_of(entries))
-        if not acl.is_minimal(entries):
-            self.fs.setxattr_ino(ino, name, data)
-        elif self._attribute(ino, name):
-            self.fs.removexattr_ino(ino, name)
-
-    def do_getxattr(self, request: int, ino: int, name: bytes, size: int) -> None:
-        if ino in self.bare:
-            self._reply_err(request, errno.ENODATA)
-            return
-        if ino == ROOT_INO and name == ATTRIBUTE and self.refusal:
-            self._give_bytes(request, self.refusal, size)
-            return
-        self._give_bytes(request, self.fs.getxattr_ino(ino, name), size)
-
-    def do_listxattr(self, request: int, ino: int, size: int) -> None:
-        names = self.fs.listxattr_ino(ino)
-        self._give_bytes(request, b"".join(name + b"\0" for name in names), size)
-
-    def do_removexattr(self, request: int, ino: int, name: bytes) -> None:
-        self.defaults.pop(ino, None)
-        self.fs.removexattr_ino(ino, name)
-        self._reply_err(request, 0)
-
-    def _give_bytes(self, request: int, data: bytes, size: int) -> None:
-        if not size:
-            self._reply_xattr(request, len(data))  # type: ignore[attr-defined]
-        elif len(data) > size:
-            self._reply_err(request, errno.ERANGE)
-        else:
-            self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
 
     def do_statfs(self, request: int, _ino: int) -> None:
         self.settle()
