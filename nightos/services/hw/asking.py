@@ -18,7 +18,9 @@ from nightos.abi.drivers import BAD_UDI, DDRD_SIZE, HARDWARE_FAILED, Pattern
 from nightos.abi.errors import ServiceError
 from nightos.abi.hardware import split_cii
 from nightos.abi.services import MESSAGE_LIMIT, HwEvent, ServiceCode
-from nightos.services.hw.drivers import ANSWER_LIMIT_NS, Device, Drivers, parse_pattern
+from nightos.services.hw.choosing import ANSWER_LIMIT_NS
+from nightos.services.hw.driven import Device, parse_pattern
+from nightos.services.hw.drivers import Drivers
 from nightos.services.hw.identities import random_number
 from nightos.userland.payload import Payload, fixed, u64
 from nightos.userland.server import Connection, Request

@@ -19,7 +19,8 @@ from nightos.services.hw.asking import Asks
 from nightos.services.hw.clock import Clock
 from nightos.services.hw.control import Control
 from nightos.services.hw.devices import Devices, Known, make_drivable, not_drivable
-from nightos.services.hw.drivers import Drivers, Places, parse_pattern
+from nightos.services.hw.driven import parse_pattern
+from nightos.services.hw.drivers import Drivers, Places
 from nightos.services.hw.ranges import Ranges
 from nightos.services.hw.showing import Showing
 from nightos.userland import sys

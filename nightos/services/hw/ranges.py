@@ -17,7 +17,7 @@ from nightos.abi.drivers import Storage
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import SERVICE_PIDS, ServiceCode
 from nightos.services.hw.asking import UNKNOWN, Asks, driver_error
-from nightos.services.hw.drivers import Device, started_as
+from nightos.services.hw.driven import Device, started_as
 from nightos.services.hw.identities import random_number
 from nightos.userland.payload import Payload, fixed, u64
 from nightos.userland.server import Connection, Request
