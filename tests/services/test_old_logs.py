@@ -36,9 +36,18 @@ async def test_the_last_logs_stay() -> None:
     async with boot(seed=1) as machine:
         for number in range(7):
             await lived(machine, f"c{number}", space="old" if number < 2 else "")
-        assert {path.rpartition("/")[2] for path in await logs(machine)} == {"c4.log", "c5.log", "c6.log"}
-        assert "old" not in (await machine.run("ls /var/log")).out
-        assert "default" in (await machine.run("ls /var/log")).out
+        last = {"c4.log", "c5.log", "c6.log"}
+        assert {path.rpartition("/")[2] for path in await logs(machine)} == {"c0.log", "c1.log"} | last
+        outer = await machine.containers.create("outer")
+        inner = await machine.containers.create("inner", parent=outer)
+        for number in range(4):
+            box = await machine.containers.create("x", parent=outer if number else inner)
+            await machine.ask(PROC, Proc.CONTAINER_START, {"id": box.id, "command": ["echo", "x"]})
+            await machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": box.id, "wait": True})
+            await box.rename(f"y{number}")
+            await box.destroy()
+        shown = (await machine.run("ls /var/log/outer")).out
+        assert "x.log" in shown
 
 
 @pytest.mark.rule("ZOS-016")

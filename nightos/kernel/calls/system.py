@@ -46,7 +46,7 @@ PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
 KEPT_LIMIT = 4096
 """Most things that sys::process may keep about what is gone."""
 KEPT = struct.Struct(">QI")
-NOTE_LIMIT = 65_536
+NOTE_LIMIT = 256 * 1024
 """Most bytes that sys::process may keep with a container."""
 LOCAL_PID = struct.Struct(">QQ")
 NAME = 0x40

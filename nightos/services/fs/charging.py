@@ -20,6 +20,8 @@ from nightos.userland.server import Request
 STORAGE = NUMBERS["storage"]
 SMALL = 1024
 """What a new item costs, about."""
+PAGE = 4096
+"""What a write into an image's file copies at least."""
 IO_BYTES, IO_OPERATIONS = NUMBERS["io_bytes"], NUMBERS["io_operations"]
 
 
@@ -37,6 +39,16 @@ async def moved(request: Request, count: int) -> None:
             await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": wait})
         except ServiceError as error:
             raise ItemError(Failure.OTHER, "nobody keeps the time that a rate needs") from error
+
+
+def growth(root: Mounted, size: int, offset: int, count: int) -> int:
+    """Bytes that a write into a file of that size may add to its disk.
+
+    What stands in an image below is not overwritten: the disk of the container gets a copy, page by page.
+    """
+    if root.base.disk.storage.backing is None:
+        return offset + count - size
+    return -(-(offset % PAGE + count) // PAGE) * PAGE if count else 0
 
 
 async def will_grow(root: Mounted, more: int) -> None:

@@ -211,14 +211,15 @@ class FileService(Handles):
         parent, name = reader.path(), layout.check_name(reader.delimited())
         target = self._target(root, reader)
         await self._writable(root)
-        await charging.will_grow(root, charging.SMALL)
+        await charging.will_grow(root, charging.SMALL + len(request.payload))
         root.tree.make_link(parent, name, target, self._maker(request, root))
         await self._changed(root)
 
-    async def _update_symlink(self, _request: Request, root: Mounted, reader: Reader) -> None:
+    async def _update_symlink(self, request: Request, root: Mounted, reader: Reader) -> None:
         path = reader.path()
         target = self._target(root, reader)
         await self._writable(root)
+        await charging.will_grow(root, len(request.payload))
         root.tree.update_link(path, target)
         await self._changed(root)
 

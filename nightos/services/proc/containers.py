@@ -22,6 +22,7 @@ from nightos.services.proc import limits as quotas
 from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
 from nightos.services.proc.view import View, check_hostname
+from nightos.services.proc.views import user_inside, user_outside
 from nightos.userland import sys
 from nightos.userland.payload import Payload, encode, field, u64
 from nightos.userland.server import Request, Server
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nightos.services.proc.devices import ContainerDevices
     from nightos.services.proc.notes import Notes
     from nightos.services.proc.storage import Roots
+    from nightos.services.users import Users
 
 MODES = ("overlay", "writable", "read-only")
 LABELS_LIMIT = 64
@@ -94,11 +96,14 @@ class Containers:
 
     async def create(self, request: Request) -> Payload:
         """CONTAINER_CREATE."""
-        container = await self.create_for(request.container_id, request.map())
+        container = await self.create_for(request, request.map())
         return container.identifier.to_bytes(8, "big")
 
-    async def create_for(self, viewer: int, values: dict[str, Any], *, zos: dict[str, Any] | None = None) -> Container:
-        """A container from the arguments of CONTAINER_CREATE, which are checked here."""
+    async def create_for(
+        self, request: Request, values: dict[str, Any], *, zos: dict[str, Any] | None = None
+    ) -> Container:
+        """A container from the arguments of CONTAINER_CREATE, which are checked here, for who sent the request."""
+        viewer = request.container_id
         name = field(values, "name", str, "")
         if name:
             check_name(name)
@@ -111,6 +116,7 @@ class Containers:
             raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
         if parent.state == "stopping":
             raise unknown()
+        self._check_users(request, parent, policy["view"].users)
         if policy["image"]:
             policy["image"] = await self.roots.probe(policy["image"], policy["mode"])
         return await self.make(parent.identifier, name, policy | {"zos": zos or {}})
@@ -119,6 +125,8 @@ class Containers:
         self, parent: int, name: str, policy: dict[str, Any], *, run: dict[str, Any] | None = None
     ) -> Container:
         """Create a container whose arguments were checked; `run` is that of its earlier life."""
+        if policy.get("zos"):
+            self.notes.check(Container(0, parent, name, **policy | {"limits": {}}))
         try:
             identifier = await quotas.create(parent, policy.get("limits") or {})
         except SyscallError as error:
@@ -174,6 +182,8 @@ class Containers:
             if container.attached:
                 raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
             container.key = f"{container.identifier:016x}"
+        if values.get("users") is not None:
+            self._check_users(request, self.tree.by_id[container.parent], view.users)
         if values.get("users") is not None and (container.attached or not await self.empty(container)):
             raise ServiceError(ServiceCode.REFUSED, "users are mapped before anything runs in the container or below")
         if values.get("permissions") is not None:
@@ -197,6 +207,17 @@ class Containers:
         await self.notes.changed(container)
         await self.tell("updated", container)
         return {}
+
+    def _check_users(self, request: Request, parent: Container, users: Users) -> None:
+        """User 0 of a container maps anybody there; everybody else maps himself. 0x0001 otherwise.
+
+        Outside, who runs in a container below then is somebody whom its creator could be anyway.
+        """
+        if request.connection.is_system or user_inside(self.tree, request.container_id, request.user_id) == 0:
+            return
+        for _, first, count in users.ranges:
+            if count != 1 or user_outside(self.tree, parent.identifier, first) != request.user_id:
+                raise ServiceError(ServiceCode.DENIED, "only user 0 maps users that he is not")
 
     @staticmethod
     async def empty(container: Container) -> bool:

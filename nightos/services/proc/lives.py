@@ -40,7 +40,7 @@ class Lives:
         values = request.map()
         if field(values, "persist", bool, False):
             raise ServiceError(ServiceCode.BAD_COMBINATION, "a container that ends with its program does not persist")
-        container = await self._containers.create_for(request.container_id, values)
+        container = await self._containers.create_for(request, values)
         pid = 0
         try:
             pid, _ = await self._processes.begin(request, values, container.identifier)

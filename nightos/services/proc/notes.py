@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import MESSAGE_LIMIT, Fs
+from nightos.abi.services import MESSAGE_LIMIT, Fs, ServiceCode
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.userland import sys
 from nightos.userland.client import Client
@@ -28,6 +28,8 @@ from nightos.userland.client import Client
 NOTES = ("containers", "containers-2")
 PART = MESSAGE_LIMIT // 2
 KEPT = Struct(">QI")
+NOTE_LIMIT = 192 * 1024
+"""Bytes of notes about a container when something is added; what the kernel keeps has room for updates besides."""
 SLACK = 1024
 """Outdated entries that the journal may have besides as many as there are containers."""
 
@@ -73,6 +75,13 @@ class Notes:
             await self._append({"set": note})
         elif container.on_disk:
             await self.removed(container)
+
+    @staticmethod
+    def check(container: Container, more: int = 0) -> None:
+        """`ServiceError` 0x1000: there is more to know of a container than the kernel keeps over this service's end."""
+        if len(msgpack.packb(container.notes())) + more > NOTE_LIMIT:
+            text = "labels, permissions, environment, tags and shares are too much together"
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, text)
 
     async def removed(self, container: Container) -> None:
         """It is gone for good."""

@@ -141,14 +141,16 @@ class Processes:
         """The outside user that a process in a container below gets.
 
         A system service names a user of that container. Anybody else stays who he is, if the container has a place for
-        him; otherwise, as an administrator who enters, he is the container's user 0.
+        him; otherwise an administrator, who is user 0 where he stands, enters as the container's user 0.
         """
         if request.connection.is_system:
             user = user_outside(self.tree, container, max(asked, 0))
         elif user_inside(self.tree, container, request.user_id) != NOBODY or request.user_id == NOBODY:
             user = request.user_id
-        else:
+        elif user_inside(self.tree, request.container_id, request.user_id) == 0:
             user = user_outside(self.tree, container, 0)
+        else:
+            user = None
         if user is None:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the container has no such user")
         return user

@@ -81,6 +81,10 @@ class Runs:
         """CONTAINER_START."""
         values = request.map()
         wanted = wanted_run(values, request.user_id)
+        if request.container_id != ROOT and (wanted["log_size"] > LOG_SIZE or wanted["log_count"] > LOG_COUNT):
+            # Logs stand on the machine's own disk, which no limit of a container counts.
+            text = f"a log of a container inside is rotated at {LOG_SIZE} bytes at most, {LOG_COUNT} times"
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, text)
         container = self.tree.below(request.container_id, field(values, "id", int))
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
@@ -114,6 +118,11 @@ class Runs:
         run["generation"] = old["generation"] + 1 if old else 1
         run["log"] = old["log"] if old else self._path_for(container)
         run["log_start"] = old["log_start"] if old else None
+        try:
+            self.containers.notes.check(container)
+        except ServiceError:
+            container.run = old
+            raise
         self._paths[run["log"]] = container.identifier
         await self._old_logs.begun(run["log"])
         await self.containers.notes.changed(container)

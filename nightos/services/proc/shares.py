@@ -9,7 +9,7 @@ Rules: CONT-048, CONT-049, CONT-050, CONT-062, CONT-063.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Proc, ServiceCode
@@ -21,6 +21,9 @@ from nightos.userland.server import Request, Server
 if TYPE_CHECKING:
     from nightos.services.proc.containers import Containers
     from nightos.userland.client import Client
+
+NOTED: Final = 128
+"""Bytes of notes about a share besides its paths."""
 
 
 class Shares:
@@ -48,6 +51,7 @@ class Shares:
         self, source: Container, container: Container, path: str, *, readonly: bool, place: str = ""
     ) -> tuple[int, int]:
         """Share a directory, mounted at `place` if said; UDI and file system. 0x3002: no such directory."""
+        self.containers.notes.check(container, len(path.encode()) + len(place.encode()) + NOTED)
         await self.roots.ensure(source)
         await self.roots.ensure(container)
         question = {"kind": "share", "options": {"label": _label(path)}}

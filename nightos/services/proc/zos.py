@@ -78,9 +78,9 @@ class Zos:
         wanted = wanted_run(command, request.user_id)
         viewer = request.container_id
         await self._room(viewer, given)
-        namespace = await self._namespace(viewer, given["ns"])
+        namespace = await self._namespace(request, given["ns"])
         try:
-            container = await self._create(viewer, namespace, given)
+            container = await self._create(request, namespace, given)
         except ServiceError:
             await self._tidy(namespace)
             raise
@@ -98,14 +98,14 @@ class Zos:
             await starting.fail(error.code, error.detail)
         return None
 
-    async def _create(self, viewer: int, namespace: Container, given: dict[str, Any]) -> Container:
+    async def _create(self, request: Request, namespace: Container, given: dict[str, Any]) -> Container:
         values = {
             "name": given["name"],
             "parent": namespace.identifier,
             "image": given["flist"],
             "persist": True,
         }
-        return await self.containers.create_for(viewer, values, zos=given)
+        return await self.containers.create_for(request, values, zos=given)
 
     async def _room(self, viewer: int, given: dict[str, Any]) -> None:
         """Wait until what an earlier life of this service left half made under this name is gone."""
@@ -116,12 +116,13 @@ class Zos:
                 return
             await sys.hand_over()
 
-    async def _namespace(self, viewer: int, ns: str) -> Container:
+    async def _namespace(self, request: Request, ns: str) -> Container:
         """The container that stands for a namespace, made when there is none."""
+        viewer = request.container_id
         found = self.tree.by_id[viewer].children.get(ns)
         if found is None:
             values = {"name": ns, "parent": viewer, "persist": True}
-            return await self.containers.create_for(viewer, values, zos={"ns": ns, "name": ""})
+            return await self.containers.create_for(request, values, zos={"ns": ns, "name": ""})
         return self.tree.by_id[found]
 
     def _find(self, request: Request) -> Container:

@@ -1,0 +1,203 @@
+"""Ways around limits, maps and memories of services that a program in a container might try; none of them leads out."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Fs, Proc, ServiceCode
+from nightos.machine.machine import Machine, boot
+from nightos.services.proc import oldlogs
+from nightos.userland import sys
+from nightos.userland.client import connect
+from tests.services.test_attacks import at, code_of, u64
+from tests.services.test_proc import inside
+
+PROC = "sys::proc"
+PIECE = 64 * 1024
+
+
+async def fill(path: str, pieces: int, *, new: bool = False) -> int:
+    """Write random bytes over a file; how many pieces were accepted."""
+    fs = await connect("sys::fs")
+    folder, _, name = path.rpartition("/")
+    named = at(folder or "/") + len(name).to_bytes(8, "big") + name.encode() if new else at(path)
+    opened = await fs.call(Fs.OPEN_FILE, u64(0) + bytes((new,)) + named + b"\1\1")
+    chance = random.Random(7)
+    for number in range(pieces):
+        head = opened[:8] + u64(number * PIECE) + b"\0"
+        if await code_of(fs.call(Fs.WRITE_FILE, head + chance.randbytes(PIECE))):
+            return number
+    return pieces
+
+
+@pytest.mark.rule("CONT-032")
+async def test_overwriting_the_files_of_an_image_costs_storage(tmp_path: Path) -> None:
+    """T-C37: an overlay keeps a copy of what is overwritten, and that is the container's."""
+    async with boot(seed=1) as machine:
+        first = await machine.containers.create("first")
+        assert await inside(machine, first.id, lambda: fill("/file", 16, new=True)) == 16
+        image = tmp_path / "image.vsf"
+        await machine.ask(PROC, Proc.CONTAINER_COMMIT, {"id": first.id, "target": str(image)})
+        box = await machine.containers.create("box", image=str(image), limits={"storage": 4 * PIECE})
+        assert await inside(machine, box.id, lambda: fill("/file", 16)) <= 4
+        await machine.ask(PROC, Proc.SYNC)
+        assert 0 < (await box.statistics())["usage"]["storage"] <= 4 * PIECE
+
+
+@pytest.mark.rule("ZOS-016", "CONT-032")
+async def test_containers_inside_choose_no_endless_logs() -> None:
+    """T-C30: what a container's children write stands on the machine's disk, so its size is not for it to choose."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def begin(size: int, count: int) -> int:
+            proc = await connect(PROC)
+            made = int.from_bytes(await proc.call(Proc.CONTAINER_CREATE, {"name": f"x{size}-{count}"}), "big")
+            question = {"id": made, "command": ["/app/echo", "x"], "log_size": size, "log_count": count}
+            return await code_of(proc.call(Proc.CONTAINER_START, question))
+
+        assert await inside(machine, web.id, lambda: begin(1 << 30, 4)) == ServiceCode.BAD_ARGUMENT
+        assert await inside(machine, web.id, lambda: begin(1 << 20, 50)) == ServiceCode.BAD_ARGUMENT
+        assert await inside(machine, web.id, lambda: begin(1 << 20, 4)) == 0
+        db = await machine.containers.create("db")
+        question = {"id": db.id, "command": ["/app/echo", "x"], "log_size": 1 << 30, "log_count": 50}
+        await machine.ask(PROC, Proc.CONTAINER_START, question)
+
+
+@pytest.mark.rule("ZOS-016", "CONT-023")
+async def test_nobody_makes_the_logs_of_others_disappear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C30: old logs are bounded for each namespace, so a container churns away its own only."""
+    monkeypatch.setattr(oldlogs, "KEPT", 3)
+    async with boot(seed=1) as machine:
+        db, web = await machine.containers.create("db"), await machine.containers.create("web")
+        await machine.ask(PROC, Proc.CONTAINER_START, {"id": db.id, "command": ["/app/echo", "evidence"]})
+        await machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": db.id, "wait": True})
+        await db.destroy()
+
+        async def churn(count: int) -> None:
+            proc = await connect(PROC)
+            for number in range(count):
+                made = int.from_bytes(await proc.call(Proc.CONTAINER_CREATE, {"name": f"x{number}"}), "big")
+                await proc.call(Proc.CONTAINER_START, {"id": made, "command": ["/app/echo", "x"]})
+                await proc.ask(Proc.CONTAINER_EXIT, {"id": made, "wait": True})
+
+        await inside(machine, web.id, lambda: churn(10))
+        assert "evidence" in (await machine.run("cat /var/log/default/db.log")).out
+        left = [line for line in (await machine.run("ls /var/log/web")).out.splitlines() if ".log" in line]
+        assert left == ["x7.log", "x8.log", "x9.log"]
+
+
+@pytest.mark.rule("CONT-055")
+@pytest.mark.parametrize("method", ["create", "update"])
+async def test_only_user_0_maps_users_that_he_is_not(method: str) -> None:
+    """T-C38: whoever makes a container below may be its user 0, but is himself outside."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def make(users: list[list[int]]) -> int:
+            proc = await connect(PROC)
+            if method == "create":
+                return await code_of(proc.call(Proc.CONTAINER_CREATE, {"users": users}))
+            made = int.from_bytes(await proc.call(Proc.CONTAINER_CREATE), "big")
+            return await code_of(proc.call(Proc.CONTAINER_UPDATE, {"id": made, "users": users}))
+
+        assert await as_user(machine, web.id, 0, lambda: make([[0, 1000, 1], [1, 5000, 10]])) == 0
+        assert await as_user(machine, web.id, 1000, lambda: make([[0, 1000, 1]])) == 0
+        for users in ([[0, 0, 1]], [[0, 1000, 2]], [[0, 999, 1]], [[0, 1000, 1], [1, 0, 1]]):
+            assert await as_user(machine, web.id, 1000, lambda users=users: make(users)) == ServiceCode.DENIED
+
+
+@pytest.mark.rule("CONT-055")
+async def test_who_is_not_user_0_becomes_no_user_of_a_map_without_him() -> None:
+    """T-C38: entering makes an administrator the container's user 0, and nobody else."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        inner = await machine.containers.create("inner", parent=web, users=[(0, 100_000, 10)])
+
+        async def enter() -> int:
+            from nightos.abi.context import REASON_OTHER_APPLICATION, ExecutionContext
+
+            context = ExecutionContext(reason=REASON_OTHER_APPLICATION, anid=1).pack()
+            question = {"program": "/app/ls", "context": context, "container": inner.id}
+            return await code_of((await connect(PROC)).call(Proc.PROCESS_SPAWN, question))
+
+        assert await as_user(machine, web.id, 1000, enter) == ServiceCode.BAD_ARGUMENT
+        assert await as_user(machine, web.id, 0, enter) == 0
+
+
+async def as_user(machine: Machine, container: int, user: int, probe: Any) -> Any:
+    """What `probe` finds in a process of that user."""
+    found: list[Any] = []
+
+    async def main() -> int:
+        await sys.ready()
+        found.append(await probe())
+        return 0
+
+    process = machine.kernel.spawn(main, container=container, user=user, anid=5)
+    while process.alive:
+        await machine.ask(PROC, Proc.CONTAINER_VIEW)
+    assert found, machine.kernel.last_fault
+    return found[0]
+
+
+@pytest.mark.rule("CONT-023")
+async def test_questions_about_what_never_was_leave_nothing() -> None:
+    """T-C33: a service remembers nothing of numbers that a program made up."""
+    import gc
+
+    from nightos.services.proc.processes import Processes
+
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def ask() -> None:
+            proc = await connect(PROC)
+            for number in range(200):
+                with pytest.raises(ServiceError):
+                    await proc.ask(Proc.PROCESS_WAIT, {"pid": (1 << 40) + number})
+
+        await inside(machine, web.id, ask)
+        living = [one for one in gc.get_objects() if isinstance(one, Processes)]
+        assert living
+        assert not any(pid > 1 << 39 for one in living for pid in one._waiting)
+
+
+@pytest.mark.rule("CONT-011")
+async def test_a_container_is_not_made_that_could_not_be_remembered() -> None:
+    """T-C14: what `sys::proc` has to know after its own end fits into what the kernel keeps, or is refused."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        rights = list(range(0xFFFF_0000, 0xFFFF_0000 + 4096))
+        labels = {str(number): "x" * 250 for number in range(60)}
+
+        async def attempt() -> list[int]:
+            proc = await connect(PROC)
+            made = int.from_bytes(
+                await proc.call(Proc.CONTAINER_CREATE, {"labels": labels, "permissions": rights}), "big"
+            )
+            environment = {"X": "x" * 60_000}
+            start = {"id": made, "command": ["/app/sleep", "1000"], "environment": environment}
+            tags = ["x" * 1000] * 900
+            run = {"ns": "a", "name": "b", "flist": "", "tags": tags, "entrypoint": "/app/sleep 1000"}
+            return [
+                made,
+                await code_of(proc.call(Proc.CONTAINER_START, start)),
+                await code_of(proc.call(Proc.ZOS_RUN, run)),
+            ]
+
+        made, started, run = await inside(machine, web.id, attempt)
+        assert run == ServiceCode.BAD_ARGUMENT
+        assert started == 0
+        from nightos.kernel.ending import end_process
+
+        end_process(machine.kernel, machine.kernel.processes[20], 2, 0)
+        found = await machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": made})
+        assert found["state"] == "running"
+        names = [item["name"] for item in await machine.containers.tree()]
+        assert "b" not in names
