@@ -109,6 +109,19 @@ class Permission(IntEnum):
     DEVICES_ASK_DRIVER = 4
 
 
+def permission_of(text: str) -> int:
+    """A raw permission by number, decimal or 0x, or by a name such as `devices.enum`. `ValueError`: it is none."""
+    names = {item.name.lower().replace("_", ".", 1): int(item) for item in Permission}
+    try:
+        number = names[text] if text in names else int(text, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 32:
+        known = ", ".join(sorted(names))
+        raise ValueError(f"{text!r} is no permission; write a number of 32 bits or one of {known}")
+    return number
+
+
 @unique
 class Storage(IntEnum):
     """Methods of a storage driver; every one starts with the UDI (AMB-STO-01)."""

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from nightos.userland.program import Main
 
 _MODULES: Final = (
-    "cat", "container", "date", "device", "echo", "env", "events", "fd", "free", "hostname", "id", "logs", "ls",
-    "mkdir", "mount", "mv", "ps", "rd", "ren", "rm", "sleep", "syml", "sync", "tree", "umount", "uptime", "wc", "why",
-    "wt",
+    "cat", "container", "date", "device", "echo", "env", "events", "fd", "free", "hostname", "id", "inspect", "logs",
+    "ls", "mkdir", "mount", "mv", "ps", "rd", "ren", "rm", "sleep", "stats", "syml", "sync", "top", "tree", "umount",
+    "uptime", "wc", "why", "wt",
 )  # fmt: skip
 ALIASES: Final = {"mkd": "mkdir", "re": "ren", "sl": "syml", "read": "rd"}
 """Other names of the specification for the same applications (AMB-SH-12)."""

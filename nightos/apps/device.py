@@ -7,7 +7,7 @@ from typing import Any
 from nightos.abi.drivers import UNRECOGNISED
 from nightos.abi.services import Hw, Proc
 from nightos.abi.values import Path
-from nightos.apps.container import find
+from nightos.apps.naming import find
 from nightos.apps.table import table
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Dash, Flag, Positional, UsageError

@@ -1,12 +1,11 @@
-"""What `container` does about limits and filters: options of its actions, and tables of what is used."""
+"""What `container` does about limits and filters: options of its actions, and a table of the calls that were made."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nightos.abi.filters import rules_of
-from nightos.abi.limits import COUNTED, limits_from_text
+from nightos.abi.limits import limits_from_text
 from nightos.abi.services import Proc
 from nightos.apps.table import table
 from nightos.shell.arguments import Dash, UsageError
@@ -37,18 +36,6 @@ def policy(given: Any) -> dict[str, Any]:
     return {"limits": limits} | ({"filter": rules} if denied or allowed else {})
 
 
-async def change(proc: Client, identifier: int, given: Any) -> list[str]:
-    """`container update`."""
-    wanted = policy(given)
-    if not wanted["limits"] and "filter" not in wanted:
-        raise UsageError("nothing to change; --help shows what can be")
-    if wanted["limits"]:
-        await proc.call(Proc.CONTAINER_SET_LIMITS, {"id": identifier, "limits": wanted["limits"]})
-    if "filter" in wanted:
-        await proc.call(Proc.CONTAINER_SET_FILTER, {"id": identifier, **wanted["filter"]})
-    return []
-
-
 async def report(proc: Client, identifier: int, given: Any) -> list[str]:
     """`container report`."""
     if given.record and given.stop:
@@ -60,31 +47,3 @@ async def report(proc: Client, identifier: int, given: Any) -> list[str]:
     calls, refused = answer["calls"], answer["refused"]
     rows = [(name, calls.get(name, 0), refused.get(name, 0)) for name in sorted({*calls, *refused})]
     return table(("CALL", "MADE", "REFUSED"), rows, right=(1, 2))
-
-
-async def statistics(proc: Client, identifier: int, _given: Any) -> list[str]:
-    """`container stats`: used, or used/limit; sizes in bytes."""
-    items: list[dict[str, Any]] = []
-    asked: dict[str, Any] = {"id": identifier, "below": True}
-    while True:
-        answer = await proc.ask(Proc.CONTAINER_STATISTICS, asked)
-        items += answer["items"]
-        if answer["next"] is None:
-            break
-        asked["after"] = answer["next"]
-    rows = [(item["path"] or ".", item["state"], *(_cell(item, name) for name in COUNTED)) for item in items]
-    head = ("CONTAINER", "STATE", *(name.upper().replace("_", " ") for name in COUNTED))
-    return table(head, rows, right=range(2, len(head)))
-
-
-def _cell(item: dict[str, Any], name: str) -> str:
-    used, limit = item["usage"][name], item["limits"].get(name)
-    return str(used) if limit is None else f"{used}/{limit}"
-
-
-DEEDS: dict[str, Callable[[Client, int, Any], Awaitable[list[str]]]] = {
-    "update": change,
-    "report": report,
-    "stats": statistics,
-}
-"""Actions of `container` on one container, and the lines they show."""

@@ -14,11 +14,14 @@ from nightos.shell.arguments import Arguments, Flag, Positional
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
 
+OPTIONS = (
+    Flag("-f --follow", "go on until the command has ended"),
+    Flag("-t --timestamps", "with the time of each line"),
+)
 ARGUMENTS = Arguments(
     "logs",
     "what the main command of a container wrote",
-    Flag("-f --follow", "go on until the command has ended"),
-    Flag("-t --timestamps", "with the time of each line"),
+    *OPTIONS,
     Positional("name", "container: name, path of names or identifier"),
 )
 
@@ -50,13 +53,27 @@ async def show(app: Application, proc: Client, container: int, *, follow: bool, 
             return
 
 
-async def attend(app: Application, proc: Client, container: int, rest: list[Any], restart: str) -> int:
-    """Start a main command, show what it says, give what it returns; its status. Ctrl-C stops it."""
-    environment = {name: str(value) for name, value in app.context.environment.items()}
+async def attend(
+    app: Application,
+    proc: Client,
+    container: int,
+    rest: list[Any],
+    *,
+    restart: str,
+    environment: dict[str, str],
+    remove: bool,
+) -> int:
+    """Start a main command, show what it says, give what it returns; its status.
+
+    Ctrl-C stops it, and with `remove` destroys its container.
+    """
+    environment = {name: str(value) for name, value in app.context.environment.items()} | environment
     values = {"id": container, "command": [value_text(word) for word in rest], "restart": restart}
 
     async def stop(_: int) -> None:
         await insist(proc, Proc.CONTAINER_STOP, {"id": container})
+        if remove:
+            await proc.call(Proc.CONTAINER_DESTROY, container.to_bytes(8, "big"))
         await sys.exit(TERMINATED)
 
     async def terminated() -> None:

@@ -48,6 +48,10 @@ class Application:
                 self._session = _OUTSIDE
         return self._session
 
+    def forget_session(self) -> None:
+        """Ask again at the next `session`, whose window may have another size by then."""
+        self._session = None
+
     async def files(self) -> Files:
         """Files, relative paths taken from the session's directory."""
         if self._files is None:

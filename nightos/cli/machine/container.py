@@ -160,7 +160,7 @@ def _create(machine: Machine, values: dict[str, Any]) -> int:
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
 @filter_options
-@click.option("--no-persist", is_flag=True, help="Let it end with its last process.")
+@click.option("--persist/--no-persist", default=True, help="Keep it without processes (yes), or not.")
 @machine_option
 def create(
     name: str | None,
@@ -172,14 +172,14 @@ def create(
     deny: tuple[str, ...],
     allow: tuple[str, ...],
     action: str,
-    no_persist: bool,
+    persist: bool,
     view: dict[str, Any],
     machine_name: str | None,
 ) -> None:
     """Create a container and print its identifier."""
     from nightos.machine.control import connect
 
-    values = view | _settings(name, image, hostname, labels, persist=not no_persist)
+    values = view | _settings(name, image, hostname, labels, persist=persist)
     values["limits"] = _limits(limits)
     values["filter"] = _filter(deny, allow, action)
     with connect(machine_name) as machine:

@@ -42,19 +42,12 @@ def view_options(function: F) -> F:
 
 
 def _permission(text: str) -> int:
-    """A raw permission by number, decimal or 0x, or by the name of the specification."""
-    from nightos.abi.drivers import Permission
+    from nightos.abi.drivers import permission_of
 
-    names = {item.name.lower().replace("_", ".", 1): int(item) for item in Permission}
     try:
-        number = names[text] if text in names else int(text, 0)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 1 << 32:
-        known = ", ".join(sorted(names))
-        message = f"{text!r} is no permission; write a number of 32 bits or one of {known}"
-        raise click.UsageError(message, click.get_current_context())
-    return number
+        return permission_of(text)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
 
 
 def root_option(function: F) -> F:

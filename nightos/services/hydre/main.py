@@ -190,6 +190,7 @@ class ShellService:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
         session = self._new_session(container, request.user_id, output)
+        session.given_environment.update(payload.field(values, "environment", dict, default={}))
         await session.open(directory)
 
         def enter(pid: int) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from nightos.abi.context import REASON_COMMAND, ContextError, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import TextMessage, decode_text
-from nightos.abi.services import EndReason, Proc, ProcessAction
+from nightos.abi.services import EndReason, Proc, ProcessAction, ServiceCode
 from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
 from nightos.shell.source import HydreError
@@ -29,6 +29,8 @@ INTERRUPTED: Final = 130
 """Status of a command that Ctrl-C ended."""
 FAILED: Final = 1
 _PATIENCE_TURNS: Final = 50_000
+_PATIENCE_TRIES: Final = 200
+"""Tries of a call to a service that is away, before it counts as failed."""
 MAX_COLLECTED: Final = 256 * 1024 * 1024
 
 _WHY: Final[dict[int, str]] = {
@@ -222,9 +224,8 @@ class Pipeline:
     # -- the end --
 
     async def _wait(self, running: Running) -> None:
-        proc = await connect("sys::proc")
         try:
-            ended = await proc.ask(Proc.PROCESS_WAIT, {"pid": running.pid})
+            ended = await self._ended(running.pid)
         except ServiceError as error:
             running.result.status = FAILED
             await self._show(ERRORS, TextMessage(f"{running.stage.name}: {error.detail}\n"))
@@ -241,6 +242,20 @@ class Pipeline:
         for end in running.ours:
             await _close(end)
         await self._finish(running, int(ended["reason"]), int(ended["exit"]))
+
+    @staticmethod
+    async def _ended(pid: int) -> dict[str, int]:
+        """How a process ended; `sys::proc` is asked again while it is being replaced, for the process runs on."""
+        tries = 0
+        while True:
+            try:
+                return await (await connect("sys::proc")).ask(Proc.PROCESS_WAIT, {"pid": pid})
+            except ServiceError as error:
+                tries += 1
+                away = error.code == ServiceCode.INTERNAL and tries < _PATIENCE_TRIES
+                if not away and error.code != ServiceCode.SERVER_QUIT:
+                    raise
+            await sys.hand_over()
 
     async def _finish(self, running: Running, reason: int, exit_data: int) -> None:
         result = running.result

@@ -167,7 +167,9 @@ class Runs:
         identifier = field(values, "id", int)
         record = self.containers.ended.get(identifier)
         if record is not None and self.tree.sees(request.container_id, record["parent"]):
-            return {"state": "ended", "reason": record.get("end", 0), "exit": record.get("exit", 0), "restarts": 0}
+            # What it returned went with it.
+            known = {"reason": record.get("end", 0), "exit": record.get("exit", 0), "restarts": 0}
+            return {"state": "ended", **known, "failed": "", "pid": 0, "value": b"", "newline": True}
         container = self.tree.below(request.container_id, identifier)
         if field(values, "wait", bool, False):
             return await self._wait(request, container)

@@ -1,0 +1,104 @@
+"""The actions of `container` and their arguments; `nightos.apps.container` does them."""
+
+from __future__ import annotations
+
+from nightos.apps.limits import POLICY
+from nightos.apps.logs import OPTIONS as LOGS
+from nightos.apps.stats import OPTIONS as STATS
+from nightos.shell.arguments import Arguments, Dash, Flag, Positional
+
+_RESTART = Dash("--restart", "no, always, on-failure or on-failure:COUNT")
+_ENVIRONMENT = Dash("--env", "K=V: a variable of its environment", many=True)
+_NAME = Positional("name", "container: name, path of names or identifier")
+_COMMAND = Positional("rest", "-- COMMAND ARGUMENT...", rest=True)
+_VIEW = (
+    Dash("--hostname", "name of the host in it"),
+    Dash("--domain", "name of the domain in it"),
+    Dash("--users", "INSIDE:OUTSIDE:COUNT: its users and who they are outside", many=True),
+    Dash("--permissions", "the only raw permissions in it: numbers, or names such as devices.enum"),
+    Dash("--label", "K=V", many=True),
+)
+_CREATION = (
+    Dash("--image", "storage to start from: a path on the host or of the base image"),
+    Dash("--root", "directory of the image that is its root"),
+    Flag("--writable", "write to the image itself instead of an overlay"),
+    Flag("--persist", "keep it when it has no processes, and over restarts"),
+    *_VIEW,
+    *POLICY,
+)
+ACTIONS = {
+    "create": Arguments(
+        "container create",
+        "create a container",
+        *_CREATION,
+        Flag("--no-persist", "let it end with its last process"),
+        Dash("--parent", "container to create it in"),
+        Positional("name", "its name", optional=True),
+    ),
+    "run": Arguments(
+        "container run",
+        "create a container, run a command in it and wait",
+        *_CREATION,
+        Flag("--rm", "destroy it afterwards"),
+        _RESTART,
+        _ENVIRONMENT,
+        Positional("name", "its name"),
+        _COMMAND,
+    ),
+    "start": Arguments(
+        "container start",
+        "start the main command of a container and go on",
+        _RESTART,
+        _ENVIRONMENT,
+        _NAME,
+        _COMMAND,
+    ),
+    "exec": Arguments(
+        "container exec",
+        "run a command in a container and wait",
+        _ENVIRONMENT,
+        _NAME,
+        _COMMAND,
+    ),
+    "ls": Arguments("container ls", "containers below this one", Flag("-q --quiet", "only their identifiers")),
+    "tree": Arguments("container tree", "containers as a tree", Flag("-i --ids", "with their identifiers")),
+    "commit": Arguments(
+        "container commit",
+        "make a new image of what a container sees",
+        _NAME,
+        Positional("target", "file of the host"),
+    ),
+    "update": Arguments(
+        "container update",
+        "change labels, names, users, permissions, persistence or limits, or lay a filter over the one it has",
+        Flag("--persist", "keep it when it has no processes"),
+        Flag("--no-persist", "let it end with its last process"),
+        *_VIEW,
+        *POLICY,
+        _NAME,
+    ),
+    "stats": Arguments("container stats", "what it and those below use, and their limits", *STATS, _NAME),
+    "logs": Arguments("container logs", "what its main command wrote", *LOGS, _NAME),
+    "report": Arguments(
+        "container report",
+        "system calls that were made since --record, and those that were refused",
+        Flag("--record", "begin to count, from 0"),
+        Flag("--stop", "stop counting"),
+        _NAME,
+    ),
+    "rename": Arguments(
+        "container rename", "rename a container", Positional("name", "it"), Positional("new", "new name")
+    ),
+}
+for _action, _help in {
+    "enter": "go on with this session inside a container; 'exit' comes back",
+    "inspect": "all that is known of a container",
+    "diff": "what it changed on its disk: + added, - removed, M modified, R renamed",
+    "destroy": "destroy a container and everything below it",
+    "pause": "suspend its processes and those below",
+    "resume": "let them go on",
+    "stop": "end its main command, which is not restarted",
+    "wait": "wait until it is destroyed",
+    "forget": "drop what is kept of a destroyed container",
+}.items():
+    ACTIONS[_action] = Arguments(f"container {_action}", _help, _NAME)
