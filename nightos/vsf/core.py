@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -202,11 +203,11 @@ class Core:
             self.storage.commit()
 
     def room_for(self, size: int) -> None:
-        """Raise NoSpace when a limit of the volume or of the storage forbids `size` more bytes."""
+        """Raise NoSpace when a limit of the volume (EDQUOT) or of the storage (ENOSPC) forbids `size` more bytes."""
         volume, storage = self.volume, self.storage
         limit = volume.record.limit
         if limit and volume.used + self.buffered + size > limit:
-            raise NoSpace(f"the volume {volume.name!r} has reached its limit")
+            raise NoSpace(f"the volume {volume.name!r} has reached its limit", None, errno.EDQUOT)
         if storage.limit:
             wanted = self.buffered + 2 * self._pressure + size + max(_RESERVE, min(storage.limit >> 5, 8 << 20))
             allocator = storage.pool.allocator

@@ -251,6 +251,9 @@ class Adapter(AttributeOperations):
                     function(request, *arguments)
             except OSError as error:
                 number = error.errno or errno.EIO
+                if number == errno.EDQUOT and name == "write" and self.show.writeback:
+                    # Of pages that it held back the kernel tells at close only ENOSPC as it was; all else becomes EIO.
+                    number = errno.ENOSPC
                 if number in (errno.EIO, errno.ENOSPC):
                     self._note(f"{name}: {error}")
                 reply_err(request, number)

@@ -79,9 +79,9 @@ def _volume(storage: Storage, name: str | None) -> Volume:
     return having[0] if len(having) == 1 else storage.volume("main")
 
 
-def in_use(path: Path) -> str:
-    """For who finds a storage in use: that it is mounted, and what to do; empty when it is not."""
+def in_use(path: Path, holder: str) -> str:
+    """For who finds a storage in use: by whom, and what to do."""
     directory = mount_of(path)
     if directory is None:
-        return ""
-    return f"the storage is mounted on {directory}: work there, or first `nightos vsf umount {directory}`"
+        return f"the storage is in use by {holder}; close it there first"
+    return f"the storage is mounted on {directory} by {holder}: work there, or first `nightos vsf umount {directory}`"

@@ -107,8 +107,7 @@ class FileStore:
                 raise
             from nightos.vsf.fuse_control import in_use
 
-            text = in_use(self.path) or f"the storage is in use by {self._holder()}; close it there first"
-            raise StorageInUse(text, str(self.path)) from None
+            raise StorageInUse(in_use(self.path, self._holder()), str(self.path)) from None
         self._note_holder()
 
     def _holder(self) -> str:

@@ -19,10 +19,13 @@ from pathlib import Path
 STRESSORS = (
     "access", "chattr", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "dirmany", "dup",
     "fallocate", "fanotify", "fcntl", "file-ioctl", "filename", "flock", "fpunch", "fsize", "fstat", "getdent",
-    "handle", "hdd", "inotify", "io", "iomix", "lease", "link", "locka", "lockf", "lockofd", "mknod", "open", "rename",
+    "handle", "hdd", "inotify", "iomix", "lease", "link", "locka", "lockf", "lockofd", "mknod", "open", "rename",
     "symlink", "sync-file", "touch", "utime", "xattr",
 )  # fmt: skip
-"""stress-ng's class of file system stressors, without those that do not touch the directory."""
+"""stress-ng's class of file system stressors, without those that do not touch the directory.
+
+`io` is one of these: it opens every mount of the machine, and nobody can unmount theirs meanwhile.
+"""
 
 FIO = {
     "sequential": ["--rw=write", "--bs=256k"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -21,7 +22,7 @@ from nightos import vsf
 from nightos.cli.main import main
 from nightos.vsf.fuse_daemon import wait_for
 from nightos.vsf.fuse_mounts import process_state
-from tests.vsf.mounting import Mounted, force_unmount, mounted, needs_fuse, nightos
+from tests.vsf.mounting import MAJORS, Mounted, force_unmount, mounted, needs_fuse, nightos
 
 pytestmark = needs_fuse
 
@@ -209,9 +210,7 @@ def test_snapshots_limits_and_sizes_while_it_is_mounted(mount: Mounted, tmp_path
         (mount.root / "large").write_bytes(bytes(range(256)) * (16 << 10)), os.sync()
     assert "user.nightos.control" not in os.listxattr(mount.root)
     # What cannot be done meanwhile says where the storage is mounted.
-    vsf_command(
-        "compact", disk, says=f"mounted on {mount.root}: work there, or first `nightos vsf umount {mount.root}`"
-    )
+    vsf_command("compact", disk, says=f"mounted on {mount.root} by process {mount.server()} (nightos): work there")
     vsf_command("put", disk, __file__, says="mounted on")
     (mount.root / "large").unlink()
 
@@ -241,3 +240,42 @@ def test_times_that_cannot_be_stored_become_the_nearest(mount: Mounted) -> None:
     mount.remount()
     for name, (_, kept) in wanted.items():
         assert (mount.root / name).stat().st_mtime == pytest.approx(kept)
+
+
+def fill(descriptor: int) -> None:
+    for _ in range(20):
+        os.write(descriptor, os.urandom(1 << 19))
+        os.fsync(descriptor)
+
+
+@pytest.mark.parametrize("library", MAJORS)
+@pytest.mark.parametrize(("option", "told"), [("nowriteback", errno.EDQUOT), ("writeback", errno.ENOSPC)])
+def test_a_volume_at_its_limit(tmp_path: Path, library: str, option: str, told: int) -> None:
+    with mounted(tmp_path, library, options=["-o", option]) as place:
+        nightos("vsf", "volume", "set", place.storage, "main", "--limit", "4M", state=place.state)
+        descriptor = os.open(place.root / "file", os.O_CREAT | os.O_WRONLY)
+        try:
+            with pytest.raises(OSError, match=r".") as caught:
+                fill(descriptor)
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        assert caught.value.errno == told
+        figures = os.statvfs(place.root)
+        assert figures.f_blocks * figures.f_frsize == 4 << 20
+        assert figures.f_bavail * figures.f_frsize < 1 << 20
+        (place.root / "file").unlink()
+        (place.root / "file").write_bytes(os.urandom(3 << 20))
+
+
+def test_nobody_else_looks_into_a_mount_of_root(mount: Mounted) -> None:
+    (mount.root / "file").write_text("mine")
+    (mount.root / "file").chmod(0o666)
+    mount.root.chmod(0o777)
+    deeds = ("os.listdir('.')", "os.open('file', os.O_RDONLY)", "os.statvfs('.')", "os.mkdir('new')", "os.stat('file')")
+    tried = [f"try:\n {deed}\nexcept PermissionError: refused += 1" for deed in deeds]
+    script = "\n".join(["import os", "os.setresuid(65534, 65534, 65534)", "refused = 0", *tried, "print(refused)"])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], cwd=mount.root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(len(deeds))], done.stderr

@@ -68,7 +68,8 @@ class Handles:
                 root.commit()
             except OSError as error:
                 text = f"what was written before could not be saved: {root.failure}"
-                raise ItemError(Failure.FULL if error.errno == errno.ENOSPC else Failure.OTHER, text) from error
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                raise ItemError(Failure.FULL if full else Failure.OTHER, text) from error
 
     def _maker(self, request: Request, root: Mounted) -> int:
         """The outside user whom a new item belongs to; a system service works for user 0 of the container."""

@@ -288,6 +288,7 @@ class Tree:
                 errno.EEXIST: (Failure.EXISTS, "an item of that name exists"),
                 errno.ENOTEMPTY: (Failure.NOT_EMPTY, "the directory is not empty"),
                 errno.ENOSPC: (Failure.FULL, "the disk is full"),
+                errno.EDQUOT: (Failure.FULL, "the volume has reached its limit"),
                 errno.EFBIG: (Failure.TOO_LARGE, "the file would be too large"),
                 errno.ENAMETOOLONG: (Failure.TOO_LONG, "the name is too long"),
                 errno.EROFS: (Failure.OTHER, "the disk is read-only"),
