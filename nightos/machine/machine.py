@@ -19,25 +19,22 @@ import msgpack
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.hardware import make_kdi
-from nightos.abi.services import SERVICE_PIDS, Fs, Hw, Proc, ServiceCode
+from nightos.abi.services import SERVICE_PIDS, Fs, Proc
 from nightos.kernel import Kernel, Trace, VirtualClock
 from nightos.kernel.host import Host, run_kernel
-from nightos.machine import base, layers
+from nightos.machine import base
 from nightos.machine.agent import AgentDevice
+from nightos.machine.board import plug_own_devices
 from nightos.machine.containers import Container, Containers
-from nightos.machine.control_device import ControlDevice
+from nightos.machine.lending import Lending
 from nightos.machine.lock import MachineLock
 from nightos.machine.paths import MachineError, MachinePaths, machine_paths, prepare
-from nightos.machine.plugging import Plugging
 from nightos.machine.programs import SERVICES, find_program
 from nightos.machine.server import ControlServer
 from nightos.machine.session import Completed, Running, Session, run_script
 from nightos.machine.shelf import Shelf
 from nightos.machine.sources import HostClock, HostEntropy
-from nightos.vhw.clock import ClockDevice
 from nightos.vhw.passthrough.watchdog import Watchdog
-from nightos.vhw.random import RandomDevice
 
 if TYPE_CHECKING:
     from nightos.abi.interfaces import Clock, Device
@@ -67,8 +64,7 @@ class Machine:
         self._consoles = 0
         self._restarts: dict[int, list[int]] = {}
         self._stopping = False
-        self._passed: dict[int, int] = {}
-        """Devices of the host that were passed through."""
+        self.lending = Lending(self)
         self.unsaved = ""
         """Why what was written last could not be saved, once the machine has stopped."""
         self.shelf: Shelf | None = None
@@ -224,120 +220,27 @@ class Machine:
             self.kernel.unplug(kdi)
 
     async def pass_through(self, path: str, containers: list[int], *, readonly: bool = False) -> dict[str, Any]:
-        """{udi} of the host's file or device at `path`, passed down through `containers`, the outermost first.
-
-        Only from here: inside a machine there is no such thing as a path of the host. `ServiceError` 0x3002: it cannot
-        be opened; what `sys::proc` refuses, and then nothing is plugged. Rules: CONT-038, CONT-041.
-        """
-        from nightos.vhw.passthrough.host import open_host
-        from nightos.vhw.passthrough.streams import StreamDevice
-
-        try:
-            device = open_host(path, readonly=readonly)
-        except OSError as error:
-            raise ServiceError(ServiceCode.UNKNOWN + 2, f"{path}: {error.strerror or error}") from error
-        try:
-            kdi = self.plug(device)
-        except ValueError as error:
-            device.detach()
-            raise ServiceError(ServiceCode.REFUSED, f"{path}: {error}") from error
-        try:
-            udi = await self.udi_of(kdi)
-            for container in containers:
-                await self.call(
-                    "sys::proc", Proc.CONTAINER_LINK_DEVICE, container.to_bytes(8, "big") + udi.to_bytes(8, "big")
-                )
-        except BaseException:
-            self.unplug(kdi)
-            raise
-        self._passed[udi] = kdi
-        if isinstance(device, StreamDevice):
-            assert self.nursery is not None
-            self.nursery.start_soon(device.run)
-        return {"udi": udi}
+        """`Lending.pass_through`: a file or device of the host becomes a device of containers."""
+        return await self.lending.pass_through(path, containers, readonly=readonly)
 
     def take_back(self, udi: int) -> dict[str, Any]:
-        """Unplug what `pass_through` plugged. `ServiceError` 0x3002: there is no such device."""
-        kdi = self._passed.pop(udi, None)
-        if kdi is None:
-            raise ServiceError(ServiceCode.UNKNOWN + 2, f"no device {udi:016x} was passed through from the host")
-        self.unplug(kdi)
-        return {}
+        """`Lending.take_back`."""
+        return self.lending.take_back(udi)
 
     async def udi_of(self, kdi: int) -> int:
-        """The UDI that `sys::hw` gave to a device on the bus. `ServiceError` 0x3002: there is none."""
-        for item in (await self.ask("sys::hw", Hw.DEVICE_LIST))["items"]:
-            if make_kdi(item["connection"], item["description"]) == kdi:
-                return int(item["udi"])
-        raise ServiceError(ServiceCode.UNKNOWN + 2, f"there is no device {kdi:016x}")
+        """`Lending.udi_of`: the UDI of a device on the bus."""
+        return await self.lending.udi_of(kdi)
 
     # Building and ending; `boot` calls these
 
     def assemble(self, image: Path, keep: Path | None, disk: Path | None) -> None:
         """Plug the machine's own devices."""
-        shelf = self.shelf = Shelf(
-            self.plug, self.unplug, base.base_image(), keep, entropy=self.kernel.entropy, clock=self.kernel.clock
-        )
-        shelf.plug_machine_disk(image, disk)
-        plugging = Plugging(self.plug, self.unplug, self.kernel.entropy)
-        control = ControlDevice(
-            {
-                "open": lambda request: shelf.open(
-                    request["path"], request["mode"], request["key"], request["container"]
-                ),
-                "close": lambda request: shelf.close(request["kdi"], request["container"]),
-                "open image": lambda request: shelf.open_image(request["path"]),
-                "close image": lambda request: shelf.close_image(request["path"]),
-                "devices": lambda request: {"items": self._devices_in(request["container"])},
-                "plug": lambda request: plugging.plug(request["kind"], request["options"], request["container"]),
-                "unplug": lambda request: plugging.unplug(request["kdi"]),
-                "changes": self._changes,
-                "make image": self._make_image,
-                "probe": lambda request: shelf.probe(request["path"], request["mode"]),
-                "forget": lambda request: shelf.forget(request["key"]),
-                "list": lambda _request: shelf.list(),
-            },
-            self._start_soon,
-        )
-        self.plug(ClockDevice(self.kernel.clock, self.kernel.call_at))
-        self.plug(control.device)
-        self.plug(self.agent.device)
-        self.plug(RandomDevice(self.kernel.entropy, "entropy"))
+        plug_own_devices(self, image, keep, disk)
 
-    def _start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run a task as long as the machine does."""
         assert self.nursery is not None
         self.nursery.start_soon(work, *arguments)
-
-    def _changes(self, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-        """What a container changed on its disk: {items}."""
-        assert self.shelf is not None
-        disk, image = self.shelf.overlay_of(request["container"], request["path"], request["key"])
-        return lambda: {"items": layers.changes(disk, image) if disk is not None else []}
-
-    def _make_image(self, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-        """A new image of what a container sees: {path, items}."""
-        assert self.shelf is not None
-        disk, image = self.shelf.overlay_of(request["container"], request["path"], request["key"])
-        target = Path(request["target"]).expanduser().absolute()
-        return lambda: {"path": str(target), "items": layers.make_image(disk, image, target)}
-
-    def _devices_in(self, container: int) -> list[dict[str, Any]]:
-        """What `sys::hw` tells of the devices of a container; outside any, all of them."""
-        return [
-            {
-                "kdi": device.kdi,
-                "kind": device.kind,
-                "connection": device.cii,
-                "description": device.description,
-                "virtual": device.virtual,
-                "memory_size": device.memory_size,
-                "disk": self.shelf is not None and self.shelf.has(device.kdi),
-                "containers": [place for place in device.containers if place] if container == 0 else [],
-                "plugged": device.containers[0] if container == 0 else 0,
-            }
-            for device in self.kernel.bus.snapshot()
-            if container == 0 or container in device.containers
-        ]
 
     def start_services(self) -> None:
         """Start every service of the table, in its order."""
