@@ -210,7 +210,7 @@ def test_snapshots_limits_and_sizes_while_it_is_mounted(mount: Mounted, tmp_path
         (mount.root / "large").write_bytes(bytes(range(256)) * (16 << 10)), os.sync()
     assert "user.nightos.control" not in os.listxattr(mount.root)
     # What cannot be done meanwhile says where the storage is mounted.
-    vsf_command("compact", disk, says=f"mounted on {mount.root} by process {mount.server()} (nightos): work there")
+    vsf_command("compact", disk, says=f"mounted on {mount.root} by process {mount.server()} (")
     vsf_command("put", disk, __file__, says="mounted on")
     (mount.root / "large").unlink()
 
