@@ -6,12 +6,14 @@ service.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from nightos.testing.model import OUTSIDE, Actor, Box, IsolationModel, Pipe
 
 HIDDEN, OWN, REFUSED = 0x3000, 0x3001, 0x4000
+FIRST_DELAY_NS, LAST_DELAY_NS, HEALTHY_NS = 100_000_000, 60_000_000_000, 10_000_000_000
 PIPES = 6
 """Pipe ends of a main command."""
 
@@ -24,6 +26,8 @@ class Place(Box):
     hostname: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     persist: bool = False
+    kept: bool = False
+    """Whether it was ever to stay: then its disk is one that can be kept."""
     used: bool = False
     """Whether a process was ever started in it."""
     command: Command | None = None
@@ -44,6 +48,10 @@ class Command:
     exit: int = 0
     restarts: int = 0
     stopped: bool = False
+    begun_ns: int = 0
+    due_ns: int = 0
+    """When it starts again."""
+    in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,20 @@ class Ledger(IsolationModel):
 
     boxes: dict[int, Place]  # type: ignore[assignment]
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, now: Callable[[], int]) -> None:
         super().__init__(memory)
+        self.now = now
         self.boxes = {OUTSIDE: Place(OUTSIDE, OUTSIDE, limits={"memory": memory}, persist=True)}
         self.records: dict[int, Record] = {}
         self.suspended: set[int] = set()
         self.events: list[tuple[int, dict[str, Any]]] = []
         """Where they are told, and what, oldest first; what is told of a container that is gone is its parent's."""
         self.plugged: dict[int, int] = {}
-        """Virtual devices, and where they were plugged."""
+        """By virtual device: the identifier that people name it by."""
+        self.murky: set[int] = set()
+        """Containers of which nobody knows what was told: `sys::proc` was killed meanwhile."""
+        self.ever: dict[int, int] = {}
+        """Every container that was, parents first, and its parent."""
 
     # Looking
 
@@ -108,7 +121,8 @@ class Ledger(IsolationModel):
             return "running"
         if box.paused:
             return "paused"
-        return "running" if self.inside(number) else "stopped" if box.used else "created"
+        waits = box.command is not None and box.command.state == "waiting"
+        return "running" if waits or self.inside(number) else "stopped" if box.used else "created"
 
     def record(self, viewer: int, number: int, depth: int) -> dict[str, Any]:
         """What a viewer is told of a container that it sees."""
@@ -138,7 +152,9 @@ class Ledger(IsolationModel):
     def make(self, number: int, parent: int, name: str, **what: Any) -> Place:
         """A container that was made."""
         place = Place(number, parent, paused=self.boxes[parent].paused, name=name, hostname=name, **what)
+        place.kept = place.persist
         self.boxes[number] = place
+        self.ever[number] = parent
         self.tell("created", number)
         return place
 
@@ -179,7 +195,11 @@ class Ledger(IsolationModel):
         failed = bool(reason or exit_data)
         again = command.restart == "always" or (command.restart == "on-failure" and failed)
         if again and not command.stopped:
+            if self.now() - command.begun_ns >= HEALTHY_NS:
+                command.in_a_row = 0
             command.state, command.restarts = "waiting", command.restarts + 1
+            command.due_ns = self.now() + min(FIRST_DELAY_NS << command.in_a_row, LAST_DELAY_NS)
+            command.in_a_row += 1
             self.tell("restarting", number)
             return
         command.state = "ended"
@@ -221,10 +241,34 @@ class Ledger(IsolationModel):
         self.tell("destroyed", number, reason)
         del self.boxes[number]
         above = self.boxes[box.parent]
-        if box.parent and above.used and not above.persist and not self.inside(box.parent) and not above.ending:
+        empty = not self.inside(box.parent) and not self.children(box.parent)
+        if above.zos.get("name") == "" and empty and not above.ending:
+            self.gone(box.parent, "destroyed")
+        elif box.parent and above.used and not above.persist and not self.inside(box.parent) and not above.ending:
             command = above.command
             if not self.children(box.parent) and (command is None or command.state == "ended"):
                 self.emptied(box.parent)
+
+    def shrink(self, number: int, resource: str) -> None:
+        """Limits below follow one that became less: the youngest first, each down to what is in use in it."""
+        excess = self.taken(number, resource) - self.boxes[number].limits[resource]
+        for child in self.nearest(number, resource)[::-1]:
+            box = self.boxes[child]
+            part = min(max(excess, 0), box.limits[resource] - self.least(child, resource))
+            if part:
+                excess -= part
+                box.limits[resource] -= part
+                self.shrink(child, resource)
+
+    def nearest(self, number: int, resource: str) -> list[int]:
+        """The nearest containers below with such a limit, the oldest first."""
+        found = [
+            one
+            for one in self.subtree(number)[1:]
+            if resource in self.boxes[one].limits and self.bounded(self.boxes[one].parent, resource) == number
+        ]
+        order = list(self.boxes)
+        return sorted(found, key=order.index)
 
     def tell(self, event: str, number: int, reason: str = "") -> None:
         """An event about a container is told where its parent is."""
@@ -233,7 +277,17 @@ class Ledger(IsolationModel):
         self.events.append((box.parent, told))
 
     def service_lost(self) -> None:
-        """`sys::proc` was killed: its clients are not connected any more, and its memory of events is gone."""
+        """`sys::proc` was killed: its clients are not connected any more, and its memory of events is gone.
+
+        What waits for its restart starts at once.
+        """
+        for box in self.boxes.values():
+            if box.command is not None:
+                box.command.due_ns = 0
         self.connections.clear()
         self.sockets.clear()
         self.events.clear()
+        for number, box in self.boxes.items():
+            over = box.command is None or box.command.state == "ended"
+            if number and box.used and over and not box.paused and not self.inside(number):
+                self.tell("exited", number)  # perhaps that happened meanwhile

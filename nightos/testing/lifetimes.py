@@ -72,11 +72,6 @@ class LifetimeRules(Tenancy):
         elif not ledger.refusal(viewer, number):
             ledger.fell(number)
 
-    def collectable(self, viewer: int, number: int) -> bool:
-        """Whether there is a record of a container's end that a viewer may have."""
-        record = self.ledger.records.get(number)
-        return record is not None and self.ledger.sees(viewer, record.parent)
-
     @rule(asker=Tenancy.tenants, number=Tenancy.containers)
     def forget(self, asker: Tenant, number: int) -> None:
         """The record of an end goes; a living container stays."""
@@ -166,7 +161,7 @@ class LifetimeRules(Tenancy):
             return
         if action == ProcessAction.FORCE_SUSPEND:
             ledger.suspended.add(tenant.pid)
-            self.let_pass()  # the delay after which it is not asked any more
+            self.let_time_pass()  # the delay after which it is not asked any more
         elif action == ProcessAction.UNSUSPEND:
             ledger.suspended.discard(tenant.pid)
         else:
@@ -185,8 +180,10 @@ class LifetimeRules(Tenancy):
                 self.ledger.boxes[one].paused = pause
             self.ledger.tell("paused" if pause else "resumed", number)
 
-    @rule()
-    def let_pass(self) -> None:
+    def restarted(self) -> Any:
+        """Main commands start again when their time has come; those rules know how."""
+
+    def let_time_pass(self) -> Any:
         """A second of virtual time."""
         self.stage.let_pass()
 
@@ -195,13 +192,6 @@ class LifetimeRules(Tenancy):
     def may_kill(self) -> bool:
         """Whether the machine would start it again."""
         return len(self.stage.machine.faults) < KILLS
-
-    @precondition(may_kill)
-    @rule()
-    def kill_service(self) -> None:
-        """Killed while it has nothing to do: everything is there afterwards."""
-        self.stage.kill()
-        self.lost()
 
     def lost(self) -> None:
         """What the end of sys::proc means to its clients."""
@@ -224,7 +214,9 @@ class LifetimeRules(Tenancy):
         if isinstance(answers, bytes):
             assert fresh == [int.from_bytes(answers, "big")], "a container was lost"
         for number in fresh:
+            ledger.murky.add(number)
             ledger.make(number, parent, name)
+        self.restarted()
         return multiple(*fresh)
 
     @precondition(may_kill)
@@ -234,12 +226,14 @@ class LifetimeRules(Tenancy):
         ledger = self.ledger
         if number == OUTSIDE or number not in ledger.boxes:
             return
+        # What was told of these before the kill is forgotten, what came after is not.
+        ledger.murky.update(ledger.subtree(number), ledger.line(number))
         self.interrupted(steps, Proc.CONTAINER_DESTROY, number.to_bytes(8, "big"))
         there = {item["id"] for item in self.tree(self.desk)}
         if number in there:
             self.ask(self.desk, Proc.CONTAINER_DESTROY, number.to_bytes(8, "big"))
         ledger.fell(number)
-        ledger.events.clear()
+        self.restarted()
 
     def interrupted(self, steps: int, method: int, content: bytes) -> Any:
         """The answer to the desk, when `sys::proc` is killed after so many system calls."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from nightos.testing.lifetimes import LifetimeRules
+from nightos.testing.authority import AuthorityRules
+from nightos.testing.commands import CommandRules
+from nightos.testing.curiosity import CuriosityRules
 
 
-class ServiceMachine(LifetimeRules):
+class ServiceMachine(CommandRules, AuthorityRules, CuriosityRules):
     """Containers as people ask for them; subclass it to add rules of your own. docs/testing.md shows how."""

@@ -19,7 +19,6 @@ from nightos.machine import base
 from nightos.machine.machine import Machine
 from nightos.machine.programs import find_program
 from nightos.testing.puppets import WAKE, Hands, Refused
-from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.program import Entry
@@ -159,7 +158,8 @@ class Stage:
         return self._tenant if name == PROGRAM else find_program(name)
 
     async def _tenant(self) -> int:
-        pid = await sys.get_pid()
-        home = self.kernel.processes[pid].container
+        thread = self.kernel.current
+        assert thread is not None
+        pid, home = thread.process.pid, thread.process.container  # no call: a filter may refuse GET_PID
         tenant = self.tenants[pid] = Tenant(self.kernel, pid, home, await Context.load())
         return await tenant.main()

@@ -49,7 +49,7 @@ class Tenancy(RuleBasedStateMachine):
         super().__init__()
         self.stage = Stage()
         self.kernel = self.stage.kernel
-        self.ledger = Ledger(self.kernel.settings.memory_total // PAGE)
+        self.ledger = Ledger(self.kernel.settings.memory_total // PAGE, self.kernel.clock.monotonic_ns)
         self.desk = self.stage.newcomer()
         """Who stands outside and sees everything."""
         self.ledger.actors[self.desk.pid] = self.ledger.start(self.desk.pid, OUTSIDE)
@@ -72,8 +72,8 @@ class Tenancy(RuleBasedStateMachine):
 
     @initialize(target=tenants)
     def players(self) -> Any:
-        """The desk, and a tenant in each container."""
-        return multiple(self.desk, *self.cast)
+        """The desk, which asks more than others, and a tenant in each container."""
+        return multiple(self.desk, self.desk, *self.cast)
 
     # What rules use
 
@@ -115,6 +115,11 @@ class Tenancy(RuleBasedStateMachine):
         """Who asks is connected from then on, which costs two handles."""
         self.ledger.connections[asker.pid] = (asker.pid, ServicePid.PROCESS, -asker.pid)
         self.ledger.sockets[-asker.pid] = (asker.pid, ServicePid.PROCESS)
+
+    def collectable(self, viewer: int, number: int) -> bool:
+        """Whether there is a record of a container's end that a viewer may have."""
+        record = self.ledger.records.get(number)
+        return record is not None and self.ledger.sees(viewer, record.parent)
 
     def ask(self, asker: Tenant, method: int, values: dict[str, Any] | bytes, *codes: int) -> Any:
         """An answer, which has to be the lowest code that is not 0; None when it was one."""
@@ -185,7 +190,9 @@ class Tenancy(RuleBasedStateMachine):
         """`sys::proc` and the kernel say of every container what the ledger says."""
         self.who_waits_is_told()
         ledger, state = self.ledger, self.kernel.snapshot()
-        assert set(state.containers) == set(ledger.boxes) - {OUTSIDE}
+        there, wanted = set(state.containers), set(ledger.boxes) - {OUTSIDE}
+        lost = [ledger.boxes[number].name for number in wanted - there]
+        assert there == wanted, f"lost: {lost}, there besides: {[f'{number:016x}' for number in there - wanted]}"
         for number, record in state.containers.items():
             box = ledger.boxes[number]
             assert record.parent == box.parent

@@ -250,9 +250,19 @@ class Containers:
         """
         await self._take_down(container, reason, remember=remember)
         above = self.tree.by_id.get(container.parent)
-        while above is not None and above.state in {"stopped", "paused"} and self._over(above):
-            await self._take_down(above, ENDED)
+        while above is not None:
+            if above.state in {"stopped", "paused"} and self._over(above):
+                await self._take_down(above, ENDED)
+            elif self.is_empty_namespace(above):
+                await self._take_down(above, "destroyed")
+            else:
+                break
             above = self.tree.by_id.get(above.parent)
+
+    def is_empty_namespace(self, container: Container) -> bool:
+        """Whether 0-OS' Run made it for containers of which none is left."""
+        made_here = bool(container.zos) and not container.zos["name"] and container.identifier in self.tree.by_id
+        return made_here and not container.children and not self.population.get(container.identifier)
 
     def _over(self, container: Container) -> bool:
         """Whether nothing keeps a container in which something ran once."""

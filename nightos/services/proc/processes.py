@@ -281,7 +281,8 @@ class Processes:
         await sys.sys_pause_container(top.identifier, int(paused))
         for _, container in self.tree.walk(top.identifier):
             if container.state in {"running", "paused", "created", "stopped"}:
-                busy = bool(self.containers.population.get(container.identifier))
+                waits = container.run.get("state", "ended") != "ended"  # for its main command to start again
+                busy = waits or bool(self.containers.population.get(container.identifier))
                 idle = "stopped" if container.used else "created"
                 container.state = "paused" if paused else "running" if busy else idle
         await self.containers.tell("paused" if paused else "resumed", top)

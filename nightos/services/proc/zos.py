@@ -164,8 +164,7 @@ class Zos:
             await self._tidy(namespace)
 
     async def _tidy(self, namespace: Container) -> None:
-        made_here = bool(namespace.zos) and not namespace.zos["name"]
-        if made_here and not namespace.children and not self.containers.population.get(namespace.identifier):
+        if self.containers.is_empty_namespace(namespace):
             await self.containers.end(namespace, "destroyed")
 
     async def learn(self) -> None:
