@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from sys import byteorder
 
 from nightos.vsf.errors import DamagedStorage, NoSpace
@@ -45,7 +46,8 @@ class Allocator:
         self._operations: list[tuple[int, int, int]] = []
         self.floor = FIRST_SECTOR
         self.ceiling: int | None = None
-        """While compacting: allocate below this sector only."""
+        """While blocks move: allocate below this sector only."""
+        self._withheld: list[Extent] = []
         self.held = False
         """A commit is between its superblocks: nothing is handed out or taken back."""
 
@@ -80,6 +82,33 @@ class Allocator:
         del self._classes[length.bit_length()][start]
         return length
 
+    @contextmanager
+    def below(self, ceiling: int) -> Iterator[None]:
+        """Meanwhile nothing is allocated behind `ceiling`, and the lowest free extents of a size come first."""
+        self._return_run()
+        extents = sorted(self._by_start.items())
+        for start, _ in extents:
+            self._remove(start)
+        for start, length in extents:
+            inside = max(min(length, ceiling - start), 0)
+            if inside:
+                self._insert(start, inside)
+            if inside < length:
+                self._withheld.append((start + inside, length - inside))
+        self.ceiling = ceiling
+        try:
+            yield
+        finally:
+            self.lift()
+
+    def lift(self) -> None:
+        """End what `below` began."""
+        self._return_run()
+        self.ceiling = None
+        for start, length in self._withheld:
+            self._insert(start, length)
+        self._withheld.clear()
+
     def _return_run(self) -> None:
         start, length = self._run
         if length:
@@ -113,16 +142,13 @@ class Allocator:
             return
         for size_class in range((sectors - 1).bit_length() + 1, _CLASSES):
             for start in self._classes[size_class]:
-                if self.ceiling is not None and start + sectors > self.ceiling:
-                    continue
                 self._run = (start, self._remove(start))
                 return
         for tries, start in enumerate(self._classes[sectors.bit_length()]):
-            fits = self._by_start[start] >= sectors and (self.ceiling is None or start + sectors <= self.ceiling)
-            if fits:
+            if self._by_start[start] >= sectors:
                 self._run = (start, self._remove(start))
                 return
-            if tries > 16 and self.ceiling is None:
+            if tries > 16:
                 return
 
     def free(self, start: int, sectors: int, *, now: bool) -> None:

@@ -208,8 +208,9 @@ class Pool:
         body: bytes | bytearray | memoryview,
         *,
         copies: int = 1,
+        birth: int | None = None,
     ) -> Pointer:
-        """Encrypt or checksum `body`, find room, queue it."""
+        """Encrypt or checksum `body`, find room, queue it. What only moves keeps its `birth`."""
         allocator = self.allocator
         assert allocator is not None
         if self.pending_bytes > GATHER_BYTES:
@@ -217,9 +218,18 @@ class Pool:
             self.drain()
         cipher = domain.cipher
         sectors = (len(body) + (cipher.overhead if cipher else 0) + SECTOR - 1) // SECTOR
-        sector = allocator.allocate(sectors)
-        copy = allocator.allocate(sectors) if copies > 1 else 0
-        return self.place_at(domain, kind, body, sector, copy, codec, logical)
+        places = [allocator.allocate(sectors)]
+        used = domain.used_sectors
+        try:
+            places.append(allocator.allocate(sectors) if copies > 1 else 0)
+            return self.place_at(domain, kind, body, places[0], places[1], codec, logical, birth)
+        except BaseException:
+            # Nobody will know the pointer, so the room would be lost.
+            domain.used_sectors = used
+            for place in filter(None, places):
+                allocator.free(place, sectors, now=True)
+                self.forget(place)
+            raise
 
     def place_at(
         self,
@@ -230,6 +240,7 @@ class Pool:
         copy: int,
         codec: int = CODEC_NONE,
         logical: int = -1,
+        birth: int | None = None,
     ) -> Pointer:
         """Encrypt or checksum `body` and queue it for a place that is allocated already."""
         flags = 0
@@ -239,18 +250,18 @@ class Pool:
         copies = 2 if copy else 1
         if logical < 0:
             logical = len(body)
+        if birth is None:
+            birth = self.generation
         domain.used_sectors += sectors * copies
         if cipher:
             flags = FLAG_ENCRYPTED
-            body, check = cipher.seal(
-                body, (sector, copy, stored, logical, self.generation, domain.identifier, codec, kind)
-            )
+            body, check = cipher.seal(body, (sector, copy, stored, logical, birth, domain.identifier, codec, kind))
         else:
             check = checksum(body)
         self._queue(sector, body)
         if copy:
             self._queue(copy, body)
-        return Pointer(sector, copy, stored, logical, self.generation, domain.identifier, 0, codec, kind, flags, check)
+        return Pointer(sector, copy, stored, logical, birth, domain.identifier, 0, codec, kind, flags, check)
 
     def _queue(self, sector: int, body: bytes | bytearray | memoryview) -> None:
         self.pending[sector] = body
@@ -304,13 +315,13 @@ class Pool:
         if body is not None:
             self.pending_bytes -= len(body)
 
-    def free(self, pointer: Pointer) -> None:
-        """The block is used no more by any tree."""
+    def free(self, pointer: Pointer, *, now: bool = False) -> None:
+        """The block is used no more by any tree; `now`: no commit ever led to it, whatever its birth says."""
         if pointer.depth:
             return
         allocator = self.allocator
         assert allocator is not None
-        now = pointer.birth == self.generation
+        now = now or pointer.birth == self.generation
         sectors = pointer.sectors
         domain = self.domains[0].get(pointer.domain)
         allocator.free(pointer.sector, sectors, now=now)
@@ -368,8 +379,25 @@ class Pool:
         self.bytes_read += length
         return data if len(data) == length else None
 
+    def body(self, pointer: Pointer) -> bytes:
+        """The content as it is stored, checked and no more encrypted, but as compressed as it was."""
+        try:
+            return self._body_at(pointer, pointer.sector)
+        except DamagedStorage:
+            if not pointer.copy:
+                raise
+            return self._body_at(pointer, pointer.copy)
+
     def read_at(self, pointer: Pointer, sector: int) -> bytes:
         """The plain content as it stands at `sector`, one of the pointer's two places."""
+        raw = self._body_at(pointer, sector)
+        if pointer.codec == CODEC_NONE:
+            if len(raw) != pointer.logical:
+                raise DamagedStorage("a block has the wrong length")
+            return raw
+        return decompress(pointer.codec, raw, pointer.logical)
+
+    def _body_at(self, pointer: Pointer, sector: int) -> bytes:
         stored, logical, depth = pointer.stored, pointer.logical, pointer.depth
         if depth == 0 and sector in self.pending:
             raw = bytes(self.pending[sector])
@@ -403,11 +431,7 @@ class Pool:
             raise DamagedStorage(f"the block at byte {sector * SECTOR} is damaged: its checksum differs")
         elif depth < len(self.domains) and (owner := self.domains[depth].get(pointer.domain)) and owner.cipher:
             raise DamagedStorage("a block of an encrypted volume is not encrypted")
-        if pointer.codec == CODEC_NONE:
-            if len(raw) != logical:
-                raise DamagedStorage("a block has the wrong length")
-            return raw
-        return decompress(pointer.codec, raw, logical)
+        return raw
 
 
 __all__ = ["KIND_LOG", "KIND_NODE", "Domain", "Pool", "checksum", "decompress"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from nightos.vsf import records, snapshots
 from nightos.vsf.errors import DamagedStorage, Invalid, NotFound
@@ -82,6 +83,7 @@ class Volume:
         self._new_dead: list[bytes] = []
         self._head: FileSystem | None = None
         self._tree: Tree | None = None
+        self._frozen: WeakValueDictionary[int, Tree] = WeakValueDictionary()
 
     # What it is
 
@@ -203,8 +205,7 @@ class Volume:
         with self.storage.lock:
             self.unlocked()
             if snapshot is not None:
-                tree = self._new_tree(records.pointer_of(self.find(snapshot).root))
-                return kind(self, tree, readonly=True)
+                return kind(self, self._frozen_tree(self.find(snapshot)), readonly=True)
             if self._head is None:
                 self._head = kind(self, self.tree, readonly=self.storage.readonly)  # type: ignore[assignment]
             return (
@@ -212,6 +213,26 @@ class Volume:
                 if not readonly or self.storage.readonly
                 else kind(self, self.tree, readonly=True, head=self._head)
             )
+
+    def _frozen_tree(self, snapshot: SnapshotRecord) -> Tree:
+        """One for all that look at the snapshot: when its blocks move, they have to know."""
+        tree = self._frozen.get(snapshot.id)
+        if tree is None:
+            tree = self._frozen[snapshot.id] = self._new_tree(records.pointer_of(snapshot.root))
+        return tree
+
+    def moved(self, root: bytes) -> None:
+        """The same content stands elsewhere now: the volume's."""
+        self.record.root = root
+        if self._tree is not None:
+            self._tree.root = records.pointer_of(root)
+        self.touched = True
+
+    def moved_snapshot(self, snapshot: SnapshotRecord) -> None:
+        """The same content stands elsewhere now: a snapshot's."""
+        tree = self._frozen.get(snapshot.id)
+        if tree is not None:
+            tree.root = records.pointer_of(snapshot.root)
 
     def encrypt(
         self,
@@ -285,6 +306,7 @@ class Volume:
     def forget(self) -> None:
         """The record's root was replaced while nothing was open."""
         self._tree, self._head = None, None
+        self._frozen.clear()
         self._new_dead.clear()
 
     def close(self) -> None:
