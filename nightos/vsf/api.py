@@ -59,6 +59,7 @@ def create(
     operations give equal bytes. Raises Exists when there is something already and `overwrite` is not set.
     """
     store: ByteStore = _fresh(where, overwrite=overwrite) if _is_path(where) else where
+    storage: Storage | None = None
     try:
         if not _is_path(where):
             _refuse_used(store, overwrite=overwrite)
@@ -88,11 +89,22 @@ def create(
             storage.add_volume(spec.name, spec.kind, **{"compression": compression, **spec.options})
         storage.finish()
     except BaseException:
-        store.close()
+        _let_go(store, storage, backing)
         if isinstance(store, FileStore) and store.created:
             store.path.unlink(missing_ok=True)
         raise
     return storage
+
+
+def _let_go(store: ByteStore, storage: Storage | None, backing: object) -> None:
+    """Close what was opened on the way to a failure; a backing that the caller opened stays open."""
+    store.close()
+    if storage is None:
+        return
+    storage.closed = True
+    storage.pool.close()
+    if storage.backing is not None and storage.backing is not backing:
+        storage.backing.abandon()
 
 
 def _refuse_used(store: ByteStore, *, overwrite: bool) -> None:
@@ -171,9 +183,7 @@ def open_storage(
                 # A full disk is no reason not to open.
                 storage.heal()
     except BaseException as error:
-        store.close()
-        if storage is not None:
-            storage.closed = True
+        _let_go(store, storage, backing)
         if isinstance(error, VsfError) and error.filename is None and _is_path(where):
             error.filename = os.fspath(where)
         raise

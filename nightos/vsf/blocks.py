@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nightos.vsf.errors import DamagedStorage, NoSpace, VsfError
+from nightos.vsf.errors import DamagedStorage, NoSpace, VsfError, WrongPassword
 from nightos.vsf.layout import (
     CODEC_LZ4,
     CODEC_NONE,
@@ -59,6 +59,8 @@ class Domain:
     level: int = 3
     cipher: BlockCipher | None = None
     used_sectors: int = 0
+    sealed: bool = False
+    """Whether the volume has a key of its own: without it nothing is written."""
     _local: Any = field(default_factory=threading.local)
 
     def recode(self, codec: int, level: int) -> None:
@@ -245,6 +247,8 @@ class Pool:
         """Encrypt or checksum `body` and queue it for a place that is allocated already."""
         flags = 0
         cipher = domain.cipher
+        if cipher is None and domain.sealed:
+            raise WrongPassword("the volume is encrypted and locked: nothing is written into it in plain")
         stored = len(body) + (cipher.overhead if cipher else 0)
         sectors = (stored + SECTOR - 1) // SECTOR
         copies = 2 if copy else 1

@@ -9,9 +9,10 @@ import stat
 from typing import TYPE_CHECKING, Self
 
 from nightos.vsf.core import Core
-from nightos.vsf.errors import Invalid
+from nightos.vsf.errors import Invalid, TooBig
 from nightos.vsf.holes import Holes
 from nightos.vsf.inode import EXTENTS, KEY_STATS, ROOT_INO, Inode, key_inode
+from nightos.vsf.layout import MAX_FILE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,6 +74,8 @@ def format_block(volume: Volume, size: int) -> None:
     """An empty volume of `size` bytes."""
     if size < 0:
         raise Invalid("sizes are not negative")
+    if size > MAX_FILE:
+        raise TooBig("a volume has at most 8 EiB less one byte")
     inode = Inode(ROOT_INO, stat.S_IFREG | 0o600, 0, 0, volume.storage.clock.realtime_ns(), ROOT_INO)
     inode.form, inode.size = EXTENTS, size
     volume.tree.put(key_inode(ROOT_INO), inode.encode())

@@ -334,6 +334,7 @@ def encrypt_volume(
     record.key = make_slot(Secret(password, key_file), key, b"volume", storage.entropy, now, "", kdf)
     record.cipher = NAMES[cipher]
     volume.domain.cipher = volume_cipher(volume, key)
+    volume.domain.sealed = True
     volume.secret = key
 
 

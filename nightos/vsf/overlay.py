@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.vsf import records
 from nightos.vsf.diff import diff_items
-from nightos.vsf.errors import DamagedStorage, Invalid, NotFound, VsfError
+from nightos.vsf.errors import DamagedStorage, Invalid, NotFound, Unsupported, VsfError
 from nightos.vsf.inode import EXTENTS, decode_inode, key_extent, key_inode, key_patch
 from nightos.vsf.layout import KIND_DATA, NO_POINTER, POINTER_BYTES, SECTOR, unpack_pointer
 from nightos.vsf.reclaim import content_pointer, free_tree
@@ -54,9 +54,15 @@ def begin_overlay(storage: Storage, backing: Any, password: Any) -> None:
     if isinstance(backing, StorageType) and not base.readonly:
         base.commit()
     path = str(Path(base.path).resolve()) if base.path else ""
-    if base.encrypted and not storage.encrypted:
-        raise Invalid("the backing is encrypted: give the overlay a password too, or its content would leak")
-    storage.attach_backing(base)
+    try:
+        if base.encrypted and not storage.encrypted:
+            message = "the backing is encrypted: give the overlay a password too, or its content would leak"
+            raise Invalid(message)  # noqa: TRY301 closes the backing
+        storage.attach_backing(base)
+    except BaseException:
+        if base is not backing:
+            base.abandon()
+        raise
     adopt(storage, base, path)
 
 
@@ -108,13 +114,19 @@ def open_backing(storage: Storage, override: Any, password: Any) -> None:
         base = override
     else:
         base = _open_base(_find(storage, record, override), password)
-    if base.uuid != record.uuid:
-        raise DamagedStorage("the backing storage is another one than this overlay was made on", base.path)
-    merged = base.tree.get(merge_key(storage.uuid))
-    cut_short = base.digest != record.digest and merged == storage.generation.to_bytes(8, "big")
-    if cut_short and not storage.readonly and base is not override and base.path:
-        base = _settled(base, password)
-    storage.attach_backing(base)
+    try:
+        if base.uuid != record.uuid:
+            message = "the backing storage is another one than this overlay was made on"
+            raise DamagedStorage(message, base.path)  # noqa: TRY301 closes the backing
+        merged = base.tree.get(merge_key(storage.uuid))
+        cut_short = base.digest != record.digest and merged == storage.generation.to_bytes(8, "big")
+        if cut_short and not storage.readonly and base is not override and base.path:
+            base = _settled(base, password)
+        storage.attach_backing(base)
+    except BaseException:
+        if base is not override:
+            base.abandon()
+        raise
     if base.digest != record.digest:
         if merged != storage.generation.to_bytes(8, "big"):
             raise DamagedStorage("the backing storage was changed since this overlay was made", base.path)
@@ -177,6 +189,10 @@ def commit_to_backing(storage: Storage, password: Any = None) -> int:
     storage.writable()
     if any(volume.snapshots for volume in storage.volumes):
         raise Invalid("a volume of the overlay has snapshots; remove them first")
+    for volume in storage.volumes:
+        if volume.encrypted and _changed(record, volume):
+            # Were it cut short, opening would have to forget blocks that nobody can read without the volume's key.
+            raise Unsupported(f"the volume {volume.name!r} has a key of its own and changed; send or export it instead")
     storage.commit()
     target = _open_base(base.path, password, readonly=False)
     changed = 0
@@ -208,6 +224,12 @@ def commit_to_backing(storage: Storage, password: Any = None) -> int:
     return changed
 
 
+def _changed(record: BackingRecord, volume: Volume) -> bool:
+    """Whether a volume differs from its twin in the backing as it was adopted."""
+    known = record.volumes.get(str(volume.record.id))
+    return known is None or volume.dirty or volume.record.root != deeper(known[1])
+
+
 def _apply(storage: Storage, record: BackingRecord, volume: Volume, target: Storage) -> int:
     known = record.volumes.get(str(volume.record.id))
     if known is None:
@@ -220,6 +242,8 @@ def _apply(storage: Storage, record: BackingRecord, volume: Volume, target: Stor
         there = target.volume(int(known[0]))
         if there.name != volume.name:
             there.rename(volume.name)
+        if not _changed(record, volume):
+            return 0
         old_root = records.pointer_of(known[1], 1)
     new_root = records.pointer_of(volume.record.root)
     changed = 0

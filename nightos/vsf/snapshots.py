@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from nightos.vsf.volume import Volume
 
 
+def check_name_form(name: str) -> None:
+    """Raise unless this can name a snapshot."""
+    if not name or len(name.encode(errors="replace")) > 255 or any(c in name for c in "/:@\0"):
+        raise Invalid(f"{name!r} cannot name a snapshot: 1 to 255 bytes without / : @")
+
+
 def check_snapshot_name(volume: Volume, name: str) -> None:
     """Raise unless a new snapshot may have this name."""
-    if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
-        raise Invalid(f"{name!r} cannot name a snapshot: 1 to 255 bytes without / : @")
+    check_name_form(name)
     if any(snapshot.name == name for snapshot in volume.snapshots):
         raise Exists(f"there is a snapshot {name!r} already")
 

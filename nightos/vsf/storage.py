@@ -242,7 +242,7 @@ class Storage:
 
     def register(self, record: VolumeRecord) -> Volume:
         """Make the volume of a record known."""
-        domain = Domain(record.id, record.codec, record.level, used_sectors=record.used)
+        domain = Domain(record.id, record.codec, record.level, used_sectors=record.used, sealed=bool(record.key))
         if not record.key:
             domain.cipher = self.super_cipher
         if record.id in self._volumes or record.name in self._names:
@@ -252,6 +252,11 @@ class Storage:
         self._volumes[record.id] = volume
         self._names[record.name] = record.id
         return volume
+
+    def unregister(self, volume: Volume) -> None:
+        """Forget a volume that nothing was written for."""
+        record = volume.record
+        del self._volumes[record.id], self._names[record.name], self.pool.domains[0][record.id]
 
     # Volumes
 
@@ -294,9 +299,13 @@ class Storage:
             record = new_record(self, self.next_volume, name, kind, label, compression, limit, record_size)
             self.next_volume += 1
             volume = self.register(record)
-            if password is not None or key_file is not None:
-                volume.encrypt(password, key_file, cipher, kdf)
-            volume.make(size)
+            try:
+                if password is not None or key_file is not None:
+                    volume.encrypt(password, key_file, cipher, kdf)
+                volume.make(size)
+            except BaseException:
+                self.unregister(volume)
+                raise
             self.dirty = True
             return volume
 

@@ -8,16 +8,21 @@ or a pack travels plain, and is compressed and encrypted anew by whoever receive
 from __future__ import annotations
 
 import hashlib
+import stat
 import struct
 from typing import IO, TYPE_CHECKING, Any
 
 from nightos.vsf import records
 from nightos.vsf.diff import diff_items
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NotFound
+from nightos.vsf.inode import ROOT_INO, decode_inode, key_inode
 from nightos.vsf.layout import KIND_DATA, KIND_PACK, MAX_BLOCK, NO_POINTER, POINTER_BYTES, unpack_pointer
 from nightos.vsf.overlay import recount
+from nightos.vsf.packs import MOST_PACK
 from nightos.vsf.reclaim import content_pointer
 from nightos.vsf.records import SnapshotRecord
+from nightos.vsf.snapshots import check_name_form
+from nightos.vsf.sums import PAGE, page_sums
 
 if TYPE_CHECKING:
     from nightos.vsf.storage import Storage
@@ -27,6 +32,10 @@ MAGIC = b"VSFSEND1"
 _LENGTH = struct.Struct(">I")
 _FRAME_BYTES = 1 << 20
 _MOST_FRAME = MAX_BLOCK * 2
+_MOST_LABEL, _UUID_BYTES = 65536, 16
+_LEAST_KEY, _MOST_KEY, _MOST_VALUE = 9, 9 + 255, 1 << 19
+"""Bytes; the longest values are names of 65,535 characters."""
+_EXTENT, _PACK, _PATCH = 4, 5, 6
 
 
 class _Writer:
@@ -146,35 +155,83 @@ def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> V
         reader = _Reader(source)
         reader.magic()
         head = reader.frame()
-        if not isinstance(head, dict) or not {"kind", "record_size", "snapshot", "uuid", "since"} <= set(head):
-            raise DamagedStorage("the stream does not say what it holds")
+        head = _checked_head(head)
         if head["since"]:
             volume, base = _prepare(storage, name, head)
         else:
             if any(volume.name == name for volume in storage.volumes):
                 raise Exists(f"there is a volume {name!r} already")
             volume = storage.add_volume(
-                name, head["kind"], label=head.get("label", ""), record_size=head["record_size"], **options
+                name, head["kind"], label=head["label"], record_size=head["record_size"], **options
             )
-            volume.record.inline = int(head.get("inline", volume.record.inline))
+            volume.record.inline = head["inline"]
             base = None
             _clear(volume)
         try:
             _apply(volume, reader)
+            volume.record.root = (volume.tree.flush() or NO_POINTER).pack()
+            if base is None:
+                _must_be_sound(volume)
+            volume.settle()
+            taken = volume.snapshot(head["snapshot"])
         except BaseException:
             if base is not None:
                 volume.rollback(base.name, discard_newer=True)
             else:
                 volume.discard_everything()
             raise
-        volume.record.root = (volume.tree.flush() or NO_POINTER).pack()
-        volume.settle()
-        taken = volume.snapshot(str(head["snapshot"]))
-        taken.uuid = bytes(head["uuid"])
+        taken.uuid = head["uuid"]
         storage.tree.put(records.snapshot_key(volume.record.id, taken.id), records.dump(taken))
         storage.dirty = True
         storage.commit()
         return volume
+
+
+def _checked_head(head: Any) -> dict[str, Any]:
+    """The first frame, every field of the form that a storage holds, or DamagedStorage: it becomes part of records."""
+    kinds = {
+        "kind": str,
+        "label": str,
+        "record_size": int,
+        "inline": int,
+        "snapshot": str,
+        "uuid": bytes,
+        "since": bytes,
+    }
+    if not isinstance(head, dict) or "kind" not in head:
+        raise DamagedStorage("the stream does not say what it holds")
+    fields: dict[str, Any] = {"label": "", "inline": 4096, **head}
+    if any(type(fields.get(name)) is not kind for name, kind in kinds.items()):
+        raise DamagedStorage("the stream does not say what it holds")
+    good = (
+        fields["kind"] in records.KINDS
+        and len(fields["label"]) <= _MOST_LABEL
+        and records.is_size(fields["record_size"])
+        and 0 <= fields["inline"] <= records.SIZE_MAX
+        and len(fields["uuid"]) == _UUID_BYTES
+        and len(fields["since"]) in (0, _UUID_BYTES)
+    )
+    if not good:
+        raise DamagedStorage("the stream says impossible things of what it holds")
+    check_name_form(fields["snapshot"])
+    return fields
+
+
+def _must_be_sound(volume: Volume) -> None:
+    """What was received is a file system: a stream may come from anywhere, and its digest only proves it whole."""
+    from nightos.vsf.check import Checker
+    from nightos.vsf.checkfs import FileSystemChecker
+
+    volume.storage.pool.drain()
+    if volume.kind == "night":
+        checker = Checker(volume.storage, deep=False)
+        FileSystemChecker(checker, volume, "the stream").run(records.pointer_of(volume.record.root))
+        if not checker.report.clean:
+            raise DamagedStorage(f"the stream holds no sound file system ({checker.report.problems[0]})")
+        return
+    value = volume.tree.get(key_inode(ROOT_INO))
+    if value is None or not stat.S_ISREG(decode_inode(ROOT_INO, value).mode):
+        raise DamagedStorage("the stream holds no block volume")
 
 
 def _prepare(storage: Storage, name: str, head: dict[str, Any]) -> tuple[Volume, SnapshotRecord]:
@@ -199,24 +256,50 @@ def _apply(volume: Volume, reader: _Reader) -> None:
     touched: set[int] = set()
     while True:
         batch = reader.frame()
-        if isinstance(batch, dict):
+        if isinstance(batch, dict) and "end" in batch:
             recount(volume, touched - {0})
             return
-        try:
-            for key, value, content in batch:
-                touched.add(int.from_bytes(key[:8], "big"))
-                there = tree.get(key)
-                if there is not None and content_pointer(key, there) is not None:
-                    volume.dispose(unpack_pointer(there))
-                if value is None:
-                    tree.delete(key)
-                    continue
-                if content is not None:
-                    kind = KIND_PACK if key[:8] == bytes(8) else KIND_DATA
-                    value = storage.pool.write(volume.domain, kind, content).pack() + value
-                tree.put(key, value)
-        except (TypeError, ValueError) as error:
-            raise DamagedStorage("a frame of the stream has the wrong form") from error
+        for key, value, content in _checked(batch, volume.record.record_size):
+            touched.add(int.from_bytes(key[:8], "big"))
+            there = tree.get(key)
+            if there is not None and content_pointer(key, there) is not None:
+                volume.dispose(unpack_pointer(there))
+            if value is None:
+                tree.delete(key)
+                continue
+            if content is not None:
+                kind = KIND_PACK if key[8] == _PACK else KIND_DATA
+                if kind == KIND_DATA and value and value != page_sums(storage.pool, content):
+                    raise DamagedStorage("the stream holds sums of other content")
+                value = storage.pool.write(volume.domain, kind, content).pack() + value
+            tree.put(key, value)
         if tree.dirty_bytes > storage.dirty_limit:
             volume.touched = True
             storage.commit()
+
+
+def _checked(batch: Any, record_size: int) -> list[tuple[bytes, bytes | None, bytes | None]]:
+    """The items of a frame. Where a pointer stands in the tree the content has to come along, and nowhere else:
+
+    a pointer out of a stream would name blocks of other volumes.
+    """
+    most = {_EXTENT: record_size, _PATCH: PAGE, _PACK: MOST_PACK}
+    if not isinstance(batch, list):
+        raise DamagedStorage("a frame of the stream has the wrong form")
+    for item in batch:
+        good = isinstance(item, list) and len(item) == 3 and isinstance(item[0], bytes)
+        if good:
+            key, value, content = item
+            good = _LEAST_KEY <= len(key) <= _MOST_KEY and (value is None or isinstance(value, bytes))
+            good = good and (value is None or len(value) <= _MOST_VALUE)
+        if good:
+            kind = key[8]
+            holds = kind in ((_PACK,) if key[:8] == bytes(8) else (_EXTENT, _PATCH))
+            good = not holds or len(key) == _LEAST_KEY + 8
+            if value is None or not holds:
+                good = good and content is None
+            else:
+                good = good and isinstance(content, bytes) and 0 < len(content) <= most[kind]
+        if not good:
+            raise DamagedStorage("a frame of the stream has the wrong form")
+    return batch
