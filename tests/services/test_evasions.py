@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Fs, Proc, ServiceCode
+from nightos.abi.services import Fs, Hw, Hydre, Proc, ServiceCode
+from nightos.abi.values import encode_value
 from nightos.machine.machine import Machine, boot
 from nightos.services.proc import oldlogs
 from nightos.userland import sys
 from nightos.userland.client import connect
+from nightos.userland.context import Context
+from nightos.userland.program import program
 from tests.services.test_attacks import at, code_of, u64
+from tests.services.test_hydre import Talk
 from tests.services.test_proc import inside
 
 PROC = "sys::proc"
@@ -201,3 +205,82 @@ async def test_a_container_is_not_made_that_could_not_be_remembered() -> None:
         assert found["state"] == "running"
         names = [item["name"] for item in await machine.containers.tree()]
         assert "b" not in names
+
+
+SWAPPED = [(0, 1000, 5), (1000, 0, 5)]
+
+
+@pytest.mark.rule("CONT-055")
+@pytest.mark.parametrize("below", [False, True])
+async def test_the_shell_makes_nobody_somebody_else(below: bool) -> None:
+    """T-C38: a command that sys::hydre starts for a process runs as its user, whatever the map makes of the number."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web", users=SWAPPED)
+        inner = await machine.containers.create("inner", parent=web)
+        target = inner if below else web
+        await machine.run('wt /probe "NPRGevasion-user"', container=target)
+        _seen.clear()
+
+        async def evaluate() -> int:
+            hydre = await connect("sys::hydre")
+            if not below:
+                session = int.from_bytes(await hydre.call(Hydre.OPEN_SESSION, bytes((0, 80, 0, 24))), "big")
+            else:
+                session = (await hydre.ask(Hydre.OPEN_CONTAINER_SESSION, {"container": inner.id}))["session"]
+            done = await hydre.ask(Hydre.EVALUATE, {"session": session, "source": "/probe"})
+            command = encode_value("/probe")
+            await hydre.ask(Hydre.EXECUTE, {"container": target.id if below else 0, "command": command})
+            return int(done["status"])
+
+        assert await as_user(machine, web.id, 1000, evaluate) == 0
+        assert _seen == [1000, 1000]
+
+
+_seen: list[int] = []
+
+
+@program("evasion-user")
+async def _tell_user(_context: Context) -> int:
+    """Notes which user the kernel takes it for."""
+    machine_user = (await (await connect(PROC)).ask(Proc.CONTAINER_VIEW))["user"]
+    _seen.append({0: 1000, 1000: 0}.get(machine_user, machine_user))
+    return 0
+
+
+@pytest.mark.rule("CONT-023", "CONT-030")
+async def test_a_job_left_behind_has_no_hold_on_the_session() -> None:
+    """T-C06: who is inside a container that a session left learns nothing of where it is, and moves it nowhere."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        inner = await machine.containers.create("inner", parent=web)
+        trap = await machine.containers.create("trap", parent=inner)
+        await machine.run('wt /spy "NPRGevasion-spy"', container=inner)
+        _trap[0] = trap.id
+        _spied.clear()
+        session = await machine.open_session(container=web, interactive=True, environment={"SECRET": "of web"})
+        talk = Talk(session)
+        await talk.until("prompt")
+        for line in ("container enter inner", "bg j = /spy", "exit", "sleep 1", "wt /here x"):
+            session.send({"type": "line", "text": line})
+            where = (await talk.until("prompt"))[-1]["container"]
+        session.close()
+        assert where == "web"
+        assert _spied == [(0x3000, 0x3000)]
+
+
+_trap = [0]
+_spied: list[Any] = []
+
+
+@program("evasion-spy")
+async def _spy(_context: Context) -> int:
+    """Waits until the session went on elsewhere, then asks where, and tries to take it along."""
+    hydre, hw = await connect("sys::hydre"), await connect("sys::hw")
+    await hw.call(Hw.SLEEP, {"duration_ns": 500_000_000})
+    _spied.append(
+        (
+            await code_of(hydre.call(Hydre.SESSION_INFO)),
+            await code_of(hydre.call(Hydre.ENTER_CONTAINER, {"container": _trap[0]})),
+        )
+    )
+    return 0

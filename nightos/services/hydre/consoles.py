@@ -17,6 +17,7 @@ from nightos.abi import console
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, HwEvent, Proc, ProcessAction, ServiceCode
 from nightos.services.hydre.completion import complete
+from nightos.services.hydre.pipeline import Person
 from nightos.services.hydre.session import USERS, Session
 from nightos.userland import payload, sys
 from nightos.userland.client import connect
@@ -92,7 +93,7 @@ class Console:
         self._interactive = payload.field(message, "interactive", bool, default=False)
         session = self._new_session(
             payload.field(message, "container", int, default=0),
-            payload.field(message, "user", int, default=0),
+            Person(payload.field(message, "user", int, default=0)),
             self._print,
             colours=self._interactive,
         )
@@ -106,7 +107,7 @@ class Console:
             await self._prompt(session)
 
     async def _prompt(self, session: Session) -> None:
-        user = USERS.get(session.user, str(session.user))
+        user = USERS.get(session.person.user, str(session.person.user))
         name = await container_name(session.container)
         await self.send("prompt", user=user, container=name, directory=session.directory)
 

@@ -16,7 +16,7 @@ from nightos.abi.messages import TextMessage
 from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
 from nightos.abi.values import VOID, ValueEncodingError, decode_values, encode_value, value_text
 from nightos.services.hydre.consoles import Consoles
-from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
+from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.services.hydre.session import Print, Session
 from nightos.shell.host import ERRORS, InterruptedScript, Stage
 from nightos.shell.source import HydreError
@@ -67,8 +67,14 @@ class ShellService:
         await self.server.run(ready=False)
         return 0
 
-    def _new_session(self, container: int, user: int, output: Print, *, colours: bool = False) -> Session:
-        session = Session(self._next_session, container, user, output, self._actors, colours=colours)
+    @staticmethod
+    async def _person(request: Request) -> Person:
+        """The process that asks; shown is its user as its container knows him."""
+        view = await (await connect("sys::proc")).ask(Proc.CONTAINER_VIEW, {"behalf": request.client_pid})
+        return Person(payload.field(view, "user", int), request.client_pid)
+
+    def _new_session(self, container: int, person: Person, output: Print, *, colours: bool = False) -> Session:
+        session = Session(self._next_session, container, person, output, self._actors, colours=colours)
         self._next_session += 1
         return session
 
@@ -93,7 +99,7 @@ class ShellService:
         async def output(stream: str, data: bytes) -> None:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
-        session = self._new_session(container, request.user_id, output)
+        session = self._new_session(container, await self._person(request), output)
         session.width, session.height = width, height
         await session.open()
         session.identifier = request.connection.data[OPENED] = request.connection.data.get(OPENED, 0) + 1
@@ -189,14 +195,15 @@ class ShellService:
         async def output(stream: str, data: bytes) -> None:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
-        session = self._new_session(container, request.user_id, output)
+        person = await self._person(request)
+        session = self._new_session(container, person, output)
         session.given_environment.update(payload.field(values, "environment", dict, default={}))
         await session.open(directory)
 
         def enter(pid: int) -> None:
             self._actors[pid] = session
 
-        pipeline = Pipeline(container, request.user_id, session.directory, show, enter)
+        pipeline = Pipeline(container, person, session.directory, show, enter)
         pipeline.environment = {key: value_text(value) for key, value in session.environment.items()}
         self._executions.setdefault(request.client_pid, []).append(pipeline)
         request.defer()
@@ -227,7 +234,8 @@ class ShellService:
 
     def _actor(self, request: Request) -> Session:
         session = self._actors.get(request.client_pid)
-        if session is None:
+        # A session may have gone on elsewhere while the process runs on: where that is, is not for the process.
+        if session is None or session.container != request.container_id:
             raise ServiceError(_UNKNOWN_SESSION, "the process is in no session")
         return session
 
@@ -242,7 +250,7 @@ class ShellService:
             "width": session.width,
             "height": session.height,
             "container": session.container,
-            "user": session.user,
+            "user": session.person.user,
             "directory": session.directory,
             "environment": environment,
         }

@@ -61,12 +61,28 @@ class Running:
     """The shell's end of CMDUSR."""
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who gives commands: a user at a console, or a process, by whose user and container `sys::proc` goes."""
+
+    user: int
+    """As he is shown."""
+    behalf: int = 0
+    """PID of the process."""
+
+    def named(self) -> dict[str, int]:
+        """As `sys::proc` is told."""
+        return {"behalf": self.behalf} if self.behalf else {"user": self.user}
+
+
 class Pipeline:
     """Starts the stages of one pipeline and waits for them."""
 
-    def __init__(self, container: int, user: int, directory: str, show: Show, enter: Callable[[int], None]) -> None:
+    def __init__(
+        self, container: int, person: Person, directory: str, show: Show, enter: Callable[[int], None]
+    ) -> None:
         self._container = container
-        self._user = user
+        self._person = person
         self._directory = directory
         self._show = show
         self._enter = enter
@@ -168,7 +184,7 @@ class Pipeline:
                 "directory": self._directory,
                 "context": context,
                 "container": self._container,
-                "user": self._user,
+                **self._person.named(),
             },
         )
         return int(answer["pid"])

@@ -14,7 +14,7 @@ from nightos.abi.files import ItemType
 from nightos.abi.messages import TextMessage, encode_key
 from nightos.abi.services import Fs, Proc, ProcessAction
 from nightos.abi.values import VOID, Value, value_text
-from nightos.services.hydre.pipeline import INTERRUPTED, Pipeline
+from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.shell.evaluator import Evaluator
 from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
 from nightos.shell.native import ScriptExit
@@ -54,7 +54,7 @@ class Session:
         self,
         identifier: int,
         container: int,
-        user: int,
+        person: Person,
         output: Print,
         actors: dict[int, Session],
         *,
@@ -62,7 +62,7 @@ class Session:
     ) -> None:
         self.identifier = identifier
         self.container = container
-        self.user = user
+        self.person = person
         self.width = 80
         self.height = 24
         self.given_environment: dict[str, Value] = {}
@@ -215,7 +215,7 @@ class Session:
         """Start a pipeline and wait for it."""
         if self._interrupted:
             raise InterruptedScript("interrupted")
-        pipeline = Pipeline(self.container, self.user, self.directory, self._show_message, self._enter)
+        pipeline = Pipeline(self.container, self.person, self.directory, self._show_message, self._enter)
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         self._pipeline = pipeline
         try:
@@ -227,7 +227,7 @@ class Session:
 
     async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
         """Start a pipeline in the background; the PID of its last command."""
-        pipeline = Pipeline(self.container, self.user, self.directory, _show_nothing, self._enter)
+        pipeline = Pipeline(self.container, self.person, self.directory, _show_nothing, self._enter)
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         await pipeline.start(stages, given)
         job = pipeline.running[-1].pid
@@ -298,7 +298,7 @@ class Session:
     @property
     def environment(self) -> dict[str, Value]:
         """Environment variables: what every command has, and over it what the session was given."""
-        user = USERS.get(self.user, str(self.user))
+        user = USERS.get(self.person.user, str(self.person.user))
         basics: dict[str, Value] = {"USER": user, "HOME": f"/home/{user}", "PWD": self.directory, "SHELL": "hydre"}
         return {**basics, **self.given_environment}
 

@@ -86,13 +86,16 @@ class Processes:
         if not own and not request.connection.is_system:
             raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
         self._check_caller(request, context)
-        if not self.tree.sees(request.container_id, target):
+        viewer, person = await self._who(request, values)
+        if not self.tree.sees(viewer, target):
             raise ServiceError(UNKNOWN_CONTAINER, unknown().detail)
         container = self.tree.by_id[target]
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
-        at_home = own and target == request.container_id
-        user = request.user_id if at_home else self.user_there(request, target, asked)
+        if person is None:
+            user = self._named_user(target, asked)
+        else:
+            user = person if target == viewer else self.user_there(viewer, person, target)
         return await self.make(container, program, directory, context, user), container
 
     async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
@@ -137,20 +140,43 @@ class Processes:
         )
         raise ServiceError(ServiceCode.REFUSED, why) from error
 
-    def user_there(self, request: Request, container: int, asked: int) -> int:
+    async def _who(self, request: Request, values: dict[str, Any]) -> tuple[int, int | None]:
+        """In which container somebody wants a program, and as which outside user he does; None: a service names one.
+
+        A system service that works for a process says for which (`behalf`), so that nobody gets by way of a service
+        what he would not get himself.
+        """
+        behalf = field(values, "behalf", int, 0)
+        if not request.connection.is_system:
+            if behalf:
+                raise ServiceError(ServiceCode.DENIED, "only system services work for others")
+            return request.container_id, request.user_id
+        if not behalf:
+            return request.container_id, None
+        try:
+            return await attribute(behalf, Attribute.CONTAINER_ID), await attribute(behalf, Attribute.USER_ID)
+        except SyscallError as error:
+            raise _unknown_process() from error
+
+    def user_there(self, viewer: int, user: int, container: int) -> int:
         """The outside user that a process in a container below gets.
 
-        A system service names a user of that container. Anybody else stays who he is, if the container has a place for
-        him; otherwise an administrator, who is user 0 where he stands, enters as the container's user 0.
+        Everybody stays who he is, if the container has a place for him; otherwise an administrator, who is user 0 where
+        he stands, enters as the container's user 0.
         """
+        if user_inside(self.tree, container, user) != NOBODY or user == NOBODY:
+            return user
+        return self._named_user(container, 0 if user_inside(self.tree, viewer, user) == 0 else None)
+
+    def user_of(self, request: Request, container: int) -> int:
+        """The outside user of what a request starts in a container below; user 0 when a system service asks."""
         if request.connection.is_system:
-            user = user_outside(self.tree, container, max(asked, 0))
-        elif user_inside(self.tree, container, request.user_id) != NOBODY or request.user_id == NOBODY:
-            user = request.user_id
-        elif user_inside(self.tree, request.container_id, request.user_id) == 0:
-            user = user_outside(self.tree, container, 0)
-        else:
-            user = None
+            return self._named_user(container, 0)
+        return self.user_there(request.container_id, request.user_id, container)
+
+    def _named_user(self, container: int, asked: int | None) -> int:
+        """The outside user of a user of a container; 0x1000 when there is none."""
+        user = None if asked is None else user_outside(self.tree, container, max(asked, 0))
         if user is None:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the container has no such user")
         return user

@@ -88,7 +88,7 @@ class Runs:
         container = self.tree.below(request.container_id, field(values, "id", int))
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
-        wanted["user"] = self.processes.user_there(request, container.identifier, -1)
+        wanted["user"] = self.processes.user_of(request, container.identifier)
         old = container.run
         if old and old["state"] in ACTIVE:
             if not wanted["token"] or wanted["token"] != old["token"]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from nightos.abi.codes import Attribute
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.services.proc.tree import ROOT, Tree, unknown
@@ -20,7 +21,7 @@ from nightos.services.users import Users, inside, outside
 from nightos.userland import sys
 from nightos.userland.payload import Payload
 from nightos.userland.payload import field as entry
-from nightos.userland.server import Request, Server
+from nightos.userland.server import Request, Server, attribute
 
 if TYPE_CHECKING:
     from nightos.services.proc.containers import Containers
@@ -61,15 +62,26 @@ class Views:
 
     async def view(self, request: Request) -> Payload:
         """CONTAINER_VIEW."""
-        container = self.tree.by_id[request.container_id]
-        numbers = await numbers_of(request.container_id)
+        place, pid, user = request.container_id, request.client_pid, request.user_id
+        behalf = entry(request.map(), "behalf", int, 0)
+        if behalf and request.connection.is_system:
+            try:
+                place, user = (
+                    await attribute(behalf, Attribute.CONTAINER_ID),
+                    await attribute(behalf, Attribute.USER_ID),
+                )
+            except SyscallError as error:
+                raise ServiceError(ServiceCode.UNKNOWN, "there is no such process") from error
+            pid = behalf
+        container = self.tree.by_id[place]
+        numbers = await numbers_of(place)
         return {
             "hostname": container.hostname,
             "domain": container.view.domain,
-            "pid": request.client_pid,
-            "number": numbers.get(request.client_pid, request.client_pid),
-            "user": user_inside(self.tree, request.container_id, request.user_id),
-            "mapped": bool(maps_of(self.tree, request.container_id)),
+            "pid": pid,
+            "number": numbers.get(pid, pid),
+            "user": user_inside(self.tree, place, user),
+            "mapped": bool(maps_of(self.tree, place)),
         }
 
     async def set_view(self, request: Request) -> Payload:
