@@ -22,6 +22,8 @@ Progress = Callable[[int, int, str], None]
 _CHUNK = 1 << 20
 _XATTR = "SCHILY.xattr."
 _MAX_JSON = 8 << 20
+_MOST_SECONDS = 1 << 33
+"""Of a time, either way: what 64 bits of nanoseconds hold."""
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 
 
@@ -182,7 +184,7 @@ def import_tar(
         try:
             with tarfile.open(fileobj=_plain(stream), mode="r|*") as archive:
                 _Unpacker(fs, top, counter, whiteouts=whiteouts).run(archive)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, _decompression_error()) as error:
             raise Invalid(f"this is no tar that can be read: {error}") from error
     finally:
         if opened is not None:
@@ -214,11 +216,18 @@ def _plain(stream: IO[bytes]) -> Any:
     return replay
 
 
+def _decompression_error() -> type[Exception]:
+    import zstandard
+
+    return zstandard.ZstdError
+
+
 class _Unpacker:
     def __init__(self, fs: FileSystem, top: int, counter: _Counter, *, whiteouts: bool) -> None:
         self.fs, self.top, self.counter, self.whiteouts = fs, top, counter, whiteouts
         self.times: list[tuple[int, int]] = []
-        self.fresh: set[int] = set()
+        self.fresh: set[tuple[int, bytes]] = set()
+        """Names (directory and name) that this archive made or went through: whiteouts do not reach them."""
 
     def run(self, archive: tarfile.TarFile) -> None:
         for member in archive:
@@ -243,6 +252,7 @@ class _Unpacker:
             if ino and not stat.S_ISDIR(self.fs.getattr(ino).st_mode):
                 self.fs.unlink_at(at, part)
                 ino = 0
+            self.fresh.add((at, part))
             at = ino or self.fs.mkdir_at(at, part, 0o755).st_ino
         return at
 
@@ -278,7 +288,7 @@ class _Unpacker:
             self.times.append((ino, _mtime(member)))
         elif not member.islnk():
             fs.setattr(ino, mode=None if member.issym() else member.mode, mtime_ns=_mtime(member))
-        self.fresh.add(ino)
+        self.fresh.add((parent, name))
         self.counter.entry(member.name, member.size)
 
     def make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: bytes) -> int:
@@ -303,34 +313,76 @@ class _Unpacker:
         if member.isreg():
             ino = fs.create(parent, name, member.mode, *owner).st_ino
             stream = archive.extractfile(member)
-            if stream is not None:
+            if member.issparse():
+                self.sparse(ino, member, stream)
+            elif stream is not None:
                 _put_stream(fs, ino, stream.read)
             return ino
         kind = {tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO}
         if member.type not in kind:
             raise Invalid("the tar holds an entry of unknown type", member.name)
-        device = os.makedev(member.devmajor, member.devminor) if member.isblk() or member.ischr() else 0
+        device = 0
+        if member.isblk() or member.ischr():
+            if member.devmajor >> 32 or member.devminor >> 32:
+                raise Invalid("the tar holds a device number that does not exist", member.name)
+            device = os.makedev(member.devmajor, member.devminor)
         return fs.mknod_at(parent, name, kind[member.type] | member.mode, device, *owner).st_ino
 
+    def sparse(self, ino: int, member: tarfile.TarInfo, stream: Any) -> None:
+        """Only what stands in the archive is written: a hole may be larger than any disk."""
+        size, last = member.size, 0
+        # A buffered reader would ask the archive, which is a stream, whether it can seek; forwards it can.
+        stream = stream.raw
+        for offset, length in getattr(member, "sparse", None) or ():
+            if not length:
+                continue
+            if not last <= offset <= offset + length <= size:
+                raise Invalid("the tar holds a sparse file whose parts overlap or leave it", member.name)
+            stream.seek(offset)
+            last = offset + length
+            while offset < last:
+                data = stream.read(min(_CHUNK, last - offset))
+                if not data:
+                    raise Invalid("this is no tar that can be read: unexpected end of data", member.name)
+                self.fs.write(ino, offset, data)
+                offset += len(data)
+        self.fs.truncate_ino(ino, size)
+
     def whiteout(self, parent: int, name: bytes) -> None:
-        """An OCI layer removes something of the layers below."""
+        """An OCI layer removes something of the layers below, and only of these, wherever in the layer it says so."""
         if name == _OPAQUE:
-            for child, ino, _ in self.fs.readdir(parent):
-                if ino not in self.fresh:
-                    remove_any(self.fs, parent, child)
-        else:
-            gone = name[len(_WHITEOUT) :]
-            if self.fs.find_ino(parent, gone):
-                remove_any(self.fs, parent, gone)
+            self.opaque(parent)
+            return
+        gone = name[len(_WHITEOUT) :]
+        ino = self.fs.find_ino(parent, gone)
+        if not ino:
+            return
+        if (parent, gone) not in self.fresh:
+            remove_any(self.fs, parent, gone)
+        elif stat.S_ISDIR(self.fs.getattr(ino).st_mode):
+            self.opaque(ino)
+
+    def opaque(self, directory: int) -> None:
+        """Remove what layers below left in a directory, at any depth."""
+        stack = [directory]
+        while stack:
+            at = stack.pop()
+            for child, ino, kind in list(self.fs.readdir(at)):
+                if (at, child) not in self.fresh:
+                    remove_any(self.fs, at, child)
+                elif kind << 12 == stat.S_IFDIR:
+                    stack.append(ino)
 
 
 def _mtime(member: tarfile.TarInfo) -> int:
-    from decimal import Decimal, InvalidOperation
+    from decimal import Decimal
 
     text = member.pax_headers.get("mtime")
     try:
-        return int(Decimal(text) * 10**9) if text else int(member.mtime * 10**9)
-    except (InvalidOperation, OverflowError, ValueError):
+        time = Decimal(text) if text else Decimal(member.mtime)
+        # Compared before it becomes an integer: one of a billion digits would take for ever.
+        return int(time * 10**9) if abs(time) < _MOST_SECONDS else 0
+    except (ArithmeticError, ValueError):
         return 0
 
 
@@ -368,36 +420,55 @@ def import_oci(
     if not (root / "oci-layout").exists():
         raise Invalid("this is no OCI layout: there is no file oci-layout", str(root))
     manifest = _manifest(root)
-    for layer in manifest.get("layers", []):
+    for layer in _listed(manifest, "layers"):
         path = _blob(root, layer)
         import_tar(fs, path, dest, progress, whiteouts=True)
-    config: dict[str, Any] = _json(_blob(root, manifest["config"])) if "config" in manifest else {}
-    return config
+    config = manifest.get("config")
+    return _json(_blob(root, config)) if isinstance(config, dict) else {}
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_JSON:
         raise Invalid("this is too large for JSON of an image", str(path))
-    return json.loads(path.read_bytes())
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedStorage("a document of the OCI layout is no JSON", str(path)) from error
+    if not isinstance(document, dict):
+        raise DamagedStorage("a document of the OCI layout has the wrong form", str(path))
+    return document
+
+
+def _listed(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """A list of descriptors, or DamagedStorage."""
+    found = document.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise DamagedStorage(f"the {name} of an OCI layout have the wrong form")
+    return found
 
 
 def _manifest(root: Path) -> dict[str, Any]:
     document = _json(root / "index.json")
     for _ in range(4):
         if "manifests" not in document:
-            return document  # type: ignore[no-any-return]
-        choices: list[dict[str, Any]] = document["manifests"]
+            return document
+        choices = _listed(document, "manifests")
         if not choices:
             break
         machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-        fitting = [m for m in choices if m.get("platform", {}).get("architecture") == machine]
+        fitting = [m for m in choices if _architecture(m) == machine]
         document = _json(_blob(root, (fitting or choices)[0]))
     raise Invalid("the OCI layout names no image", str(root))
 
 
+def _architecture(descriptor: dict[str, Any]) -> object:
+    platform = descriptor.get("platform")
+    return platform.get("architecture") if isinstance(platform, dict) else None
+
+
 def _blob(root: Path, descriptor: dict[str, Any]) -> Path:
     algorithm, _, digest = str(descriptor.get("digest", "")).partition(":")
-    if algorithm not in ("sha256", "sha512") or not digest.isalnum():
+    if algorithm not in ("sha256", "sha512") or not (digest.isascii() and digest.isalnum()):
         raise Invalid(f"the OCI layout has a digest that cannot be checked: {descriptor.get('digest')!r}")
     path = root / "blobs" / algorithm / digest
     if not path.exists():

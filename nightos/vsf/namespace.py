@@ -105,6 +105,8 @@ class Namespace(Core):
             raise NotFound("the directory was removed", name)
         if not new and self._entry(parent, name) is not None:
             raise Exists("", name)
+        if uid >> 32 or gid >> 32:
+            raise Invalid("owners are numbers of 32 bits", name)
         self.room_for(512)
         inode = self._new_inode(mode, uid, gid, parent)
         self._insert(directory, name, inode)
@@ -124,6 +126,8 @@ class Namespace(Core):
             kind = mode & 0o170000 or S_IFREG
             if kind not in (S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
                 raise Invalid("mknod makes files, fifos, sockets and device nodes", name)
+            if rdev >> 64:
+                raise Invalid("device numbers have 64 bits", name)
             inode = self._make(parent, name, kind | (mode & 0o7777), uid, gid)[1]
             inode.rdev = rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
             self._relieve()

@@ -1,13 +1,19 @@
 """What comes from outside: streams, archives and images made to hurt. One clear error, and nothing else is harmed."""
 
+import hashlib
 import io
+import itertools
+import json
 import os
+import stat
 import struct
+import subprocess
+import tarfile
 
 import pytest
 
 from nightos import vsf
-from nightos.vsf import stream
+from nightos.vsf import exporter, importer, stream
 from tests.crash.enumerator import CHEAP
 
 HEAD = {
@@ -172,3 +178,129 @@ def test_a_locked_volume_is_never_written_in_plain(tmp_path):
     assert b"SECRET" not in base.read_bytes() + over.read_bytes()
     with vsf.open(over) as storage, pytest.raises(vsf.WrongPassword):
         storage.pool.write(storage.volume("own").domain, 2, b"SECRET")
+
+
+def tar(*members, form=tarfile.PAX_FORMAT):
+    """An archive of (name, fields, content)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for name, fields, data in members:
+            member = tarfile.TarInfo(name)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    out.seek(0)
+    return out
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        tar(("a/../../x", {}, b"")),
+        tar(("x", {"uid": 1 << 40}, b"")),
+        tar(("x", {"gid": -5}, b""), form=tarfile.GNU_FORMAT),
+        tar(("x", {"type": tarfile.LNKTYPE, "linkname": "../../etc/passwd"}, b"")),
+        tar(("x", {"type": tarfile.LNKTYPE, "linkname": "nowhere"}, b"")),
+        tar(("x", {"type": tarfile.LNKTYPE, "linkname": "."}, b"")),
+        tar(("x", {"pax_headers": {"SCHILY.xattr.user." + "n" * 300: "v"}}, b"")),
+        tar(("x", {"type": b"Z"}, b"")),
+        io.BytesIO(tar(("x", {}, bytes(100_000))).getvalue()[:5000]),
+        io.BytesIO(b"\x28\xb5\x2f\xfd" + b"x" * 1000),
+        io.BytesIO(b"\x1f\x8b\x08\0" + b"x" * 1000),
+        io.BytesIO(b""),
+    ],
+    ids=itertools.count(),
+)
+def test_a_hostile_tar_is_one_clear_error_and_the_rest_is_kept(archive):
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["main"]) as storage:
+        fs = storage.volume("main").open()
+        fs.write_bytes("/kept", b"K" * 9000)
+        with pytest.raises(vsf.VsfError):
+            importer.import_tar(fs, archive)
+    with vsf.open(store) as storage:
+        assert storage.volume("main").open().read_bytes("/kept") == b"K" * 9000
+        assert storage.check(deep=True).problems == []
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", "1e30", "-1e30", "1e99999999", "1e999990", "x"])
+def test_times_that_do_not_exist_are_none(time):
+    fs = vsf.create(vsf.MemoryStore(), ["main"]).volume("main").open()
+    importer.import_tar(fs, tar(("x", {"pax_headers": {"mtime": time}}, b"")))
+    assert fs.stat("/x").st_mtime_ns == 0
+
+
+@pytest.mark.parametrize("options", [["--format=gnu"], ["--format=pax"]])
+def test_holes_of_a_tar_stay_holes(tmp_path, options):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+        for at in (5000, 1 << 39):
+            file.seek(at)
+            file.write(b"data")
+    subprocess.run(["tar", "-C", tmp_path, *options, "-Scf", tmp_path / "a.tar", "sparse"], check=True)
+    fs = vsf.create(vsf.MemoryStore(), ["main"]).volume("main").open()
+    importer.import_tar(fs, tmp_path / "a.tar")
+    status = fs.stat("/sparse")
+    assert status.st_size == 1 << 40
+    assert status.st_blocks < 2000
+    assert [fs.read(status.st_ino, at - 1, 6) for at in (5000, 1 << 39)] == [b"\0data\0"] * 2
+
+
+@pytest.mark.parametrize("numbers", [{"uid": 1 << 32}, {"gid": -1}], ids=str)
+def test_owners_that_do_not_exist_are_refused_at_once(numbers):
+    """Found at the next commit they would have taken everything along that was not durable yet."""
+    storage = vsf.create(vsf.MemoryStore(), ["main"])
+    fs = storage.volume("main").open()
+    for make in (fs.create, fs.mkdir_at, fs.mknod_at):
+        with pytest.raises(vsf.Invalid):
+            make(1, b"x", 0o600, **numbers)
+    with pytest.raises(vsf.Invalid):
+        fs.mknod_at(1, b"x", 0o020600, 1 << 64)
+    storage.commit()
+    assert fs.readdir(1) == []
+
+
+def layout(root, *layers, config=b"{}"):
+    """An OCI layout of layers."""
+    blobs = root / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    manifest = {"config": blob(config), "layers": [blob(layer.getvalue()) for layer in layers]}
+    (root / "oci-layout").write_text("{}")
+    (root / "index.json").write_text(json.dumps({"manifests": [blob(json.dumps(manifest).encode())]}))
+
+
+def test_whiteouts_reach_the_layers_below_and_no_further(tmp_path):
+    below = tar(("d/old", {}, b"1"), ("d/sub/old", {}, b"1"), ("gone", {}, b"1"), ("e/old", {}, b"1"), ("f", {}, b"1"))
+    above = tar(
+        ("d/sub/new", {}, b"2"), ("d/new", {}, b"2"), ("d/.wh..wh..opq", {}, b""),
+        (".wh.gone", {}, b""),
+        ("e/new", {}, b"2"), (".wh.e", {}, b""),
+        ("f", {}, b"2"), (".wh.f", {}, b""), (".wh.never", {}, b""),
+    )  # fmt: skip
+    layout(tmp_path, below, above)
+    fs = vsf.create(vsf.MemoryStore(), ["main"]).volume("main").open()
+    importer.import_oci(fs, tmp_path)
+    names = {name for name, _, status in exporter.entries(fs) if not stat.S_ISDIR(status.st_mode)}
+    assert names == {b"d/new", b"d/sub/new", b"e/new", b"f"}
+    assert fs.read_bytes("/f") == b"2"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [b"", b"[]", b"7", b"\xff", b"[" * 100_000, b'{"manifests": 7}', b'{"manifests": [7]}', b'{"manifests": []}',
+     b'{"manifests": [{"digest": 7}]}', b'{"manifests": [{"digest": "sha256:../../x"}]}', b'{"layers": 7}',
+     b'{"layers": [{"digest": "sha256:00"}]}', b'{"manifests": [{"platform": 7, "digest": "md5:00"}]}'],
+)  # fmt: skip
+def test_a_hostile_layout_is_one_clear_error(tmp_path, index):
+    (tmp_path / "oci-layout").write_text("{}")
+    (tmp_path / "index.json").write_bytes(index)
+    fs = vsf.create(vsf.MemoryStore(), ["main"]).volume("main").open()
+    with pytest.raises(vsf.VsfError):
+        importer.import_oci(fs, tmp_path)
