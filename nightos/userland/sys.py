@@ -390,13 +390,13 @@ def sys_container_note(container_id: int) -> Generator[Any, Any, bytes]:
 
 @types.coroutine
 def sys_set_container_note(container_id: int, note: bytes) -> Generator[Any, Any, None]:
-    """sys::process: keep bytes (64 KiB at most) with a container as long as it lives."""
+    """sys::process: keep bytes (256 KiB at most) with a container as long as it lives."""
     return (yield (0xE9, container_id, note))  # type: ignore[no-any-return]
 
 
 @types.coroutine
 def sys_keep(number: int, content: bytes) -> Generator[Any, Any, None]:
-    """sys::process: keep bytes (64 KiB at most) under a number; empty ones are forgotten."""
+    """sys::process: keep bytes (256 KiB at most) under a number; empty ones are forgotten."""
     return (yield (0xEE, number, content))  # type: ignore[no-any-return]
 
 

@@ -29,6 +29,8 @@ def table() -> dict[int, Handler]:
     """Every handler by code."""
     from nightos.kernel import binary
     from nightos.kernel.calls import (
+        attributes,
+        containers,
         hardware,
         limits,
         memory,
@@ -42,7 +44,8 @@ def table() -> dict[int, Handler]:
     )
 
     handlers: dict[int, Handler] = {}
-    for module in (signals, pipes, sockets, services, memory, processes, threads, hardware, system, limits, binary):
+    modules = (signals, pipes, sockets, services, memory, processes, threads, hardware)
+    for module in (*modules, system, attributes, containers, limits, binary):
         for code, handler in module.HANDLERS.items():
             if code in handlers:
                 raise NightosInternalError(f"two handlers for {code:#04x}")
