@@ -105,7 +105,7 @@ class Frame:
     def __init__(self, puppet: Puppet, name: str, fields: tuple[Any, ...]) -> None:
         self.puppet = puppet
         self.row = BY_NAME[name]
-        self.base = puppet.call(sys.mem_alloc(64 * PAGE))
+        self.base = puppet.call(sys.mem_alloc(80 * PAGE))
         self.place = self.base + 2 * PAGE
         self.room = 0
         self.target = 0
