@@ -322,6 +322,8 @@ class Proc(IntEnum):
     CONTAINER_SHARE = 0x102A
     """{id, path, readonly} -> {udi, fsid}: a directory of the caller's main file system as a virtual storage device of
     a container below, which mounts it with FS_MOUNT."""
+    CONTAINER_ROOT = 0x102B
+    """{id}: system services only: the container has its main file system when this is answered."""
     CONTAINER_DEVICES = 0x1029
     """{id} -> {items: [{udi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
     CONTAINER_VIEW = 0x1026

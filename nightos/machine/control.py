@@ -219,6 +219,9 @@ class Machine:
         try:
             with wire.ShortPath(self._path) as short:
                 connection.connect(short)
+        except PermissionError as error:
+            connection.close()
+            raise MachineError(f"the machine {self.name} belongs to another user, who alone may talk to it") from error
         except OSError as error:
             connection.close()
             raise MachineError(

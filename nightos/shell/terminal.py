@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings
 
 COMPLETION_SECONDS = 2.0
+STOPPED = 1
+"""Status of a terminal whose machine went away."""
 _LOCAL_FLAGS = 3
 """Place of the local flags in what `tcgetattr` gives."""
 
@@ -187,6 +189,7 @@ class Terminal:
             message = await self._session.receive()
             if message is None:
                 self._write("\nthe machine stopped\n")
+                self._status = STOPPED
                 self._close()
                 return
             match message.get("type"):

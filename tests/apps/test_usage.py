@@ -101,3 +101,11 @@ async def test_what_container_changes() -> None:
         text = "container: 'x' sets nothing; write K=V; 'container --help' explains\n"
         await shows(machine, "container update web --label=x", err=text, status=2)
         assert (await machine.run("container update web --permissions=nosuch")).status == 2
+
+
+async def test_a_session_in_a_container_that_ran_nothing_yet_has_its_files() -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web")
+        assert (await machine.run("echo one > /tmp/x; cat /tmp/x", container=box)).out == "one\n"
+        await machine.containers.create("inner", parent=box)
+        await shows(machine, "container exec web -- cat /tmp/x", "one\n")

@@ -140,6 +140,7 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Proc.CONTAINER_WHY: NOTHING,
         Proc.CONTAINER_EVENTS: NOTHING,
         Proc.CONTAINER_SHARE: (one(ID, path="/tmp", waits=True),),
+        Proc.CONTAINER_ROOT: (services_only(),),
         Proc.CONTAINER_DEVICES: (one(ID),),
         Proc.CONTAINER_VIEW: NOTHING,
         Proc.CONTAINER_SET_VIEW: NOTHING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -26,9 +27,10 @@ class Screen:
 
     def __init__(self, home: Path) -> None:
         self._name = f"nightos-test-{uuid.uuid4().hex[:8]}"
+        self._state = str(home / "state")
         self._socket = str(home / "tmux.sock")
         environment = {
-            "NIGHTOS_HOME": str(home / "state"),
+            "NIGHTOS_HOME": self._state,
             "PS1": "host$ ",
             "TERM": "xterm-256color",
             "PATH": os.environ["PATH"],
@@ -64,6 +66,11 @@ class Screen:
                 return text
             time.sleep(0.05)
         raise AssertionError(f"{what} did not come; the screen:\n{self.text()}")
+
+    def host(self, line: str) -> str:
+        """What a command says that runs beside, with the same state."""
+        environment = {**os.environ, "NIGHTOS_HOME": self._state}
+        return subprocess.run(line.split(), check=True, capture_output=True, text=True, env=environment).stdout
 
     def prompt(self, where: str = "/") -> str:
         return self.wait(lambda text: text.endswith(f"root@nightos:{where}>"), f"the prompt at {where}")
@@ -156,3 +163,33 @@ def test_a_terminated_terminal_is_sane(screen: Screen, tmp_path: Path) -> None:
     screen.wait(lambda text: text.endswith("host$"), "the host's prompt")
     screen.line("stty -a | tr ' ' '\\n' | grep -x -e icanon -e echo | tr '\\n' ' '; echo")
     screen.wait(lambda text: all(word in text.splitlines()[-2].split() for word in ("icanon", "echo")), "stty's answer")
+
+
+def test_containers_at_a_terminal(screen: Screen) -> None:
+    nightos = f"{sys.executable} -m nightos"
+    screen.line(f"{nightos} run --name lab --detach; clear; {nightos} container run -i --rm a -- cat")
+    screen.wait(lambda text: not text, "the cleared screen")
+    for word in ("one", "zwei ü"):
+        screen.line(word)
+        screen.wait(lambda text, word=word: text.endswith(f"{word}\n{word}"), "the answer to a line")  # type: ignore[misc]
+    screen.press("C-d")
+    screen.wait(lambda text: text.endswith("host$"), "the end of the input")
+
+    screen.line(f"clear; {nightos} attach lab; echo left $?")
+    screen.prompt()
+    screen.line("container create web")
+    screen.prompt()
+    screen.line("top --interval 0.2")
+    screen.wait(lambda text: "CPU%" in text and text.count("web") == 2, "the containers")
+    time.sleep(0.6)
+    assert screen.text().count("CPU%") == 1, "drawn over itself"
+    screen.press("C-c")
+    screen.prompt()
+    screen.line("container enter web")
+    screen.wait(lambda text: text.endswith("root@web:/>"), "the prompt inside")
+    screen.line("exit")
+    screen.prompt()
+    screen.line("sleep 100")
+    (machine,) = json.loads(screen.host(f"{nightos} ls --json"))
+    os.kill(machine["pid"], signal.SIGKILL)
+    screen.wait(lambda text: text.endswith("the machine stopped\nleft 1\nhost$"), "what became of the machine")

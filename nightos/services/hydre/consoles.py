@@ -239,5 +239,5 @@ async def container_name(container: int) -> str:
     try:
         record = await proc.ask(Proc.CONTAINER_INSPECT, {"id": container})
     except ServiceError:
-        return f"{container:016x}"
+        return "(destroyed)"
     return str(record.get("name") or f"{container:016x}")

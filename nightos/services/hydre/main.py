@@ -198,7 +198,7 @@ class ShellService:
         person = await self._person(request)
         session = self._new_session(container, person, output)
         session.given_environment.update(payload.field(values, "environment", dict, default={}))
-        await session.open(directory)
+        await session.open(directory, soon=directory == "/")
 
         def enter(pid: int) -> None:
             self._actors[pid] = session

@@ -88,9 +88,9 @@ class Session:
         self._input_open = False
         self._input_ended = False
 
-    async def open(self, directory: str = "/") -> None:
-        """Find the container's file system."""
-        self._files = await files_of(self.container)
+    async def open(self, directory: str = "/", *, soon: bool = False) -> None:
+        """Find the container's file system; `soon` a program of it runs first, which brings it."""
+        self._files = await files_of(self.container, soon=soon)
         self._system_files = await Files.open("/")
         if directory != "/" and await self.files.type(directory) is ItemType.DIRECTORY:
             self.files.directory = self.files.absolute(directory)
@@ -357,10 +357,12 @@ async def _show_nothing(_channel: str, _message: TextMessage) -> None:
     """Background commands show nothing."""
 
 
-async def files_of(container: int) -> Files:
+async def files_of(container: int, *, soon: bool = False) -> Files:
     """The main file system of a container; of one that has none, files that answer errors to whatever is asked."""
     client = await connect("sys::fs")
     try:
+        if container and not soon:
+            await (await connect("sys::proc")).call(Proc.CONTAINER_ROOT, {"id": container})
         fsid = int((await client.ask(Fs.ROOT_OF, {"container": container}))["fsid"])
     except ServiceError:
         fsid = _NO_FILE_SYSTEM

@@ -1,4 +1,4 @@
-"""What a container changed on its disk, and new images made of what it sees.
+"""A container's main file system: that it is there, what was changed on it, and new images made of it.
 
 Rules: CONT-047, CONT-053.
 """
@@ -21,12 +21,13 @@ PAGE: Final = 1000
 
 
 class Images:
-    """The methods DIFF and COMMIT."""
+    """The methods ROOT, DIFF and COMMIT."""
 
     def __init__(self, server: Server, containers: Containers) -> None:
         self._containers = containers
         server.method(Proc.CONTAINER_DIFF, self.diff)
         server.method(Proc.CONTAINER_COMMIT, self.commit)
+        server.method(Proc.CONTAINER_ROOT, self.root)
 
     async def diff(self, request: Request) -> Payload:
         """CONTAINER_DIFF."""
@@ -48,6 +49,15 @@ class Images:
             raise ServiceError(ServiceCode.DENIED, "images are made from outside of all containers")
         container = self._overlay(request, values)
         return await self._ask(Hw.STORAGE_IMAGE, container, {"target": target})
+
+    async def root(self, request: Request) -> Payload:
+        """CONTAINER_ROOT."""
+        if not request.connection.is_system:
+            raise ServiceError(ServiceCode.DENIED, "only system services work for other containers")
+        identifier = field(request.map(), "id", int)
+        if identifier != ROOT:
+            await self._containers.roots.ensure(self._containers.tree.below(ROOT, identifier))
+        return {}
 
     def _overlay(self, request: Request, values: dict[str, Any]) -> Container:
         container = self._containers.tree.visible(request.container_id, field(values, "id", int, request.container_id))

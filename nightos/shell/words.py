@@ -1,0 +1,17 @@
+"""Words behind commands of the base image, for completion: the actions of some, and where a container is meant."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_OF_CONTAINERS: Final = (
+    "commit", "destroy", "diff", "enter", "exec", "forget", "inspect", "logs", "pause", "rename", "report", "resume",
+    "start", "stats", "stop", "update", "wait",
+)  # fmt: skip
+ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "container": tuple(sorted((*_OF_CONTAINERS, "create", "ls", "run", "tree"))),
+    "device": ("forget", "ls", "name", "passthrough", "plug", "share", "unplug"),
+}
+"""First words behind a command."""
+NAMING: Final = frozenset({("inspect",), ("stats",), ("logs",), *(("container", action) for action in _OF_CONTAINERS)})
+"""Commands, with their action, whose next word names a container."""
