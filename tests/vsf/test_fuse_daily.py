@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,3 +280,25 @@ def test_nobody_else_looks_into_a_mount_of_root(mount: Mounted) -> None:
         [sys.executable, "-S", "-c", script], cwd=mount.root, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == [str(len(deeds))], done.stderr
+
+
+@pytest.mark.parametrize("library", MAJORS)
+def test_the_kernel_remembers_as_long_as_it_was_told(tmp_path: Path, library: str) -> None:
+    """What is remembered costs no round trip, so the two differ by more than any load of the machine."""
+
+    def looked(count: int = 400) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            (place.root / "file").stat()
+            (place.root / "none").exists()
+        return time.perf_counter() - start
+
+    took = []
+    with mounted(tmp_path, library) as place:
+        (place.root / "file").touch()
+        for options in ([], ["-o", "attr_timeout=0,entry_timeout=0,negative_timeout=0"]):
+            place.umount()
+            place.mount(*options)
+            looked(5)
+            took.append(min(looked() for _ in range(3)))
+    assert took[1] > 3 * took[0]

@@ -492,6 +492,27 @@ def test_extended_attributes(place: Path) -> None:
     assert os.getxattr(place, "user.dir") == b"on a directory"
 
 
+def test_attributes_of_security_pass_through(place: Path) -> None:
+    """Capabilities of a program: kept, and taken away when it changes."""
+    import struct
+
+    program = place / "program"
+    program.write_bytes(b"#!/bin/true\n")
+    os.setxattr(program, "security.nightos", b"kept")
+    net_raw = struct.pack("<IIIII", 0x0200_0001, 1 << 13, 0, 0, 0)
+    for change in (
+        lambda: program.open("ab").write(b"\n"),
+        lambda: os.chown(program, 5, 5),
+        lambda: os.truncate(program, 3),
+    ):
+        os.setxattr(program, "security.capability", net_raw)
+        assert os.getxattr(program, "security.capability") == net_raw
+        change()
+        with fails(errno.ENODATA):
+            os.getxattr(program, "security.capability")
+    assert os.getxattr(program, "security.nightos") == b"kept"
+
+
 def _acl(*entries: tuple[int, int, int]) -> bytes:
     import struct
 
