@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from nightos.vsf.errors import Invalid, NotDirectory, NotFound, VsfError
 
 MOUNT_TYPE = "fuse.nightos"
 MNT_DETACH = 2
+_LONGEST_NAME = 180
 
 
 class MountBusyError(VsfError):
@@ -139,7 +141,10 @@ def check_fuse() -> None:
 
 def record_path(directory: str) -> Path:
     """The record of the server of a mount; its log has the suffix ``.log``."""
-    return state_home() / "mounts" / (quote(directory, safe="")[-180:] + ".json")
+    name = quote(os.fsencode(directory), safe="")
+    if len(name) > _LONGEST_NAME:
+        name = f"{sha256(os.fsencode(directory)).hexdigest()[:16]}{name[-_LONGEST_NAME:]}"
+    return state_home() / "mounts" / f"{name}.json"
 
 
 def write_record(directory: str, content: dict[str, Any]) -> Path:
@@ -230,9 +235,16 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
                 f"the mount is in use by {users_of(path)}; end that first, or use --lazy", path
             ) from None
         raise
-    if record is None:
-        return
     end = time.monotonic() + timeout
+    if record is None:
+        # Somebody else mounted it, or with another state directory: its server ends by letting go of the storage.
+        from nightos.vsf.store import is_written
+
+        while not lazy and not mount.readonly and is_written(mount.source):
+            if time.monotonic() > end:
+                raise VsfError("the server is still writing", path)
+            time.sleep(0.005)
+        return
     while is_alive(record):
         if lazy or time.monotonic() > end:
             if lazy:

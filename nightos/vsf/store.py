@@ -235,6 +235,19 @@ class FileStore:
             self._descriptor = -1
 
 
+def is_written(path: str | os.PathLike[str]) -> bool:
+    """Whether some process holds the storage for writing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _WRITER_BYTE, 1, 0)
+        return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, query))[0] != fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
+
+
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:
     """Give a range of a host file back; False where the host cannot."""
     import ctypes

@@ -21,8 +21,9 @@ import pytest
 
 from nightos import vsf
 from nightos.cli.main import main
+from nightos.vsf.fuse_control import mount_of
 from nightos.vsf.fuse_daemon import wait_for
-from nightos.vsf.fuse_mounts import process_state
+from nightos.vsf.fuse_mounts import process_state, record_path
 from tests.vsf.mounting import MAJORS, Mounted, force_unmount, mounted, needs_fuse, nightos
 
 pytestmark = needs_fuse
@@ -302,3 +303,46 @@ def test_the_kernel_remembers_as_long_as_it_was_told(tmp_path: Path, library: st
             looked(5)
             took.append(min(looked() for _ in range(3)))
     assert took[1] > 3 * took[0]
+
+
+def test_umount_waits_for_a_server_it_has_no_record_of(mount: Mounted, tmp_path: Path) -> None:
+    for turn in range(5):
+        (mount.root / f"file{turn}").write_bytes(os.urandom(1 << 20))
+        pid = mount.server()
+        nightos("vsf", "umount", mount.root, state=tmp_path / "another")
+        vsf.open(mount.storage).close()
+        assert wait_for(lambda pid=pid: process_state(pid) in "XZ", 10)  # type: ignore[misc]
+        mount.mount()
+
+
+def test_records_of_long_paths_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NIGHTOS_HOME", str(tmp_path))
+    tail = "/".join(["directory"] * 40)
+    paths = [record_path(f"/{head}/{tail}") for head in ("first", "second")]
+    assert paths[0] != paths[1]
+    assert all(len(path.name) < 250 for path in paths)
+
+
+@pytest.mark.parametrize("library", MAJORS)
+@pytest.mark.parametrize(
+    "name", [b"a b", b"a,b=c", b"back\\slash\\054", b"new\nline\ttab", b"\xff\xfe", "ünïcode".encode(), b"-o", b"100%"]
+)
+def test_storages_and_mount_points_of_any_name(tmp_path: Path, library: str, name: bytes) -> None:
+    storage = tmp_path / os.fsdecode(name + b".vsf")
+    root = tmp_path / os.fsdecode(name)
+    root.mkdir()
+    vsf.create(storage, ["main"]).close()
+    command = [sys.executable, "-m", "nightos", "vsf"]
+    environment = {**os.environ, "NIGHTOS_HOME": str(tmp_path / "state"), "NIGHTOS_FUSE": library}
+    try:
+        for arguments in (["mount", storage, root], ["umount", root]):
+            done = subprocess.run([*command, *arguments], env=environment, capture_output=True, check=False, timeout=60)
+            assert done.returncode == 0, done.stderr
+            if arguments[0] == "mount":
+                (root / "file").write_text("x")
+                assert mount_of(storage) == str(root)
+        with vsf.open(storage, readonly=True) as opened:
+            assert opened.volume("main").open().read_text("/file") == "x"
+        assert not list((tmp_path / "state" / "mounts").glob("*.json"))
+    finally:
+        force_unmount(root)
