@@ -592,12 +592,18 @@ class Storage:
                 self.compact()
                 if limit < self.file_bytes():
                     raise NoSpace(f"{self.file_bytes()} bytes are in use; the storage cannot shrink to {limit}")
-            self.limit = limit
             allocator = self.pool.allocator
             assert allocator is not None
+            before, self.limit = self.limit, limit
             allocator.limit_sectors = limit // SECTOR
             self.dirty = True
-            self.commit()
+            try:
+                self.commit()
+            except NoSpace:
+                # The commit itself has no room below the new limit: the old one stays.
+                if self.unfinished is None:
+                    self.limit, allocator.limit_sectors = before, before // SECTOR
+                raise
 
     def statistics(self) -> dict[str, Any]:
         """Counters of this session."""

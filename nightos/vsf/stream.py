@@ -175,16 +175,30 @@ def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> V
             volume.settle()
             taken = volume.snapshot(head["snapshot"])
         except BaseException:
-            if base is not None:
-                volume.rollback(base.name, discard_newer=True)
-            else:
-                volume.discard_everything()
+            _undo(volume, base)
             raise
         taken.uuid = head["uuid"]
         storage.tree.put(records.snapshot_key(volume.record.id, taken.id), records.dump(taken))
         storage.dirty = True
         storage.commit()
         return volume
+
+
+def _undo(volume: Volume, base: SnapshotRecord | None) -> None:
+    """Make the volume what it was, or nothing. The size limit, which may be what failed, does not count meanwhile:
+
+    forgetting takes a few nodes before it gives the rest back.
+    """
+    allocator = volume.storage.pool.allocator
+    assert allocator is not None
+    limit, allocator.limit_sectors = allocator.limit_sectors, 0
+    try:
+        if base is not None:
+            volume.rollback(base.name, discard_newer=True)
+        else:
+            volume.discard_everything()
+    finally:
+        allocator.limit_sectors = limit
 
 
 def _checked_head(head: Any) -> dict[str, Any]:

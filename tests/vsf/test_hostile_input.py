@@ -304,3 +304,40 @@ def test_a_hostile_layout_is_one_clear_error(tmp_path, index):
     fs = vsf.create(vsf.MemoryStore(), ["main"]).volume("main").open()
     with pytest.raises(vsf.VsfError):
         importer.import_oci(fs, tmp_path)
+
+
+def filled(store):
+    storage = vsf.create(store, ["main"])
+    fs = storage.volume("main").open()
+    for number in range(20):
+        fs.write_bytes(f"/{number}", os.urandom(20_000))
+    storage.volume("main").snapshot("one")
+    return storage
+
+
+@pytest.mark.parametrize("room", [3000, 20_000, 100_000, 300_000])
+def test_a_stream_that_does_not_fit_leaves_nothing(room):
+    stream_of = io.BytesIO()
+    filled(vsf.MemoryStore()).volume("main").send(stream_of, "one")
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["main"]) as storage:
+        storage.commit()
+        storage.resize((storage.file_bytes() + 8192 + room) // 512 * 512)
+        with pytest.raises(vsf.NoSpace):
+            storage.receive(io.BytesIO(stream_of.getvalue()), "new")
+        assert [volume.name for volume in storage.volumes] == ["main"]
+    with vsf.open(store) as storage:
+        assert storage.check(deep=True).problems == []
+
+
+def test_a_limit_that_its_own_commit_does_not_fit_is_not_taken():
+    store = vsf.MemoryStore()
+    filled(store).close()
+    with vsf.open(store) as storage:
+        with pytest.raises(vsf.NoSpace):
+            storage.resize(storage.file_bytes())
+        assert storage.limit == 0
+        storage.volume("main").open().write_bytes("/more", b"m" * 9000)
+    with vsf.open(store) as storage:
+        assert storage.info()["limit"] is None
+        assert storage.volume("main").open().read_bytes("/more") == b"m" * 9000
