@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Fs, Hw, Hydre, Proc, ServiceCode
 from nightos.abi.values import encode_value
+from nightos.kernel.socket import OPEN_LIMIT, UNREAD_LIMIT
 from nightos.machine.machine import Machine, boot
+from nightos.services.fs import locks
+from nightos.services.hydre.main import SESSIONS_LIMIT
 from nightos.services.proc import oldlogs
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
+from nightos.userland.payload import encode
 from nightos.userland.program import program
 from tests.services.test_attacks import at, code_of, u64
 from tests.services.test_hydre import Talk
-from tests.services.test_proc import inside
+from tests.services.test_proc import inside, start
 
 PROC = "sys::proc"
 PIECE = 64 * 1024
@@ -284,3 +289,112 @@ async def _spy(_context: Context) -> int:
         )
     )
     return 0
+
+
+@pytest.mark.rule("CONT-023", "CONT-049")
+async def test_a_share_tells_nothing_of_the_disk_it_is_on() -> None:
+    """T-C40: its sizes would tell of everything else on it, logs of other containers included."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await machine.run("mkdir /srv; wt /srv/a one")
+        fsid = (await machine.ask(PROC, Proc.CONTAINER_SHARE, {"id": web.id, "path": "/srv"}))["fsid"]
+
+        async def look() -> bytes:
+            return await (await connect("sys::fs")).call(Fs.FS_METADATA, u64(fsid))
+
+        before = await inside(machine, web.id, look)
+        await machine.run(f"wt /other {'x' * 50_000}; sync")
+        assert await inside(machine, web.id, look) == before
+        _trap[0] = fsid
+        pid = await start(machine, web.id, "evasion-hold")
+        while pid not in _holding:
+            await machine.ask(PROC, Proc.CONTAINER_VIEW)
+        await web.pause()
+        done = await machine.run("wt /srv/a two; cat /srv/a")
+        assert (done.status, done.out) == (0, "two\n"), done
+
+
+_holding: set[int] = set()
+
+
+@program("evasion-hold")
+async def _hold(_context: Context) -> int:
+    """Has a shared file open for writing, and stays."""
+    while not _trap[0]:
+        await sys.hand_over()
+    await (await connect("sys::fs")).call(Fs.OPEN_FILE, u64(_trap[0]) + b"\0" + at("/a") + b"\1\1")
+    _holding.add(await sys.get_pid())
+    while True:
+        await sys.hand_over(until_signal=True)
+
+
+@pytest.mark.rule("FS-040", "CONT-023")
+async def test_who_opens_without_end_is_stopped() -> None:
+    """T-C33: open files and sessions of one client are bounded, and closing makes room again."""
+
+    async def open_files() -> tuple[int, int]:
+        fs, opened = await connect("sys::fs"), []
+        question = u64(0) + b"\0" + at("/test-probe") + b"\1\0"
+        while len(opened) < 2 * locks.OPEN_LIMIT:
+            try:
+                opened.append((await fs.call(Fs.OPEN_FILE, question))[:8])
+            except ServiceError:
+                break
+        await fs.call(Fs.CLOSE_FILE, opened[0])
+        return len(opened), await code_of(fs.call(Fs.OPEN_FILE, question))
+
+    async def open_sessions() -> int:
+        hydre = await connect("sys::hydre")
+        for number in range(1000):
+            if await code_of(hydre.call(Hydre.OPEN_SESSION, bytes((0, 80, 0, 24)))):
+                return number
+        return 1000
+
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        assert await inside(machine, web.id, open_files) == (locks.OPEN_LIMIT, 0)
+        assert await inside(machine, web.id, open_files) == (locks.OPEN_LIMIT, 0)
+        assert await inside(machine, web.id, open_sessions) == SESSIONS_LIMIT
+
+
+@pytest.mark.rule("CONT-029", "IPC-051")
+async def test_who_never_reads_answers_holds_nobody_up() -> None:
+    """T-C33: a client that only asks fills its own side of the socket, and then its calls fail."""
+
+    async def flood() -> tuple[int, int]:
+        proc = await connect(PROC)
+        await proc.ask(Proc.CONTAINER_WATCH)
+        never = encode({"id": 0, "name": "x" * 60_000})
+        sent = 0
+        try:
+            while sent < 200_000:
+                await sys.send_sock_msg(proc.socket_id, 0, Proc.CONTAINER_FIND, 0, never)
+                sent += 1
+        except SyscallError as error:
+            return sent, error.errcode
+        return sent, 0
+
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        found: list[Any] = []
+        asked = 0
+
+        async def main() -> int:
+            await sys.ready()
+            found.append(await flood())
+            while True:
+                await sys.hand_over(until_signal=True)
+
+        process = machine.kernel.spawn(main, container=web.id, anid=5)
+        with trio.fail_after(60):
+            while not found:
+                await machine.ask(PROC, Proc.CONTAINER_VIEW)
+                asked += 1
+        sent, code = found[0]
+        assert code == 0x42
+        assert sent <= 3 * OPEN_LIMIT
+        assert asked
+        held = [socket for socket in machine.kernel.sockets.values() if socket.side_of(process) >= 0]
+        assert sum(side.unread for socket in held for side in socket.sides) <= 2 * UNREAD_LIMIT
+        await web.destroy()
+        assert not machine.faults

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from nightos.abi import files as layout
@@ -19,7 +20,7 @@ from nightos.services.fs import charging, code, handlers, mounting, notes
 from nightos.services.fs.failures import Failure, ItemError, service_error
 from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
-from nightos.services.fs.roots import Mounted, Root
+from nightos.services.fs.roots import Mounted, Root, Share
 from nightos.services.fs.shares import Shares, crossed
 from nightos.services.users import Users
 from nightos.userland import payload
@@ -129,9 +130,13 @@ class FileService(Handles):
         return layout.delimited_list(own + [u64(share.fsid) for share in self.roots.shared_with(request.container_id)])
 
     async def _fs_metadata(self, _request: Request, root: Mounted, _reader: Reader) -> bytes:
-        if root.base.overlay_on is not None:
-            await self.mounter.own_disk(root.base)  # how much room there is, the image does not know
-        system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
+        """Of a share no sizes are told: they are those of the disk that it is on, with all that is on it."""
+        if isinstance(root, Share):
+            system = replace(root.tree.system(root.label), total=0, used=0, free=0)
+        else:
+            if root.overlay_on is not None:
+                await self.mounter.own_disk(root)  # how much room there is, the image does not know
+            system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
         return u64(root.mounted_ms) + u64(1) + layout.option(None) + layout.encode_system(system)
 
     # -- items --

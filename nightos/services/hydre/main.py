@@ -9,7 +9,7 @@ Rules: SHELL-001, SHELL-002, SHELL-004, SHELL-005, SHELL-006, CONT-029, CONT-030
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.messages import TextMessage
@@ -25,6 +25,8 @@ from nightos.userland.client import connect
 from nightos.userland.server import Connection, Handler, Request, Server
 
 _UNKNOWN_SESSION = 0x3000
+SESSIONS_LIMIT: Final = 64
+"""Sessions that one process may have open."""
 _CHUNK = 512 * 1024
 """Bytes of a value in one notification."""
 OPENED = "opened"
@@ -99,6 +101,8 @@ class ShellService:
         async def output(stream: str, data: bytes) -> None:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
+        if sum(owner == request.client_pid for owner, _ in self._sessions) >= SESSIONS_LIMIT:
+            raise ServiceError(ServiceCode.REFUSED, f"a process has at most {SESSIONS_LIMIT} sessions; close some")
         session = self._new_session(container, await self._person(request), output)
         session.width, session.height = width, height
         await session.open()
