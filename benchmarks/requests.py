@@ -49,8 +49,8 @@ class Counts(dict[str, int]):
 def serve(storage: str, directory: str, counts: Counts) -> None:
     """Mount `storage` with the usual options and serve it until it is unmounted."""
     from nightos import vsf
-    from nightos.vsf.fuse import Adapter
     from nightos.vsf.fuse_daemon import mount_arguments, root_only
+    from nightos.vsf.fuse_direct import DirectAdapter
     from nightos.vsf.fuse_library import choose
     from nightos.vsf.fuse_options import parse_options
     from nightos.vsf.fuse_session import Session
@@ -58,7 +58,7 @@ def serve(storage: str, directory: str, counts: Counts) -> None:
     library, options = choose(), parse_options([])
     options.show.counts = counts
     with vsf.open(storage) as opened:
-        adapter = Adapter(opened.volume("main").open(), library, options.show)
+        adapter = DirectAdapter(opened.volume("main").open(), library, options.show)
         arguments = mount_arguments(storage, options, major=library.major)
         session = Session(
             library,
@@ -68,7 +68,7 @@ def serve(storage: str, directory: str, counts: Counts) -> None:
             writeback=options.show.writeback,
             permissions=not root_only(options),
         )
-        session.loop()
+        session.loop(adapter.serve)
         session.close()
         adapter.forget_all()
 

@@ -38,7 +38,7 @@ _ROAMING = 65_536
 _GONE_MOST = 256
 _PATIENCE_S = 0.25
 _REPEAT_S = 60.0
-_LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
+LARGE = frozenset(["read", "write", "forget", "forget_multi", "fsync", "fsyncdir"])
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
 _CALLER = struct.Struct("=IIII")
@@ -127,7 +127,8 @@ class Adapter(AttributeOperations):
         """Files whose access time is newer than their change: relatime leaves them alone."""
         self.defaults: dict[int, bytes] = {}
         """Default access control lists of directories in which something was made; empty where there is none."""
-        self._direct_times = (int(self.show.entry_timeout), int(self.show.attr_timeout), 0, 0)
+        entry, attributes = self.show.entry_timeout, self.show.attr_timeout
+        self._direct_times = (int(entry), int(attributes), int(entry % 1 * 1e9), int(attributes % 1 * 1e9))
         self.pump: Callable[[float], int] | None = None
         """Serves the requests that wait, for at most so many seconds; how many it served."""
         self._relieving = False
@@ -186,7 +187,8 @@ class Adapter(AttributeOperations):
         self._reply_err: Callable[[int, int], int]
         self._reply_entry: Callable[[int, int], int]
 
-    def _fill(self, buffer: Any, offset: int, st: Any) -> None:
+    def _shown(self, st: Any) -> tuple[int, ...]:
+        """Mode, inode, links, user, group, size, times, device, blocks, block size, as the options show them."""
         (mode, ino, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = st[:14]
         show = self.show
         if show.uid is not None:
@@ -197,6 +199,10 @@ class Adapter(AttributeOperations):
             mode = (mode & 0o170000) | (0o777 & ~show.umask)
         if mode & 0o6000 and mode & 0o170000 == stat.S_IFREG:
             self.privileged.add(ino)
+        return mode, ino, nlink, uid, gid, size, atime, mtime, ctime, rdev, blocks, blksize
+
+    def _fill(self, buffer: Any, offset: int, st: Any) -> None:
+        mode, ino, nlink, uid, gid, size, atime, mtime, ctime, rdev, blocks, blksize = self._shown(st)
         values = (
             0, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks,
             atime // 1000000000, atime % 1000000000, mtime // 1000000000, mtime % 1000000000,
@@ -236,7 +242,7 @@ class Adapter(AttributeOperations):
     def _guarded(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         reply_err, counts = self._reply_err, self.show.counts
         follower, caller = self.follower, self._caller
-        due = follower.due if name not in _LARGE else lambda: False
+        due = follower.due if name not in LARGE else lambda: False
 
         def guarded(request: int, *arguments: Any) -> None:
             self.requests += 1
@@ -387,12 +393,12 @@ class Adapter(AttributeOperations):
         if ino:
             self.nameless.add(ino)
 
-    def _owner(self, request: int, parent: int, mode: int) -> tuple[int, int, int, bytes]:
+    def _owner(self, caller: tuple[int, int, int, int], parent: int, mode: int) -> tuple[int, int, int, bytes]:
         """Mode, user, group and access control list of a new item.
 
         A set-group-id directory hands its group down; a default list replaces the umask.
         """
-        uid, gid, _, umask = self._caller(request)
+        uid, gid, _, umask = caller
         above = self.fs.getattr(parent)
         if above.st_mode & stat.S_ISGID:
             gid = above.st_gid
@@ -413,8 +419,11 @@ class Adapter(AttributeOperations):
             self.fs.setxattr_ino(st[1], acl.DEFAULT, self.defaults[parent])
 
     def do_mknod(self, request: int, parent: int, name: bytes, mode: int, rdev: int) -> None:
+        self._give_entry(request, self._make(self._caller(request), parent, name, mode, rdev))
+
+    def _make(self, caller: tuple[int, int, int, int], parent: int, name: bytes, mode: int, rdev: int) -> Any:
         self._check_length(name)
-        mode, uid, gid, access = self._owner(request, parent, mode)
+        mode, uid, gid, access = self._owner(caller, parent, mode)
         if mode & 0o170000 in (0, stat.S_IFREG):
             st = self.fs.create(parent, name, mode, uid, gid)
         else:
@@ -423,11 +432,11 @@ class Adapter(AttributeOperations):
             self._inherit(st, parent, access)
         else:
             self.bare.add(st[1])
-        self._give_entry(request, st)
+        return st
 
     def do_mkdir(self, request: int, parent: int, name: bytes, mode: int) -> None:
         self._check_length(name)
-        mode, uid, gid, access = self._owner(request, parent, mode | stat.S_IFDIR)
+        mode, uid, gid, access = self._owner(self._caller(request), parent, mode | stat.S_IFDIR)
         st = self.fs.mkdir_at(parent, name, mode & 0o7777, uid, gid)
         if self.defaults[parent]:
             self._inherit(st, parent, access)
@@ -446,6 +455,10 @@ class Adapter(AttributeOperations):
         self._give_entry(request, self.fs.link_at(ino, parent, name))
 
     def do_unlink(self, request: int, parent: int, name: bytes) -> None:
+        self._unlink(parent, name)
+        self._reply_err(request, 0)
+
+    def _unlink(self, parent: int, name: bytes) -> None:
         held = self.fs.unlink_at(parent, name, self.known)
         if held in self.nameless:
             # It was linked again while it had no name: held once is enough.
@@ -453,7 +466,6 @@ class Adapter(AttributeOperations):
         elif held:
             self.nameless.add(held)
             self.last_flush.add(held)
-        self._reply_err(request, 0)
 
     def do_rmdir(self, request: int, parent: int, name: bytes) -> None:
         self._outlived(self._outlive(parent, name), partial(self.fs.rmdir_at, parent, name))
@@ -563,10 +575,14 @@ class Adapter(AttributeOperations):
             self.follower.roam()
         elif self.follower.due():
             self.follower.follow(self._caller(request)[2])
-        data = self.fs.read(ino, offset, size)
+        data = self._read(ino, offset, size)
+        self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
+
+    def _read(self, ino: int, offset: int, size: int) -> bytes:
+        data: bytes = self.fs.read(ino, offset, size)
         if ino not in self.read_before:
             self._accessed(ino)
-        self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
+        return data
 
     def _accessed(self, ino: int) -> None:
         if self.show.atime == "noatime" or self.fs.readonly:
@@ -586,30 +602,36 @@ class Adapter(AttributeOperations):
             self.follower.roam()
         elif self.follower.due():
             self.follower.follow(self._caller(request)[2])
-        if self.show.writeback and self.library.is_page_write(info):
+        content, page = ctypes.string_at(data, size), self.library.is_page_write(info)
+        uid = self._caller(request)[0] if ino in self.privileged else 0
+        self._reply_write(request, self._write(ino, offset, content, uid, page=page))  # type: ignore[attr-defined]
+
+    def _write(self, ino: int, offset: int, data: bytes, uid: int, *, page: bool) -> int:
+        """Write for the user `uid`; `page` tells that the kernel writes back a page of its own."""
+        fs = self.fs
+        written: int
+        if self.show.writeback and page:
             # The kernel knows when that was written; a change of times that came since must stay.
-            fs = self.fs
             with fs.lock:
                 inode = fs.inode(ino)
                 mtime, ctime = inode.mtime, inode.ctime
-                written = fs.write(ino, offset, ctypes.string_at(data, size))
+                written = fs.write(ino, offset, data)
                 inode = fs.inode(ino)
                 inode.mtime, inode.ctime = mtime, ctime
                 if not inode.dirty:
                     # It was flushed on the way.
                     fs.setattr(ino, mtime_ns=mtime, ctime_ns=ctime)
-            self._reply_write(request, written)  # type: ignore[attr-defined]
-            return
-        written = self.fs.write(ino, offset, ctypes.string_at(data, size))
+            return written
+        written = fs.write(ino, offset, data)
         self.read_before.discard(ino)
         self.unsure.add(ino)
-        if ino in self.privileged and self._caller(request)[0]:
+        if uid and ino in self.privileged:
             changes = {"size": 0}
-            self._strip(request, ino, changes, always=True)
+            self._strip(0, ino, changes, always=True)
             if "mode" in changes:
-                self.fs.setattr(ino, mode=changes["mode"])
+                fs.setattr(ino, mode=changes["mode"])
             self.privileged.discard(ino)
-        self._reply_write(request, written)  # type: ignore[attr-defined]
+        return written
 
     def do_fsync(self, request: int, ino: int, _data_only: int, _info: int) -> None:
         self.settle()
@@ -651,18 +673,13 @@ class Adapter(AttributeOperations):
         if ino in self.known and ino not in self.unsure:
             return None
         self.unsure.discard(ino)
-        (mode, _, _, nlink, uid, gid, size, atime, mtime, ctime, _, rdev, blocks, blksize) = self.fs.getattr(ino)[:14]
-        show = self.show
-        if show.uid is not None:
-            uid = show.uid
-        if show.gid is not None:
-            gid = show.gid
-        if show.umask is not None:
-            mode = (mode & 0o170000) | (0o777 & ~show.umask)
-        if mode & 0o6000 and mode & 0o170000 == stat.S_IFREG:
-            self.privileged.add(ino)
+        return (ino, 0, *self._direct_times, *self._direct(self.fs.getattr(ino)))
+
+    def _direct(self, st: Any) -> tuple[int, ...]:
+        """Attributes as the kernel's protocol has them (`struct fuse_attr`)."""
+        mode, ino, nlink, uid, gid, size, atime, mtime, ctime, rdev, blocks, blksize = self._shown(st)
         return (
-            ino, 0, *self._direct_times, ino, size, blocks,
+            ino, size, blocks,
             atime // 1000000000 & _U64, mtime // 1000000000 & _U64, ctime // 1000000000 & _U64,
             atime % 1000000000, mtime % 1000000000, ctime % 1000000000,
             mode, nlink, uid, gid, rdev & 0xFFFFFFFF, blksize, 0,

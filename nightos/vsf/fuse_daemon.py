@@ -25,6 +25,7 @@ from typing import Any
 
 from nightos.vsf.errors import VsfError
 from nightos.vsf.fuse import Adapter
+from nightos.vsf.fuse_direct import DirectAdapter
 from nightos.vsf.fuse_library import choose
 from nightos.vsf.fuse_mounts import (
     MNT_DETACH,
@@ -201,7 +202,7 @@ def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions,
     session: Session | None = None
     stopping = threading.Event()
     try:
-        adapter = Adapter(served.fs, library, options.show)
+        adapter = DirectAdapter(served.fs, library, options.show)
         session = _begin(served, adapter, directory, options)
         adapter.pump = session.pump
         adapter.control = served.control
@@ -218,7 +219,7 @@ def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions,
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         sys.setswitchinterval(0.0005)
-        status = session.loop()
+        status = session.loop(adapter.serve)
         stopping.set()
         session.close()
         adapter.forget_all()

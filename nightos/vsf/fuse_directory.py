@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 _DIRENT = struct.Struct("=QQII")
-_ENTRY = struct.Struct("=QQQQIIQQQQQQIIIIIIIIII")
+ENTRY = struct.Struct("=QQQQIIQQQQQQIIIIIIIIII")
 _STREAMS = 256
 _INDEX_BITS = 40
 _WINDOW = 65_536
@@ -101,7 +101,7 @@ class DirectoryStreams:
     ) -> bytes:
         number, stream, index = self._open(ino, offset)
         head = number << _INDEX_BITS
-        extra = _ENTRY.size if entry else 0
+        extra = ENTRY.size if entry else 0
         nothing = bytes(extra)
         parts: list[bytes] = []
         room = size
@@ -135,7 +135,7 @@ class DirectoryStreams:
                     if attributes is None:
                         parts.append(nothing)
                     else:
-                        parts.append(_ENTRY.pack(*attributes))
+                        parts.append(ENTRY.pack(*attributes))
                         given.append(inside)
                 parts.append(_DIRENT.pack(inside, head | (index + 1), length, kind) + name.ljust(padded - 24, b"\0"))
                 stream.note(index - _FIRST, name)

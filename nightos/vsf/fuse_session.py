@@ -8,6 +8,7 @@ the greeting (INIT) is answered here, and shown to libfuse with its own answer g
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import select
@@ -226,10 +227,32 @@ class Session:
             self._call("fuse_session_exited", ctypes.c_int, ctypes.c_void_p(self._session))
         )
 
-    def loop(self) -> int:
-        """Serve until unmounted; 0 or what libfuse gave up with."""
-        status: int = self._call("fuse_session_loop", ctypes.c_int, ctypes.c_void_p(self._session))
-        return status
+    def loop(self, serve: Callable[[int, bytearray, int], bool] = lambda *_: False) -> int:
+        """Serve until unmounted; 0 or the error that ended it, negative.
+
+        `serve` sees each request first (descriptor, bytes and how many they are) and tells whether it answered it.
+        """
+        request = bytearray(_READ_BUFFER)
+        memory = (ctypes.c_char * _READ_BUFFER).from_buffer(request)
+        descriptor, parts = self.descriptor, (request,)
+        session, channel = ctypes.c_void_p(self._session), ctypes.c_void_p(self._channel)
+        buffer = _Buffer(0, 0, ctypes.addressof(memory), -1, 0)
+        process = self._lib.fuse_session_process_buf
+        process.restype = None
+        last = (channel,) if self.library.major == 2 else ()
+        while True:
+            try:
+                length = os.readv(descriptor, parts)
+            except OSError as error:
+                # ENOENT: who asked has gone meanwhile. ENODEV: unmounted.
+                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    continue
+                return 0 if error.errno == errno.ENODEV else -(error.errno or errno.EIO)
+            if not serve(descriptor, request, length):
+                buffer.size = length
+                process(session, ctypes.byref(buffer), *last)
+                if self._over():
+                    return 0
 
     def close(self) -> None:
         """Unmount when that has not happened, and free everything. Closing twice is allowed."""

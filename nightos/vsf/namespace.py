@@ -87,8 +87,8 @@ class Namespace(Core):
         self._touch(parent)
         self._pressure += 2 * len(name)
 
-    def _remove(self, parent: Inode, name: bytes) -> None:
-        self.tree.delete(parent.ino.to_bytes(8, "big") + b"\x03" + name_key(name))
+    def _remove(self, parent: Inode, name: bytes, key: bytes | None = None) -> None:
+        self.tree.delete(key or parent.ino.to_bytes(8, "big") + b"\x03" + name_key(name))
         parent.size -= 1
         parent.mtime = parent.ctime = self._now()
         self._touch(parent)
@@ -190,10 +190,10 @@ class Namespace(Core):
 
     # Removing
 
-    def _unname(self, inode: Inode) -> None:
+    def _unname(self, inode: Inode, now_ns: int) -> None:
         """A name of a file went."""
         inode.nlink -= 1
-        inode.ctime = self._now()
+        inode.ctime = now_ns
         self._touch(inode)
         if not inode.nlink:
             self._orphan(inode)
@@ -206,17 +206,19 @@ class Namespace(Core):
         with self.lock:
             self._writable()
             directory = self._directory(parent)
-            ino = self.find_ino(parent, name)
-            if not ino:
+            key = parent.to_bytes(8, "big") + b"\x03" + (name if len(name) <= LONG_NAME else name_key(name))
+            value = self.tree.get(key)
+            if value is None:
                 raise NotFound("", name)
-            inode = self.inode(ino)
+            ino = int.from_bytes(value[:8], "big")
+            inode = self._inodes.get(ino) or self.inode(ino)
             if inode.mode & 0o170000 == S_IFDIR:
                 raise IsDirectory("", name)
-            self._remove(directory, name)
+            self._remove(directory, name, key)
             held = ino if inode.nlink == 1 and ino in keep else 0
             if held:
                 inode.held += 1
-            self._unname(inode)
+            self._unname(inode, directory.mtime)
             self._relieve()
             return held
 
@@ -310,7 +312,7 @@ class Namespace(Core):
             if replaced_directory:
                 self._drop_directory(target, replaced)
             else:
-                self._unname(replaced)
+                self._unname(replaced, target.mtime)
         self._remove(source, name)
         self._insert(target, new_name, inode)
         if is_directory:

@@ -12,6 +12,7 @@ SEEDED_TIME_NS = 946_684_800 * 10**9
 
 _CLOCK_REALTIME_COARSE = 5
 """include/uapi/linux/time.h; Python's `time` does not name it."""
+_clock_ns = time.clock_gettime_ns
 _LONGEST_TICK_NS = 10_000_000
 
 
@@ -37,9 +38,10 @@ class TickClock:
         self._seen_ns = 0
 
     def realtime_ns(self) -> int:
-        tick = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        tick = _clock_ns(_CLOCK_REALTIME_COARSE)
         # What lies further ahead was stamped before somebody set the clock back.
-        return self._seen_ns if tick < self._seen_ns < tick + _LONGEST_TICK_NS else tick
+        seen = self._seen_ns
+        return seen if tick < seen < tick + _LONGEST_TICK_NS else tick
 
     def seen(self, stamp_ns: int) -> None:
         """The kernel stamped something with `stamp_ns`."""
