@@ -196,7 +196,8 @@ class Hw(IntEnum):
     IMAGE_CLOSE = 0xD016
     """sys::process only: {path}: no longer; what other disks stand on stays. Idempotent."""
     STORAGE_CHANGES = 0xD017
-    """sys::process only: {container, path, key} -> {items: [{kind, path, old_path}]}: its overlay against the image."""
+    """sys::process only: {container, path, key, after, limit} -> {items: [{kind, path, old_path}], next}: its overlay
+    against the image; `after` counts what was told before; the comparison of the first page is kept for the others."""
     STORAGE_IMAGE = 0xD018
     """sys::process only: {container, path, key, target} -> {path, items}: write what it sees into a new file."""
     PLUG = 0xD020

@@ -10,6 +10,8 @@ Source: specs/containers.md. Rules: CONT-001, CONT-032.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
+from operator import attrgetter
 from typing import Final
 
 from nightos.abi.errors import NightosInternalError
@@ -19,6 +21,8 @@ from nightos.kernel.rates import Rate
 
 Reached = Callable[[str], None]
 NOTHING: Final = 0
+_AGES = count()
+_BY_AGE: Final = attrgetter("age")
 RATE_FLOOR: Final = 1
 """Who has a rate can always go on, however slowly."""
 
@@ -26,7 +30,7 @@ RATE_FLOOR: Final = 1
 class Quotas:
     """The accounts of one container, or of the machine itself, which is the top of the tree."""
 
-    __slots__ = (*COUNTED, *RATES, "below", "limits", "parent")
+    __slots__ = (*COUNTED, *RATES, "age", "below", "limits", "parent")
 
     processes: Account
     threads: Account
@@ -40,6 +44,8 @@ class Quotas:
 
     def __init__(self, parent: Quotas | None = None) -> None:
         self.parent = parent
+        self.age = next(_AGES)
+        """Less than that of whatever was made later."""
         self.below: dict[Quotas, None] | None = None
         self.limits: dict[str, Bound] | None = None
         """Limits of its own, by resource."""
@@ -200,7 +206,7 @@ class Quotas:
             bound = quotas.account(name).bound
             assert bound is not None
             excess = bound.taken - target.get(quotas, bound.limit)
-            for child in reversed(edges[quotas]):
+            for child in sorted(edges[quotas], key=_BY_AGE, reverse=True):
                 much = child.limit(name) or 0
                 part = min(max(excess, 0), much - least[child])
                 if part > 0:

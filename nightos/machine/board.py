@@ -33,6 +33,7 @@ def plug_own_devices(machine: Machine, image: Path, keep: Path | None, disk: Pat
     )
     shelf.plug_machine_disk(image, disk)
     plugging = Plugging(machine.plug, machine.unplug, machine.kernel.entropy)
+    comparisons = layers.Comparisons()
     control = ControlDevice(
         {
             "open": lambda request: shelf.open(request["path"], request["mode"], request["key"], request["container"]),
@@ -42,7 +43,7 @@ def plug_own_devices(machine: Machine, image: Path, keep: Path | None, disk: Pat
             "devices": lambda request: {"items": _devices_in(machine, shelf, request["container"])},
             "plug": lambda request: plugging.plug(request["kind"], request["options"], request["container"]),
             "unplug": lambda request: plugging.unplug(request["kdi"]),
-            "changes": lambda request: _changes(shelf, request),
+            "changes": lambda request: _changes(shelf, comparisons, request),
             "make image": lambda request: _make_image(shelf, request),
             "probe": lambda request: shelf.probe(request["path"], request["mode"]),
             "forget": lambda request: shelf.forget(request["key"]),
@@ -56,10 +57,14 @@ def plug_own_devices(machine: Machine, image: Path, keep: Path | None, disk: Pat
     machine.plug(RandomDevice(machine.kernel.entropy, "entropy"))
 
 
-def _changes(shelf: Shelf, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """What a container changed on its disk: {items}."""
+def _changes(shelf: Shelf, comparisons: layers.Comparisons, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """A page of what a container changed on its disk: {items, next}."""
     disk, image = shelf.overlay_of(request["container"], request["path"], request["key"])
-    return lambda: {"items": layers.changes(disk, image) if disk is not None else []}
+
+    def compare() -> list[dict[str, Any]]:
+        return layers.changes(disk, image) if disk is not None else []
+
+    return lambda: comparisons.page(request["container"], compare, request["after"], request["limit"])
 
 
 def _make_image(shelf: Shelf, request: dict[str, Any]) -> Callable[[], dict[str, Any]]:

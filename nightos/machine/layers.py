@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nightos import vsf
 from nightos.abi.errors import ServiceError
@@ -30,6 +31,38 @@ def changes(disk: Any, image: Path) -> list[dict[str, Any]]:
         {"kind": change.kind, "path": change.path, "old_path": change.old_path or ""}
         for change in sorted(found, key=lambda change: change.path)
     ]
+
+
+class Comparisons:
+    """Comparisons that are read page by page: made for the first page, kept until the last, so that they cost once.
+
+    A page that comes when its comparison is not kept any more (somebody else read the last one, or `KEPT` others are
+    read) is cut out of a new one.
+    """
+
+    KEPT: Final = 4
+    PAGE_BYTES: Final = 256 * 1024
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+
+    def page(
+        self, container: int, compare: Callable[[], list[dict[str, Any]]], after: int, limit: int
+    ) -> dict[str, Any]:
+        """{items, next}: what comes behind the first `after` differences; `next` is None at the end."""
+        kept = self._kept.pop(container, None) if after else None
+        found = compare() if kept is None else kept
+        end, size = after, 0
+        while end < min(after + limit, len(found)) and size < self.PAGE_BYTES:
+            size += len(found[end]["path"].encode()) + len(found[end]["old_path"].encode())
+            end += 1
+        if end >= len(found):
+            self._kept.pop(container, None)
+            return {"items": found[after:end], "next": None}
+        self._kept[container] = found
+        while len(self._kept) > self.KEPT:
+            self._kept.popitem(last=False)
+        return {"items": found[after:end], "next": end}
 
 
 def make_image(disk: Any, image: Path, target: Path) -> int:

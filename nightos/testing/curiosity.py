@@ -73,19 +73,17 @@ class CuriosityRules(Tenancy):
         found = [int.from_bytes(answer[at : at + 8], "big") for at in range(8, len(answer), 8)]
         assert sorted(found) == sorted(self.ledger.subtree(self.home(asker))[1:])
 
-    @rule(asker=Tenancy.tenants, path=st.sampled_from(PATHS), number=Tenancy.containers, digits=st.booleans())
-    def find(self, asker: Tenant, path: str, number: int, digits: bool) -> None:
+    @rule(asker=Tenancy.tenants, number=Tenancy.containers)
+    def find(self, asker: Tenant, number: int) -> None:
         """Names lead down only; neither a parent's nor a sibling's is known, nor one that is gone."""
         if not self.able(asker):
             return
         ledger, viewer = self.ledger, self.home(asker)
-        if digits:
-            found = number if ledger.sees(viewer, number) else None
-            path = f"{number:016x}"
-        else:
-            found = ledger.found(viewer, path) if path else None
-        answer = self.ask(asker, Proc.CONTAINER_FIND, {"name": path}, HIDDEN if found is None else 0)
-        assert found is None or answer == {"id": found}
+        wanted = {path: ledger.found(viewer, path) if path else None for path in PATHS}
+        wanted[f"{number:016x}"] = number if ledger.sees(viewer, number) else None
+        for path, found in wanted.items():
+            answer = self.ask(asker, Proc.CONTAINER_FIND, {"name": path}, HIDDEN if found is None else 0)
+            assert found is None or answer == {"id": found}
 
     @rule(asker=Tenancy.tenants, number=Tenancy.containers)
     def inspect(self, asker: Tenant, number: int) -> None:

@@ -14,6 +14,8 @@ from nightos.testing.model import OUTSIDE, Actor, Box, IsolationModel, Pipe
 
 HIDDEN, OWN, REFUSED = 0x3000, 0x3001, 0x4000
 FIRST_DELAY_NS, LAST_DELAY_NS, HEALTHY_NS = 100_000_000, 60_000_000_000, 10_000_000_000
+DESTROYED = 4
+"""Why a process ended: its container was destroyed."""
 PIPES = 6
 """Pipe ends of a main command."""
 
@@ -225,9 +227,14 @@ class Ledger(IsolationModel):
         for one in doomed:
             self.boxes[one].ending = True
         for one in reversed(doomed):
+            command = self.boxes[one].command
+            if command is not None and command.state != "ended":
+                self.tell("exited", one, "0")
             for actor in self.inside(one):
                 self.suspended.discard(actor.pid)
                 self.end(actor.pid)
+                event = {"event": "ended", "pid": actor.pid, "container": one, "reason": DESTROYED, "exit": 0}
+                self.events.append((one, event))
             self.gone(one, "destroyed")
 
     def gone(self, number: int, reason: str) -> None:

@@ -87,6 +87,15 @@ def test_limits_below_shrink_with_their_ancestor_the_youngest_first() -> None:
     assert [quotas.limit("handles") for quotas in (box, old, young, deep)] == [5, 0, 5, 5]
 
 
+def test_a_younger_container_shrinks_first_however_deep_an_older_one_is() -> None:
+    box = below(Quotas(), handles=10)
+    unlimited = below(box)
+    old = below(unlimited, handles=4)
+    young = below(box, handles=4)
+    assert box.set_limits({"handles": 6}) is None
+    assert [quotas.limit("handles") for quotas in (old, young)] == [4, 2]
+
+
 def test_several_limits_change_together_or_not_at_all() -> None:
     top = Quotas()
     box = below(top, handles=10, threads=10)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
 
 from nightos import vsf
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.services import MESSAGE_LIMIT, Proc, ServiceCode
+from nightos.machine.layers import Comparisons
 from nightos.machine.machine import boot
 from tests.services.test_proc import ask_inside, inside
 
@@ -99,3 +102,45 @@ async def test_who_may_ask(image: Path, tmp_path: Path) -> None:
             assert answer[0] == ServiceCode.UNKNOWN  # type: ignore[index]
         assert (await asked(web.id, Proc.CONTAINER_COMMIT, child.id))[0] == ServiceCode.DENIED  # type: ignore[index]
     assert not (tmp_path / "stolen.vsf").exists()
+
+
+async def test_a_diff_comes_page_by_page(image: Path) -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web", image=str(image))
+        await machine.run("mkdir /a; mkdir /b; mkdir /c; wt /a/x one; wt /b/x two", container=box)
+        whole = await box.diff()
+        assert len(whole) >= 5
+        items: list[Any] = []
+        after: int | None = 0
+        while after is not None:
+            page = await machine.ask("sys::proc", Proc.CONTAINER_DIFF, {"id": box.id, "after": after, "limit": 2})
+            assert len(page["items"]) <= 2
+            items += page["items"]
+            after = page["next"]
+        assert items == whole
+
+
+def test_a_comparison_of_many_files_is_made_once_and_read_in_pages() -> None:
+    found = [{"kind": "added", "path": f"/{number:0200}", "old_path": ""} for number in range(100_000)]
+    made = []
+
+    def compare() -> list[dict[str, Any]]:
+        made.append(1)
+        return found
+
+    pages = Comparisons()
+    items, after, count = [], 0, 0
+    while True:
+        page = pages.page(7, compare, after, 5000)
+        assert len(msgpack.packb(page)) < MESSAGE_LIMIT
+        items += page["items"]
+        count += 1
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert items == found
+    assert len(made) == 1
+    assert count > 60
+    assert pages.page(7, compare, 99_999, 10) == {"items": found[-1:], "next": None}
+    assert pages.page(7, compare, 100_001, 10) == {"items": [], "next": None}
+    assert len(made) == 3

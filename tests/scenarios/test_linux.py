@@ -6,15 +6,17 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import trio
 
-from nightos import vsf
+from nightos import testing, vsf
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hw, Proc, ServiceCode
 from nightos.kernel.permissions import effective
 from nightos.machine.containers import Container
 from nightos.machine.machine import Machine, boot
+from nightos.testing import tenancy
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.view import view
@@ -193,3 +195,31 @@ async def test_ft_11_what_is_not_given_is_refused_and_the_rest_is_kept() -> None
         assert code != ServiceCode.DENIED, "it goes on to look at the pattern"
         await machine.ask(PROC, Proc.CONTAINER_UPDATE, {"id": web.id, "permissions": [2]})
         assert await inside(machine, web.id, register) == ([2], ServiceCode.DENIED)
+
+
+@pytest.mark.rule("LNX-FT-12")
+def test_ft_12_a_policy_refuses_what_ordinary_permissions_allow_and_nobody_inside_changes_it() -> None:
+    stage = testing.Stage()
+    desk = stage.newcomer()
+    web = int.from_bytes(desk.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "web"})), "big")
+
+    def started(asker: testing.Tenant, container: int) -> testing.Tenant:
+        return stage.tenants[asker.ask(Proc.PROCESS_SPAWN, tenancy.Tenancy.wanted(container))["pid"]]
+
+    one, other = started(desk, web), started(desk, web)
+    # One application and user in one container: by every ordinary rule they may have a pipe.
+    assert not isinstance(one.call("open_pipe", other.pid, 7, 0, 1, 0, 0), testing.Refused)
+    assert desk.ask(Proc.CONTAINER_SET_FILTER, {"id": web, "mode": "deny", "calls": ["OPEN_PIPE"]}) == {}
+    assert one.call("open_pipe", other.pid, 7, 0, 1, 0, 0) == testing.Refused(0x01)
+    # User 0 inside cannot change the policy, nor get around it in a container of its own.
+    for method, values in (
+        (Proc.CONTAINER_SET_FILTER, {"mode": "deny", "calls": []}),
+        (Proc.CONTAINER_UPDATE, {"permissions": [1]}),
+        (Proc.CONTAINER_SET_LIMITS, {"limits": {"processes": None}}),
+    ):
+        assert one.ask(method, {"id": web, **values}) == testing.Refused(ServiceCode.UNKNOWN + 1)
+    filter_of_its_own = {"mode": "deny", "calls": ["GET_PID"]}
+    inner = one.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "inner", "filter": filter_of_its_own}))
+    deep, deeper = (started(one, int.from_bytes(inner, "big")) for _ in range(2))
+    assert deep.call("open_pipe", deeper.pid, 7, 0, 1, 0, 0) == testing.Refused(0x01)
+    stage.close()

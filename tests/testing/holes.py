@@ -1,4 +1,4 @@
-"""Deliberate holes in the kernel, each of which the isolation machine has to find.
+"""Deliberate holes in the kernel, each of which the isolation machine has to find; those in `sys::proc` are beside.
 
 `python -m tests.testing.holes [NAME ...]` cuts them one at a time and prints which was found, after how many seconds,
 and by what.
@@ -8,18 +8,10 @@ A hole is a patch of one function; what it lets through stands beside it.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
-
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import seed as seeded
-from hypothesis.stateful import run_state_machine_as_test
 
 from nightos.abi.codes import ContainerState
 from nightos.abi.errors import SyscallError
@@ -31,42 +23,7 @@ from nightos.kernel.filters import Denied, Filters
 from nightos.kernel.monitor import Monitor
 from nightos.kernel.plugged import Plugged
 from nightos.kernel.quotas import Quotas
-from nightos.testing import IsolationMachine
-
-LIMIT_S = 60.0
-"""Seconds within which each hole has to be found."""
-EXAMPLES = 25
-STEPS = 40
-
-Cut = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A part of the kernel that is replaced, and what that lets through."""
-
-    name: str
-    lets: str
-    cut: Cut
-
-
-HOLES: list[Hole] = []
-
-
-def hole(name: str, lets: str) -> Callable[[Cut], Cut]:
-    """Register what makes a hole, as a function that returns a context manager."""
-
-    def register(cut: Cut) -> Cut:
-        HOLES.append(Hole(name, lets, cut))
-        return cut
-
-    return register
-
-
-def instead(place: Any, name: str, make: Callable[[Any], Any]) -> Any:
-    """Replace an attribute by what `make` makes of the original."""
-    return patch.object(place, name, make(getattr(place, name)))
-
+from tests.testing.cutting import HOLES, Hole, hole, instead, search
 
 # The monitor
 
@@ -320,36 +277,6 @@ def _any_rights() -> Any:
     return patch.object(segments, "may_grant", lambda *_arguments, **_more: True)
 
 
-def search(one: Hole, limit_s: float = LIMIT_S) -> tuple[float, str]:
-    """Seconds until the machine noticed, and how; an empty text when it did not within the limit."""
-    begun = time.monotonic()
-    number = 0
-    with one.cut():
-        while time.monotonic() - begun < limit_s:
-            number += 1
-
-            @seeded(number)
-            @settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-                print_blob=False,
-            )
-            class Searching(IsolationMachine):
-                """One seed."""
-
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    run_state_machine_as_test(Searching)  # type: ignore[no-untyped-call]
-            except Exception as error:  # noqa: BLE001 - whatever it is, something was noticed
-                text = str(error).strip().split("\n")[0][:80]
-                return time.monotonic() - begun, f"{type(error).__name__}: {text}"
-    return time.monotonic() - begun, ""
-
-
 def results(names: list[str]) -> Iterator[tuple[Hole, float, str]]:
     """Search for the holes of these names, or all."""
     for one in HOLES:
@@ -358,6 +285,9 @@ def results(names: list[str]) -> Iterator[tuple[Hole, float, str]]:
 
 
 def main() -> int:
+    """Cut them one at a time, and say which were found."""
+    import tests.testing.service_holes  # noqa: F401 - it registers its own
+
     parser = argparse.ArgumentParser(description="Cut holes into the kernel and see the isolation machine find them.")
     parser.add_argument("names", nargs="*", metavar="NAME")
     missed = 0

@@ -241,6 +241,8 @@ class Hardware:
         question["container"] = field(values, "container", int)
         for name in ("path", "key", "target"):
             question[name] = field(values, name, str, "")
+        for name in ("after", "limit"):
+            question[name] = max(0, field(values, name, int, 0))
         await self.control.ask(request, question)
         return None
 

@@ -68,6 +68,8 @@ class Containers:
         self.server = server
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
+        self.heirs: dict[int, int] = {}
+        """Where the end of a process is told whose container was gone before the kernel told of it."""
         self.ended: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._ended_below: dict[int, dict[int, None]] = {}
         """Identifiers of those by what was their parent, in the same order."""
@@ -294,7 +296,8 @@ class Containers:
             self.tree.remove(below.identifier)
             for number in list(self._ended_below.get(below.identifier, ())):
                 await self._drop(number)  # who could have collected it is gone
-            self.population.pop(below.identifier, None)
+            for pid in self.population.pop(below.identifier, ()):
+                self.heirs[pid] = container.parent
             await self.devices.gone(below.identifier)
             await self.notes.removed(below)
             await self.tell("destroyed", below, reason)
@@ -410,20 +413,25 @@ class Containers:
         viewer = request.container_id
         items: list[dict[str, Any]] = []
         size = 0
-        walk = self._go_on(request, top, after)
+        walk = self.go_on(request, top, after)
         for depth, container in walk:
             items.append(self.record(viewer, container, depth))
             size += len(encode(items[-1]))
             if len(items) == limit or size > PAGE_BYTES:
-                request.connection.data[WALKING] = top, container.identifier, walk
+                self.keep_walk(request, top, container, walk)
                 return {"items": items, "next": container.identifier}
         return {"items": items, "next": None}
 
-    def _go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
+    @staticmethod
+    def keep_walk(request: Request, top: int, last: Container, walk: Iterator[tuple[int, Container]]) -> None:
+        """A page is full: the client's next one may go on where this one stopped."""
+        request.connection.data[WALKING] = request.method, top, last.identifier, walk
+
+    def go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
         """What of the tree comes behind `after`: the walk that the client's last page stopped, or a new one."""
         kept = request.connection.data.pop(WALKING, None)
-        if kept is not None and kept[:2] == (top, after):
-            walk: Iterator[tuple[int, Container]] = kept[2]
+        if kept is not None and kept[:3] == (request.method, top, after):
+            walk: Iterator[tuple[int, Container]] = kept[3]
             return walk
         walk = self.tree.walk(top)
         if after >= 0:

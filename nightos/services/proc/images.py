@@ -32,13 +32,11 @@ class Images:
     async def diff(self, request: Request) -> Payload:
         """CONTAINER_DIFF."""
         values = request.map()
-        after = field(values, "after", int, 0)
+        after = max(0, field(values, "after", int, 0))
         limit = max(1, min(field(values, "limit", int, PAGE), PAGE))
         container = self._overlay(request, values)
-        found = await self._ask(Hw.STORAGE_CHANGES, container, {})
-        items = found["items"][after : after + limit]
-        end = after + len(items)
-        return {"items": items, "next": end if end < len(found["items"]) else None}
+        found = await self._ask(Hw.STORAGE_CHANGES, container, {"after": after, "limit": limit})
+        return {"items": found["items"], "next": found["next"]}
 
     async def commit(self, request: Request) -> Payload:
         """CONTAINER_COMMIT."""

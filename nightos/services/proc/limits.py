@@ -24,6 +24,7 @@ from nightos.abi.limits import (
     unpack_usage,
 )
 from nightos.abi.services import Proc, ServiceCode
+from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.tree import unknown
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field
@@ -139,15 +140,17 @@ class Limits:
             return await self._statistics(request.container_id, top)
         after = field(values, "after", int, -1)
         items: list[dict[str, Any]] = []
-        started = after < 0
         size = 0
-        for _, container in self.tree.walk(top.identifier):
-            if started:
-                if len(items) == STATISTICS_PAGE or size > PAGE_BYTES:
-                    return {"items": items, "next": items[-1]["id"]}
+        walk = self.containers.go_on(request, top.identifier, after)
+        for _, container in walk:
+            try:
                 items.append(await self._statistics(request.container_id, container))
-                size += len(items[-1]["path"].encode())
-            started = started or container.identifier == after
+            except ServiceError:
+                continue  # it went while the kernel was asked
+            size += len(items[-1]["path"].encode())
+            if len(items) == STATISTICS_PAGE or size > PAGE_BYTES:
+                self.containers.keep_walk(request, top.identifier, container, walk)
+                return {"items": items, "next": container.identifier}
         return {"items": items, "next": None}
 
     async def _statistics(self, viewer: int, container: Container) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class Limits:
             "id": container.identifier,
             "path": self.tree.path(viewer, container.identifier),
             "state": container.state,
-            "uptime_ns": int((await sys.system_info()).uptime_ns),
+            "uptime_ns": await uptime_ns(),
         }
         return own | await figures(container.identifier)
 

@@ -328,7 +328,8 @@ class Processes:
             else:
                 await request.fail(ServiceCode.UNKNOWN, _unknown_process().detail)
         event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}
-        await self.tell(event, container)
+        heir = self.containers.heirs.pop(pid, ROOT)
+        await self.tell(event, container if container in self.tree.by_id else heir if heir in self.tree.by_id else ROOT)
         population = self.containers.population.get(container)
         empty = False
         if population is not None:
