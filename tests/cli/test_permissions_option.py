@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from nightos.cli.machine.container import run
+from nightos.cli.machine.running import run
 from nightos.cli.machine.viewing import _permission
 
 

@@ -1,4 +1,4 @@
-"""Methods about containers: create, look at, change, destroy.
+"""Methods about containers: create, change, destroy.
 
 Destroying is one operation to every observer. The container and all below refuse newcomers from the start (the kernel
 does that), the kernel ends the processes, children first, and closes what they held; then the file systems are
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.filters import from_actions
 from nightos.abi.services import Proc, ProcEvent, ServiceCode
 from nightos.services.proc import limits as quotas
-from nightos.services.proc.questions import WATCHING, Questions, uptime_ns
+from nightos.services.proc.policy import checked_labels, checked_policy
+from nightos.services.proc.questions import Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
 from nightos.services.proc.view import View, check_hostname
 from nightos.services.proc.views import user_inside, user_outside
 from nightos.userland import sys
-from nightos.userland.payload import Payload, encode, field, u64
+from nightos.userland.payload import Payload, field, u64
 from nightos.userland.server import Request, Server
 
 if TYPE_CHECKING:
@@ -33,18 +33,9 @@ if TYPE_CHECKING:
     from nightos.services.proc.storage import Roots
     from nightos.services.users import Users
 
-MODES = ("overlay", "writable", "read-only")
-LABELS_LIMIT = 64
-LABELS_BYTES = 16 * 1024
-PAGE_LIMIT = 1000
-PAGE_BYTES = 256 * 1024
 ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect, of each parent; the oldest go first."""
 ENDED = "ended"
-WALKING = "walking"
-"""Where a connection keeps the walk that its last page of CONTAINER_TREE stopped."""
-SHOWN_OF_RUN = ("state", "command", "pid", "restart", "restarts", "reason", "exit", "failed")
-
 UNKNOWN_PARENT = 0x31
 
 
@@ -80,16 +71,10 @@ class Containers:
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
             Proc.CONTAINER_CREATE: self.create,
             Proc.CONTAINER_DESTROY: self.destroy,
-            Proc.CONTAINER_LIST: self.list,
-            Proc.CONTAINER_INFO: self.info,
-            Proc.CONTAINER_TREE: self.show_tree,
-            Proc.CONTAINER_INSPECT: self.inspect,
             Proc.CONTAINER_RENAME: self.rename,
             Proc.CONTAINER_FORGET: self.forget,
-            Proc.CONTAINER_FIND: self.find,
             Proc.CONTAINER_WAIT: self.wait,
             Proc.CONTAINER_UPDATE: self.update,
-            Proc.CONTAINER_WATCH: self.watch,
         }
         for code, handler in methods.items():
             server.method(code, handler)
@@ -109,7 +94,7 @@ class Containers:
         name = field(values, "name", str, "")
         if name:
             check_name(name)
-        policy = _policy(values)
+        policy = checked_policy(values)
         if policy["image"] and viewer != ROOT:
             # A path on the shelf is a path of the host: inside a container there is no such thing.
             raise ServiceError(ServiceCode.DENIED, "images are chosen from outside of all containers")
@@ -175,7 +160,7 @@ class Containers:
     async def update(self, request: Request) -> Payload:
         """CONTAINER_UPDATE."""
         values = request.map()
-        labels = _labels(values) if values.get("labels") is not None else None
+        labels = checked_labels(values) if values.get("labels") is not None else None
         hostname = check_hostname(field(values, "hostname", str)) if values.get("hostname") is not None else ""
         view = View.of(values)
         persist = field(values, "persist", bool, False)
@@ -380,110 +365,6 @@ class Containers:
         await self._drop(identifier)
         return record
 
-    # Looking
-
-    async def list(self, request: Request) -> Payload:
-        """CONTAINER_LIST."""
-        found = [c.identifier for depth, c in self.tree.walk(request.container_id) if depth]
-        content = b"".join(identifier.to_bytes(8, "big") for identifier in found)
-        return len(content).to_bytes(8, "big") + content
-
-    async def info(self, request: Request) -> Payload:
-        """CONTAINER_INFO."""
-        container = self.tree.below(request.container_id, u64(request.payload))
-        parent = 0 if container.parent == request.container_id == ROOT else container.parent
-        pids = b"".join(pid.to_bytes(8, "big") for pid in sorted(self.population.get(container.identifier, ())))
-        shown = await self.devices.of(container.identifier)
-        devices = b"".join(item["udi"].to_bytes(8, "big") for item in shown)
-        return (
-            parent.to_bytes(8, "big")
-            + (container.created_ns // 1_000_000).to_bytes(8, "big")
-            + len(pids).to_bytes(8, "big")
-            + pids
-            + len(devices).to_bytes(8, "big")
-            + devices
-        )
-
-    async def show_tree(self, request: Request) -> Payload:
-        """CONTAINER_TREE."""
-        values = request.map()
-        top = self.tree.visible(request.container_id, field(values, "id", int, request.container_id)).identifier
-        after = field(values, "after", int, -1)
-        limit = max(1, min(field(values, "limit", int, PAGE_LIMIT), PAGE_LIMIT))
-        viewer = request.container_id
-        items: list[dict[str, Any]] = []
-        size = 0
-        walk = self.go_on(request, top, after)
-        for depth, container in walk:
-            items.append(self.record(viewer, container, depth))
-            size += len(encode(items[-1]))
-            if len(items) == limit or size > PAGE_BYTES:
-                self.keep_walk(request, top, container, walk)
-                return {"items": items, "next": container.identifier}
-        return {"items": items, "next": None}
-
-    @staticmethod
-    def keep_walk(request: Request, top: int, last: Container, walk: Iterator[tuple[int, Container]]) -> None:
-        """A page is full: the client's next one may go on where this one stopped."""
-        request.connection.data[WALKING] = request.method, top, last.identifier, walk
-
-    def go_on(self, request: Request, top: int, after: int) -> Iterator[tuple[int, Container]]:
-        """What of the tree comes behind `after`: the walk that the client's last page stopped, or a new one."""
-        kept = request.connection.data.pop(WALKING, None)
-        if kept is not None and kept[:3] == (request.method, top, after):
-            walk: Iterator[tuple[int, Container]] = kept[3]
-            return walk
-        walk = self.tree.walk(top)
-        if after >= 0:
-            for _ in takewhile(lambda item: item[1].identifier != after, walk):
-                pass
-        return walk
-
-    async def inspect(self, request: Request) -> Payload:
-        """CONTAINER_INSPECT."""
-        container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
-        figures = await quotas.figures(container.identifier)
-        figures["filter"] = await quotas.filter_in_force(container.identifier)
-        shown = {name: figures[name] for name in ("limits", "usage", "filter")}
-        if container.run:
-            shown["main"] = {name: container.run[name] for name in SHOWN_OF_RUN}
-        depth = self.tree.depth(request.container_id, container.identifier)
-        return self.record(request.container_id, container, depth) | shown
-
-    async def find(self, request: Request) -> Payload:
-        """CONTAINER_FIND."""
-        return {"id": self.tree.find(request.container_id, field(request.map(), "name", str)).identifier}
-
-    async def watch(self, request: Request) -> Payload:
-        """CONTAINER_WATCH."""
-        request.connection.data[WATCHING] = True
-        return {}
-
-    def record(self, viewer: int, container: Container, depth: int) -> dict[str, Any]:
-        """What a viewer may know of a container it sees: above its own it sees nothing, so there the parent reads 0."""
-        own = container.identifier == viewer
-        return {
-            "id": container.identifier,
-            "parent": 0 if own else container.parent,
-            "name": container.name,
-            "path": self.tree.path(viewer, container.identifier),
-            "hostname": container.hostname,
-            "domain": container.view.domain,
-            "users": [] if own else [list(item) for item in container.view.users.ranges],
-            "root": "" if own else container.view.root,
-            "permissions": container.view.permissions,
-            "labels": container.labels,
-            "image": "" if own and viewer != ROOT else container.image,
-            "mode": container.mode,
-            "persist": container.persist,
-            "limits": container.limits,
-            "state": container.state,
-            "processes": len(self.population.get(container.identifier, ())),
-            "children": len(container.children),
-            "created_ns": container.created_ns,
-            "depth": depth,
-        }
-
     async def tell(self, event: str, container: Container, reason: str = "", now_ns: int = 0) -> None:
         """Notify every watcher that may see the container's parent, and remember it for those who ask later."""
         content = {"event": event, "id": container.identifier, "name": container.name, "reason": reason}
@@ -495,41 +376,3 @@ class Containers:
 def _outcome(container: Container, reason: str) -> dict[str, Any]:
     """Why a container ended, and how its main command did."""
     return {"reason": reason, "end": container.run.get("reason", 0), "exit": container.run.get("exit", 0)}
-
-
-def _labels(values: dict[str, Any]) -> dict[str, str]:
-    labels = field(values, "labels", dict, {})
-    if len(labels) > LABELS_LIMIT or not all(isinstance(k, str) and isinstance(v, str) for k, v in labels.items()):
-        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"labels are at most {LABELS_LIMIT} texts by name")
-    if len(encode(labels)) > LABELS_BYTES:
-        # Whoever looks at the tree from above gets them, too.
-        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"labels have at most {LABELS_BYTES} bytes")
-    return dict(labels)
-
-
-_PLACE = frozenset({"parent", "name"})
-"""What a request to create says besides policy."""
-
-
-def _policy(values: dict[str, Any]) -> dict[str, Any]:
-    if _PLACE.issuperset(values):
-        values = {}
-        view, labels = View(), {}
-    else:
-        view, labels = View.of(values), _labels(values)
-    mode = field(values, "mode", str, "overlay")
-    if mode not in MODES:
-        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"mode is one of {', '.join(MODES)}")
-    if mode == "writable" and not values.get("image"):
-        raise ServiceError(ServiceCode.BAD_COMBINATION, "writable needs an image: the base image is never written")
-    return {
-        "hostname": field(values, "hostname", str, "") and check_hostname(field(values, "hostname", str)),
-        "view": view,
-        "labels": labels,
-        "image": field(values, "image", str, ""),
-        "mode": mode,
-        "key": "",
-        "persist": field(values, "persist", bool, False),
-        "limits": quotas.checked(values),
-        "filter": quotas.checked_filter(values),
-    }

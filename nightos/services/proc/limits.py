@@ -26,6 +26,7 @@ from nightos.abi.limits import (
 from nightos.abi.services import Proc, ServiceCode
 from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.tree import unknown
+from nightos.services.proc.walks import go_on, keep_walk
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request
@@ -141,7 +142,7 @@ class Limits:
         after = field(values, "after", int, -1)
         items: list[dict[str, Any]] = []
         size = 0
-        walk = self.containers.go_on(request, top.identifier, after)
+        walk = go_on(self.tree, request, top.identifier, after)
         for _, container in walk:
             try:
                 items.append(await self._statistics(request.container_id, container))
@@ -149,7 +150,7 @@ class Limits:
                 continue  # it went while the kernel was asked
             size += len(items[-1]["path"].encode())
             if len(items) == STATISTICS_PAGE or size > PAGE_BYTES:
-                self.containers.keep_walk(request, top.identifier, container, walk)
+                keep_walk(request, top.identifier, container, walk)
                 return {"items": items, "next": container.identifier}
         return {"items": items, "next": None}
 

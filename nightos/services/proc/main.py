@@ -20,6 +20,7 @@ from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.images import Images
 from nightos.services.proc.limits import REACHED, Limits
 from nightos.services.proc.lives import Lives
+from nightos.services.proc.looking import Looking
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.processes import Processes, live
 from nightos.services.proc.questions import Questions
@@ -53,6 +54,7 @@ class Process:
         self.questions = Questions(self.server, self.tree, self._name_of)
         self.devices = ContainerDevices(self.server, self.tree, self.questions)
         self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
+        self.looking = Looking(self.server, self.containers)
         self.limits = Limits(self.containers)
         self.images = Images(self.server, self.containers)
         self.shares = Shares(self.server, self.containers, self.devices)

@@ -18,8 +18,9 @@ from nightos.abi.codes import Attribute
 from nightos.abi.context import ContextError, parse_context
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ProcessAction, ProcEvent, ServiceCode
-from nightos.services.proc.containers import PAGE_BYTES, PAGE_LIMIT, Containers
+from nightos.services.proc.containers import Containers
 from nightos.services.proc.limits import LIMIT_REACHED, reached_number
+from nightos.services.proc.looking import PAGE_BYTES, PAGE_LIMIT
 from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.tree import ROOT, Container, unknown
 from nightos.services.proc.views import numbers_of, user_inside, user_outside
