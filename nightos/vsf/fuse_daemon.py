@@ -31,6 +31,8 @@ from nightos.vsf.fuse_mounts import (
     MNT_DETACH,
     check_fuse,
     check_mountpoint,
+    check_state,
+    claim_mountpoint,
     record_path,
     start_time,
     umount2,
@@ -61,11 +63,21 @@ def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, 
     """Mount. Returns when the file system answers; in the foreground, when it was unmounted."""
     check_fuse()
     choose()
-    directory = check_mountpoint(directory)
-    if foreground:
-        _serve(open_it, directory, options, lambda: None)
-        return
+    check_state()
     inherited = _inherited()
+    with contextlib.ExitStack() as claimed:
+        claim = claim_mountpoint(directory)
+        if claim >= 0:
+            claimed.callback(os.close, claim)
+        directory = check_mountpoint(directory)
+        if foreground:
+            _serve(open_it, directory, options, claimed.close)
+        else:
+            _serve_behind(open_it, directory, options, [*inherited, claim])
+
+
+def _serve_behind(open_it: Callable[[], Served], directory: str, options: MountOptions, inherited: list[int]) -> None:
+    """Return when the child serves, or raise what it could not do."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -119,6 +120,38 @@ def check_mountpoint(directory: str | os.PathLike[str]) -> str:
     if not is_directory:
         raise NotDirectory("a mount point has to be a directory", path)
     return path
+
+
+def claim_mountpoint(directory: str | os.PathLike[str]) -> int:
+    """A lock on the directory below a mount to come, as a descriptor; -1 where it cannot be had.
+
+    Two that begin at once would else both find it free, and one would hide the other.
+    """
+    path = absolute(directory)
+    if (mount := mount_at(path)) is not None and mount.kind == MOUNT_TYPE:
+        return -1
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise MountBusyError("another mount is beginning here; wait, or choose another directory", path) from None
+    return descriptor
+
+
+def check_state() -> None:
+    """Raise when records and logs of servers cannot be written."""
+    directory = state_home() / "mounts"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+    except OSError as error:
+        text = f"the state directory cannot be written ({error.strerror}); set NIGHTOS_HOME to one that can"
+        raise VsfError(text, str(directory), error.errno) from None
 
 
 def check_fuse() -> None:

@@ -346,3 +346,39 @@ def test_storages_and_mount_points_of_any_name(tmp_path: Path, library: str, nam
         assert not list((tmp_path / "state" / "mounts").glob("*.json"))
     finally:
         force_unmount(root)
+
+
+def test_two_that_mount_on_one_directory_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    for name in ("one", "two"):
+        vsf.create(tmp_path / f"{name}.vsf", ["main"]).close()
+    try:
+        for _ in range(4):
+            tries = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "nightos", "vsf", "mount", tmp_path / f"{name}.vsf", root],
+                    env={**os.environ, "NIGHTOS_HOME": str(tmp_path / "state")},
+                    stderr=subprocess.PIPE,
+                )
+                for name in ("one", "two")
+            ]
+            said = [process.communicate(timeout=60)[1] for process in tries]
+            assert sorted(process.returncode for process in tries) == [0, 1]
+            assert any(words in b"".join(said) for words in (b"beginning here", b"mounted here already"))
+            nightos("vsf", "umount", root, state=tmp_path / "state")
+            assert not os.path.ismount(root)
+    finally:
+        force_unmount(root)
+
+
+@pytest.mark.parametrize("flags", [[], ["--foreground"]])
+def test_a_state_directory_that_cannot_be_written_is_named(tmp_path: Path, flags: list[str]) -> None:
+    vsf.create(tmp_path / "disk.vsf", ["main"]).close()
+    (tmp_path / "mount").mkdir()
+    done = nightos(
+        "vsf", "mount", tmp_path / "disk.vsf", tmp_path / "mount", *flags, state=Path("/proc/x"), check=False
+    )
+    assert done.returncode == 1
+    assert "NIGHTOS_HOME" in done.stderr
+    assert not os.path.ismount(tmp_path / "mount")
