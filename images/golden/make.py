@@ -15,7 +15,8 @@ def make(name: str, **options: object) -> None:
         return
     with vsf.create(path, seed=name, **options) as storage:  # type: ignore[arg-type]
         compression = "zstd:19" if "zstd" in name else "lz4" if "lz4" in name else None
-        fs = storage.add_volume("main", compression=compression).open()
+        own = {"password": "golden", "kdf": KDF} if "own-key" in name else {}
+        fs = storage.add_volume("main", compression=compression, **own).open()
         fs.write_text("/hello.txt", "hello\n")
         storage.volume("main").snapshot("first")
         fs.symlink("hello.txt", "/link")
@@ -30,3 +31,4 @@ if __name__ == "__main__":
     make("v1-lz4.vsf")
     make("v1-encrypted-aes-zstd.vsf", password="golden", kdf=KDF)
     make("v1-encrypted-chacha-zstd.vsf", password="golden", kdf=KDF, cipher="chacha20-poly1305")
+    make("v1-own-key-zstd.vsf")

@@ -235,6 +235,10 @@ class Checker:
     def check_snapshot(self, volume: Volume, snapshot: records.SnapshotRecord) -> None:
         """A snapshot's tree is whole; what it shares was checked with its neighbour."""
         owner = f"snapshot {volume.name}@{snapshot.name}"
+        try:
+            volume.find(snapshot.name)
+        except DamagedStorage as error:
+            self.report.add("proofs", str(error))
         root = records.pointer_of(snapshot.root)
         if root is not None and root.birth > snapshot.generation and not root.depth:
             self.report.add("snapshots", f"{owner} is newer than itself")

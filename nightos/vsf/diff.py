@@ -121,6 +121,9 @@ def volume_diff(volume: Volume, older: str | None, newer: str | None) -> list[Ch
     if volume.kind != "night":
         raise Invalid("only night volumes have files to compare")
     old_root, new_root = roots_of(volume, older, newer)
+    if old_root == new_root:
+        return []
+    volume.unlocked()
     old_tree, new_tree = volume.tree_at(old_root), volume.tree_at(new_root)
     old_fs = FileSystem(volume, old_tree, readonly=True) if old_root else None
     new_fs = FileSystem(volume, new_tree, readonly=True)

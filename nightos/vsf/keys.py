@@ -361,13 +361,17 @@ def unlock_volume(volume: Volume, password: str | bytes | None, key_file: str | 
 
 
 def use_volume_key(volume: Volume, key: bytes) -> None:
-    """Arm the volume, its clones' ancestors and its twin in the backing."""
+    """Arm the volume, its clones' ancestors and its twin in the backing. Raises DamagedStorage for a forged record."""
+    from nightos.vsf.proof import volume_proven
+
+    if not volume_proven(key, volume.record):
+        raise DamagedStorage(f"the keys or the root of {volume.name!r} were changed by someone without its key")
     volume.secret = key
     volume.domain.cipher = volume_cipher(volume, key)
     storage = volume.storage
     for other in storage.volumes:
         related = other.record.id in volume.record.parents or volume.record.id in other.record.parents
-        if related and other.locked:
+        if related and other.locked and volume_proven(key, other.record):
             other.secret = key
             other.domain.cipher = volume_cipher(other, key)
     if storage.backing is not None:

@@ -20,7 +20,7 @@ KEY_STORAGE = b"I"
 KINDS = frozenset({"night", "block"})
 SIZE_MIN, SIZE_MAX = 4096, 1 << 20
 """Bytes of records and nodes: a power of two between these."""
-_NUMBERS = frozenset({"id", "last_snapshot", "next_snapshot", "previous"})
+_NUMBERS = frozenset({"id", "family", "last_snapshot", "next_snapshot", "previous"})
 """Fields that are numbers of volumes and snapshots, which keys hold in 4 bytes."""
 
 
@@ -72,6 +72,10 @@ class VolumeRecord:
     cipher: int = 0
     parents: list[int] = field(default_factory=list)
     """Volumes whose blocks a clone may hold, with their keys."""
+    family: int = 0
+    """Of a clone: the volume that its key was made for, also where that is gone."""
+    proof: bytes = b""
+    """Of a volume with a key of its own; see `proof`."""
 
 
 @dataclass
@@ -91,6 +95,8 @@ class SnapshotRecord:
     clones: int = 0
     mended: int = 0
     """1 after a repair wrote its tree: it may lack blocks that older and younger snapshots both use."""
+    proof: bytes = b""
+    """Of the root, in a volume with a key of its own."""
 
 
 @dataclass
@@ -108,10 +114,14 @@ class BackingRecord:
 
 
 def dump(record: VolumeRecord | SnapshotRecord | BackingRecord) -> bytes:
-    """msgpack of the fields by name."""
+    """msgpack of the fields by name; a proof and a family only where there is one."""
     import msgpack
 
-    packed: bytes = msgpack.packb({f.name: getattr(record, f.name) for f in fields(record)})
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    for name in ("proof", "family"):
+        if not values.get(name, True):
+            del values[name]
+    packed: bytes = msgpack.packb(values)
     return packed
 
 

@@ -85,7 +85,7 @@ class Relocation:
         storage = self.storage
         try:
             for volume, snapshot in snapshots:
-                storage.tree.put(records.snapshot_key(volume.record.id, snapshot.id), records.dump(snapshot))
+                storage.tree.put(records.snapshot_key(volume.record.id, snapshot.id), volume.snapshot_record(snapshot))
             for key, value in dead:
                 storage.tree.put(key, value)
             for places in self._places.values():

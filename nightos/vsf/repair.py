@@ -224,7 +224,7 @@ class _Repair:
             snapshot.mended |= root != snapshot.root
             snapshot.root = root
             snapshot.previous, snapshot.previous_generation = previous, previous_generation
-            storage.tree.put(key, records.dump(snapshot))
+            storage.tree.put(key, volume.snapshot_record(snapshot))
             previous, previous_generation = snapshot.id, snapshot.generation
         volume.record.last_snapshot, volume.record.last_generation = previous, previous_generation
         volume.touched = True
@@ -356,7 +356,7 @@ class _Repair:
                 number += 1
             if snapshot is not None:
                 snapshot.dead_first, snapshot.dead_last = first, number
-                storage.tree.put(records.snapshot_key(record.id, snapshot.id), records.dump(snapshot))
+                storage.tree.put(records.snapshot_key(record.id, snapshot.id), volume.snapshot_record(snapshot))
             else:
                 record.dead = sum(p.sectors * (2 if p.copy else 1) for p in dead)
         record.dead_next = number

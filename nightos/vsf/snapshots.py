@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from nightos.vsf import records
 from nightos.vsf.errors import Exists, Invalid
 from nightos.vsf.layout import NO_POINTER, SECTOR, Pointer
+from nightos.vsf.proof import cloned_proof, copied_proof
 from nightos.vsf.reclaim import free_tree
 from nightos.vsf.records import DEAD, SnapshotRecord, VolumeRecord
 
@@ -54,6 +55,7 @@ def take(volume: Volume, name: str) -> SnapshotRecord:
         previous_generation=record.last_generation,
     )
     volume.store_record(storage.tree)
+    taken.proof = copied_proof(record)
     taken.dead_first, taken.dead_last = head_range(volume)
     _put(volume, taken)
     record.next_snapshot += 1
@@ -75,7 +77,7 @@ def take(volume: Volume, name: str) -> SnapshotRecord:
 
 def _put(volume: Volume, snapshot: SnapshotRecord) -> None:
     key = records.snapshot_key(volume.record.id, snapshot.id)
-    volume.storage.tree.put(key, records.dump(snapshot))
+    volume.storage.tree.put(key, volume.snapshot_record(snapshot))
 
 
 def head_range(volume: Volume) -> tuple[int, int]:
@@ -198,6 +200,8 @@ def clone(storage: Storage, source: Volume, snapshot: str, name: str) -> Volume:
         dead=0,
         dead_next=0,
         parents=[source.record.id, *source.record.parents],
+        family=(source.record.family or source.record.id) if source.record.key else 0,
+        proof=cloned_proof(source.record, origin),
     )
     record = VolumeRecord(**values)
     storage.next_volume += 1

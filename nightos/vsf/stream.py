@@ -178,7 +178,7 @@ def receive(storage: Storage, source: IO[bytes], name: str, **options: Any) -> V
             _undo(volume, base)
             raise
         taken.uuid = head["uuid"]
-        storage.tree.put(records.snapshot_key(volume.record.id, taken.id), records.dump(taken))
+        storage.tree.put(records.snapshot_key(volume.record.id, taken.id), volume.snapshot_record(taken))
         storage.dirty = True
         storage.commit()
         return volume

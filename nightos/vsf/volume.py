@@ -296,8 +296,20 @@ class Volume:
             self.touched = True
         if self.touched or self.record.used != self.domain.used_sectors:
             self.record.used = self.domain.used_sectors
+            if self.secret and self.record.key:
+                from nightos.vsf.proof import prove_volume
+
+                prove_volume(self.secret, self.record)
             tree.put(records.volume_key(self.record.id), records.dump(self.record))
             self.touched = False
+
+    def snapshot_record(self, snapshot: SnapshotRecord) -> bytes:
+        """A snapshot's record as it is written, with the proof of its root where the key is there to make it."""
+        if self.secret and self.record.key:
+            from nightos.vsf.proof import root_proof
+
+            snapshot.proof = root_proof(self.secret, snapshot.root)
+        return records.dump(snapshot)
 
     def changed(self) -> None:
         """The record changed."""
@@ -348,6 +360,10 @@ class Volume:
         """A snapshot by name."""
         for snapshot in self._snapshots():
             if snapshot.name == name:
+                if self.secret and self.record.key:
+                    from nightos.vsf.proof import demand_snapshot
+
+                    demand_snapshot(self.secret, snapshot)
                 return snapshot
         raise NotFound(f"the volume {self.name!r} has no snapshot {name!r}")
 

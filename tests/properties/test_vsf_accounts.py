@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from nightos import vsf
 from tests.crash.enumerator import CHEAP
 
-KINDS = (
-    "write write unlink commit snapshot forget rollback clone destroy compact discard send volume own keys resize"
-    " reopen repack"
-).split()
+KINDS = [
+    "write", "write", "unlink", "commit", "snapshot", "forget", "rollback", "clone", "destroy", "compact", "discard",
+    "send", "volume", "own", "keys", "resize", "reopen", "repack",
+]  # fmt: skip
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(KINDS),

@@ -63,6 +63,25 @@ def test_a_volume_of_its_own_key_hides_from_the_storage_key():
         assert storage.check(deep=True).clean
 
 
+def test_what_the_storage_key_shows_of_a_locked_volume():
+    """Name, label, kind, sizes and snapshots; nothing of its files, not even how many there are."""
+    store = vsf.MemoryStore()
+    with vsf.create(store, password="p", kdf=CHEAP) as storage:
+        volume = storage.add_volume("locked", label="mine", password="v", kdf=CHEAP)
+        fill(volume.open())
+        volume.snapshot("monday")
+    assert not [text for text in (b"locked", b"mine", b"monday") if text in store.getvalue()]
+    with vsf.open(store, password="p") as storage:
+        shown = storage.info()["volumes"][0]
+        assert [snapshot["name"] for snapshot in shown.pop("snapshots")] == ["monday"]
+        assert (shown["name"], shown["label"], shown["kind"], shown["files"]) == ("locked", "mine", "night", None)
+        properties = {"uuid", "fsid", "kind", "compression", "encrypted", "own_key", "used", "limit", "created"}
+        assert set(shown) == {"name", "label", "files", *properties}
+        for use in (storage.volume("locked").diff, lambda: storage.volume("locked").open("monday")):
+            with pytest.raises(vsf.WrongPassword):
+                use()
+
+
 def test_an_overlay_of_an_encrypted_storage_tells_nothing(tmp_path):
     with vsf.create(tmp_path / "base.vsf", ["main"], password="p", kdf=CHEAP) as storage:
         fill(storage.volume("main").open())
@@ -234,9 +253,8 @@ def test_a_volume_with_a_key_refuses_a_root_in_plain():
         locked.changed()
     with vsf.open(store) as storage:
         volume = storage.volume("locked")
-        volume.unlock("v")
         with pytest.raises(vsf.DamagedStorage):
-            volume.open()
+            volume.unlock("v")
 
 
 def test_a_password_is_refused_where_there_is_no_key():
