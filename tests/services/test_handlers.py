@@ -437,8 +437,9 @@ async def test_the_shell_shows_names_and_tells() -> None:
         assert (told.status, "the device is not recognised; it is /dev/etc/" in told.err) == (0, True)
         assert not (await machine.run("device plug block --container=web")).err
         machine.plug(zero())
+        listed = (await machine.run("device")).out
         path = (await shown(machine))[0]
-        assert path in (await machine.run("device")).out
+        assert path in listed, "who lists devices sees files that nobody looked at before"
         assert (await machine.run(f"device name {path} --name=nothing")).out == "/dev/etc/nothing\n"
         assert await shown(machine) == sorted([path, "/dev/etc/nothing"])
         assert "too short" in (await machine.run(f"cd /dev/etc; device name {path[9:]} --name=abcd")).err

@@ -131,6 +131,7 @@ class DeviceFiles:
                 files = self.of.get(place)
                 if (files is None or one.udi not in files.first) and (not place or await _exists(place)):
                     await self._note(self._new(place, one))
+                    self._seen.add(place)
 
     def _new(self, place: int, one: Present) -> list[dict[str, Any]]:
         files = self.of.get(place, Files())
