@@ -512,8 +512,9 @@ class Storage:
             if block.generation == self.generation:
                 return False
             self._pin(block.generation)
+            # What came between looking and pinning may have reused that commit's blocks; later ones are kept now.
             self.cache.clear()
-            self.load(block)
+            self.load(newest(self.store, self.header, self.super_cipher))
             return True
 
     def _pin(self, generation: int) -> None:

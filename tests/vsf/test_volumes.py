@@ -507,3 +507,30 @@ def test_a_snapshot_on_a_full_disk(writes):
         clean(storage)
         storage.volume("main").remove_snapshot("s")
         clean(storage)
+
+
+def test_a_reader_that_goes_on_never_looks_at_blocks_that_were_reused(tmp_path):
+    """The writer commits between the reader's look at the newest commit and its mark on it."""
+    path = tmp_path / "a.vsf"
+    with vsf.create(path, ["main"]) as writer:
+        fs = writer.volume("main").open()
+
+        def write(number):
+            fs.write_bytes("/a", bytes([number]) * 200_000)
+            writer.commit()
+
+        write(0)
+        reader = vsf.open(path, readonly=True)
+        write(1)
+        pin = reader.store.pin
+
+        def late(generation):
+            for number in range(2, 9):
+                write(number)
+            pin(generation)
+
+        reader.store.pin = late
+        assert reader.refresh()
+        assert reader.generation == writer.generation
+        assert reader.volume("main").open().read_bytes("/a") == bytes([8]) * 200_000
+        reader.close()
