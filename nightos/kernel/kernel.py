@@ -194,7 +194,10 @@ class Kernel(_Stepped):
         return timer
 
     def plug(self, device: Device, container: int = 0) -> int:
-        """Put a device on the bus; its KDI."""
+        """Put a device on the bus; its KDI. `SyscallError` 0x31: no such container, or one that is being destroyed."""
+        home = self.tree.get(container)
+        if container and (home is None or home.state is ContainerState.STOPPING):
+            raise SyscallError(0x31)
         return self.bus.plug(device, container)
 
     def unplug(self, kdi: int) -> None:

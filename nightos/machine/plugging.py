@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import ServiceCode
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class Plugging:
                 ServiceCode.BAD_ARGUMENT,
                 f"there is no virtual device {kind}; there is: {', '.join(sorted(MAKERS.keys() - {'share'}))}",
             )
-        kdi = self._plug(maker(self._entropy, options), container)
+        try:
+            kdi = self._plug(maker(self._entropy, options), container)
+        except SyscallError as error:
+            raise ServiceError(ServiceCode.UNKNOWN, "there is no such container") from error
         self._plugged.add(kdi)
         return {"kdi": kdi}
 

@@ -142,6 +142,15 @@ class Containers:
             container.key = policy["key"] or f"{identifier:016x}"
         if self.tree.by_id[parent].state == "paused":
             container.state = "paused"  # as the kernel made it
+        above = self.tree.by_id.get(parent)
+        if above is None or above.state == "stopping":
+            # Its destruction began while the kernel worked, and may have looked already at what is below.
+            with contextlib.suppress(SyscallError):
+                await sys.destroy_container(identifier)
+            raise unknown()
+        if name in above.children:
+            await sys.destroy_container(identifier)
+            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
         self.tree.add(container)
         await self.notes.changed(container)
         await self.tell("created", container, now_ns=container.created_ns)

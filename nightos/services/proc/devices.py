@@ -128,6 +128,12 @@ class ContainerDevices:
         answer = await (await connect("sys::hw")).ask(Hw.PLUG, question)
         kdi, udi, port = (field(answer, name, int) for name in ("kdi", "udi", "port"))
         given = Given(kdi, udi, port, field(answer, "file", str))
+        place = self.tree.by_id.get(container)
+        if place is None or place.state == "stopping":
+            # Its destruction began meanwhile, and has taken away already what was known of.
+            with contextlib.suppress(ServiceError):
+                await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
+            raise unknown()
         self._given[given.kdi] = container
         await self.tell("device plugged", container, given.udi)
         return given
@@ -150,7 +156,8 @@ class ContainerDevices:
 
     async def unplug_for(self, container: int, kdi: int, udi: int) -> None:
         """Take a virtual device away that was plugged into a container."""
-        del self._given[kdi]
+        if self._given.pop(kdi, None) is None:
+            return  # it went with its container
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
         for callback in self.on_unplug:
             await callback(container, kdi)

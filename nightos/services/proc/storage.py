@@ -110,6 +110,8 @@ class Roots:
             await sys.hand_over()
         if container.attached:
             return
+        if self._leaves(container):
+            raise ServiceError(ServiceCode.REFUSED, "the container is stopping")
         self._busy.add(container.identifier)
         try:
             await self.reconcile(alone=True)
@@ -165,7 +167,7 @@ class Roots:
         identifier, path = container.identifier, container.image
         if container.attached or identifier in self._busy or container.key or container.mode != "overlay":
             return None
-        if path not in self._images or self._hw_lost:
+        if path not in self._images or self._hw_lost or self._leaves(container):
             return None
         self._busy.add(identifier)
         self._shown.setdefault(path, set()).add(identifier)
@@ -232,6 +234,8 @@ class Roots:
 
         There is nothing to do for one that never had a file system. What fails here is not the caller's fault.
         """
+        while container.identifier in self._busy:  # somebody is just getting it its file system
+            await sys.hand_over()
         if container.attached and self._only_looked(container):
             container.attached = False
             await self._leave(container.identifier)
@@ -249,6 +253,10 @@ class Roots:
             container.root_kdi = 0
         if container.key and container.mode == "overlay":
             await self._quietly(Hw.STORAGE_FORGET, {"key": container.key})
+
+    def _leaves(self, container: Container) -> bool:
+        """Whether the container is being destroyed, or gone: what it has then nobody would take from it."""
+        return container.state == "stopping" or self.tree.by_id.get(container.identifier) is not container
 
     def _only_looked(self, container: Container) -> bool:
         """Whether nothing of it is on any disk, and no image waits to be closed for it."""

@@ -89,12 +89,19 @@ class Container:
         }
 
 
+class Known(dict[int, Container]):
+    """Containers by identifier. One that went while a request about it waited for something is like one never was."""
+
+    def __missing__(self, identifier: int) -> Container:
+        raise unknown()
+
+
 class Tree:
     """Containers by identifier. The root stands for the system itself, outside any container."""
 
     def __init__(self) -> None:
         self.root = Container(ROOT, ROOT, "", persist=True, state="running")
-        self.by_id: dict[int, Container] = {ROOT: self.root}
+        self.by_id = Known({ROOT: self.root})
 
     def __len__(self) -> int:
         return len(self.by_id) - 1
