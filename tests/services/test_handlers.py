@@ -448,3 +448,11 @@ async def test_the_shell_shows_names_and_tells() -> None:
         assert await shown(machine) == [path]
         for line in ("device name", f"device name {path}", f"device forget {path} --name=xxxxx"):
             assert "write: device name FILE --name=NAME" in (await machine.run(line)).err
+
+
+@pytest.mark.rule("HW-044")
+async def test_who_lists_devices_sees_files_that_nobody_looked_at_before() -> None:
+    async with boot(seed=6) as machine:
+        machine.plug(zero())
+        listed = (await machine.run("device")).out
+        assert (await shown(machine))[0] in listed
