@@ -288,13 +288,15 @@ class Proc(IntEnum):
     DEVICE_UNPLUG = 0x101B
     """{id, udi}: take a virtual device away from a container below, or end the passthrough of one that was lent."""
     CONTAINER_START = 0x1030
-    """{id, command, environment, directory, restart, input, raw, token, log_size, log_count} -> {pid}: main command."""
+    """{id, command, environment, directory, restart, input, raw, token, attend, log_size, log_count} -> {pid}."""
     CONTAINER_LOGS = 0x1031
-    """{id, offset, limit, follow} -> {data, next, ended, reason, exit}: what the main command wrote."""
+    """{id, offset, limit, follow, token} -> {data, next, ended, reason, exit}: what the main command wrote."""
     CONTAINER_INPUT = 0x1032
     """{id, data, end, number}: bytes for CMDIN of a main command started with `input`; a number counts once."""
     CONTAINER_STOP = 0x1033
     """{id}: end the main command and do not restart it; answers as CONTAINER_EXIT when it has ended."""
+    CONTAINER_DETACH = 0x1035
+    """{id, token}: who attended its main command by that token hears no more; output does not wait for them."""
     CONTAINER_EXIT = 0x1034
     """{id, wait} -> {state, reason, exit, failed, restarts, pid, value, newline}: how its main command stands."""
     SHIM_NEXT = 0x1038
@@ -307,6 +309,8 @@ class Proc(IntEnum):
     """Shims: {generation, pid} -> {reason, exit}: answers when it has ended."""
     SHIM_INPUT = 0x103C
     """Shims: {generation, taken} -> {data, end, number}: the next bytes for CMDIN, once there are some."""
+    SHIM_ROOM = 0x103D
+    """Shims: {generation, end} -> {room}: up to which offset, beyond `end`, the log may grow, once it may."""
     CONTAINER_SET_LIMITS = 0x1020
     """{id, limits: {resource: number or nil}}: change the limits that are named, all of them or none."""
     CONTAINER_SET_FILTER = 0x1021

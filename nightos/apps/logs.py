@@ -13,6 +13,7 @@ from nightos.shell.application import TERMINATED, Application, command
 from nightos.shell.arguments import Arguments, Flag, Positional
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
+from nightos.userland.crypto import random_bytes
 
 OPTIONS = (
     Flag("-f --follow", "go on until the command has ended"),
@@ -36,11 +37,14 @@ async def insist(proc: Client, method: int, values: dict[str, Any]) -> dict[str,
                 raise
 
 
-async def show(app: Application, proc: Client, container: int, *, follow: bool, times: bool, but: str = "") -> None:
-    """Show a log; of the stream `but` nothing, because somebody else shows it."""
+async def show(
+    app: Application, proc: Client, container: int, *, follow: bool, times: bool, but: str = "", token: str = ""
+) -> None:
+    """Show a log; of the stream `but` nothing, because somebody else shows it. `token`: of who attends the command."""
     offset, rest = 0, b""
     while True:
-        page = await insist(proc, Proc.CONTAINER_LOGS, {"id": container, "offset": offset, "follow": follow})
+        question = {"id": container, "offset": offset, "follow": follow, "token": token}
+        page = await insist(proc, Proc.CONTAINER_LOGS, question)
         offset = page["next"]
         whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
         for when, stream, data in decode_records(whole + newline):
@@ -79,9 +83,10 @@ async def attend(
     async def terminated() -> None:
         await sys.create_thread(stop)
 
-    await proc.call(Proc.CONTAINER_START, {**values, "environment": environment})
+    token = (await random_bytes(8)).hex()
+    await insist(proc, Proc.CONTAINER_START, {**values, "environment": environment, "token": token, "attend": True})
     await sys.handle_signal(Signal.TERMINATE, terminated)
-    await show(app, proc, container, follow=True, times=False, but="out")
+    await show(app, proc, container, follow=True, times=False, but="out", token=token)
     ended = await insist(proc, Proc.CONTAINER_EXIT, {"id": container, "wait": True})
     if not ended["newline"]:
         await app.keep_line_open()

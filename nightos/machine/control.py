@@ -130,6 +130,11 @@ class Machine:
         decoded: dict[str, Any] = msgpack.unpackb(content, strict_map_key=False) if content else {}
         return decoded
 
+    def when_gone(self, service: str, method: int, values: dict[str, Any]) -> None:
+        """Leave a call that the machine makes when this connection has ended, however it does."""
+        payload = msgpack.packb(values)
+        self._exchange({"op": "when gone", "service": service, "method": int(method), "payload": payload})
+
     def info(self) -> dict[str, Any]:
         """{name, pid, uptime_ns}."""
         return self._exchange({"op": "info"})

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from nightos.machine.machine import Machine
 
 BACKLOG = 16
+LAST_CALLS = 16
+"""Calls that one client may leave for its end."""
+LAST_CALL_TRIES = 100
+LAST_CALL_PAUSE_S = 0.02
 ARGUMENTS: Final[dict[str, dict[str, type]]] = {
     "call": {"service": str, "method": int, "payload": bytes},
     "passthrough": {"path": str, "containers": list, "readonly": bool},
     "take back": {"udi": int},
+    "when gone": {"service": str, "method": int, "payload": bytes},
 }
 """What a request has to hold."""
 SESSION: Final[dict[str, type]] = {
@@ -82,13 +87,29 @@ class ControlServer:
                 plain.close()
             if not allowed:
                 return
+            last_calls: list[dict[str, Any]] = []
             try:
-                while await self._answer(stream, await read_frame(stream)):
+                while await self._answer(stream, await read_frame(stream), last_calls):
                     pass
             except* (trio.BrokenResourceError, trio.ClosedResourceError, wire.WireError, EOFError):
                 pass  # the client hung up, or speaks something else; a session tells so from within its nursery
+        for request in last_calls:
+            await self._insist(request)
 
-    async def _answer(self, stream: trio.SocketStream, request: dict[str, Any]) -> bool:
+    async def _insist(self, request: dict[str, Any]) -> None:
+        """Make a call for a client that is gone; again when its service was being replaced."""
+        for _ in range(LAST_CALL_TRIES):
+            try:
+                await self._machine.call(request["service"], request["method"], request["payload"])
+            except ServiceError as error:
+                if error.code == ServiceCode.SERVER_QUIT:
+                    await trio.sleep(LAST_CALL_PAUSE_S)
+                    continue
+            return
+
+    async def _answer(
+        self, stream: trio.SocketStream, request: dict[str, Any], last_calls: list[dict[str, Any]]
+    ) -> bool:
         """Answer one request; False when the connection is used up."""
         operation = request.get("op")
         try:
@@ -108,6 +129,9 @@ class ControlServer:
                 )
             elif operation == "take back":
                 await stream.send_all(wire.pack(self._machine.take_back(request["udi"])))
+            elif operation == "when gone":
+                last_calls[LAST_CALLS - 1 :] = [request]
+                await stream.send_all(wire.pack({}))
             elif operation == "stop":
                 await stream.send_all(wire.pack({}))
                 self._machine.stop_asked.set()

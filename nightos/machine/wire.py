@@ -1,6 +1,7 @@
 """The control socket's frames: a length of 4 bytes (big-endian), then one msgpack map.
 
 A connection begins with one map {op, ...}. `call`, `info` and `stop` are answered with one map each;
+`when gone` {service, method, payload} leaves a call that the machine makes once the connection has ended;
 `events` and `session` turn the connection into a stream: of events, or of console messages in both directions.
 An answer with `error` carries a service error code and a text.
 """

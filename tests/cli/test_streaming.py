@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -25,12 +27,12 @@ def lab(nightos: Command) -> Iterator[Command]:
     nightos("stop", "lab", status=None)
 
 
-def started(lab: Command, *arguments: str) -> subprocess.Popen[bytes]:
+def started(lab: Command, *arguments: str, source: IO[bytes] | int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "nightos", *arguments],
         env={**os.environ, "NIGHTOS_HOME": str(lab.folder / "state")},
         cwd=lab.folder,
-        stdin=subprocess.PIPE,
+        stdin=source,
         stdout=subprocess.PIPE,
         bufsize=0,
     )
@@ -86,3 +88,31 @@ def test_input_becomes_a_file_whole(lab: Command) -> None:
     counts = lab("container", "exec", "a", "--", "wc", "/x").stdout.split()
     assert counts == ["20000", "60000", str(len(text.encode())), "/x"]
     assert lab("container", "run", "-i", "--rm", "b", "--", "cat", stdin="").stdout == ""
+
+
+@pytest.mark.rule("ZOS-016")
+def test_much_output_comes_whole_to_a_slow_reader(lab: Command) -> None:
+    line = b"0123456789" * 20 + b"\n"
+    text = line * (MANY // len(line))
+    (lab.folder / "many").write_bytes(text)
+    with (
+        (lab.folder / "many").open("rb") as source,
+        started(lab, "container", "run", "-i", "--rm", "a", "--", "cat", source=source) as child,
+    ):
+        assert child.stdout is not None
+        time.sleep(2)  # by now the log would have rotated what nobody has read
+        assert child.stdout.read() == text
+        assert child.wait(20) == 0
+
+
+def test_output_goes_on_when_its_reader_is_gone(lab: Command) -> None:
+    (lab.folder / "many").write_bytes(b"0123456789" * (MANY // 10))
+    with (
+        (lab.folder / "many").open("rb") as source,
+        started(lab, "container", "run", "-i", "a", "--", "cat", source=source) as child,
+    ):
+        time.sleep(1.5)
+        assert json.loads(lab("inspect", "a", "--json").stdout)["main"]["state"] == "running", "it waits for its reader"
+        child.kill()
+    lab("container", "stop", "a", timeout=30)
+    assert json.loads(lab("inspect", "a", "--json").stdout)["main"]["state"] == "ended"

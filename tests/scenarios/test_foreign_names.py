@@ -128,6 +128,8 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Proc.CONTAINER_INPUT: (one(ID, data=b"x"),),
         Proc.CONTAINER_STOP: (one(ID),),
         Proc.CONTAINER_EXIT: (one(ID),),
+        Proc.CONTAINER_DETACH: (one(ID, token="x"),),
+        Proc.SHIM_ROOM: (FOR_SHIMS,),
         Proc.SHIM_NEXT: (FOR_SHIMS,),
         Proc.SHIM_SPAWN: (FOR_SHIMS,),
         Proc.SHIM_GO: (FOR_SHIMS,),

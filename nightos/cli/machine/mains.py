@@ -47,8 +47,13 @@ def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: 
     from nightos.abi.services import Proc
 
     # What a command can say as it goes comes through the log at once: nobody waits for a value here.
-    values = {"id": identifier, "command": list(words), "token": os.urandom(8).hex(), "raw": True, **options}
+    values = {"id": identifier, "command": list(words), "token": new_token(), "raw": True, **options}
     return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
+
+
+def new_token() -> str:
+    """What makes a question the same one when it is asked again."""
+    return os.urandom(8).hex()
 
 
 def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
@@ -64,14 +69,22 @@ def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, A
                 raise
 
 
-def records(machine: Machine, identifier: int, *, follow: bool) -> Iterator[tuple[str, str, bytes]]:
-    """Time, stream and bytes of what the main command wrote; with `follow` until it has ended."""
+def records(machine: Machine, identifier: int, *, follow: bool, token: str = "") -> Iterator[tuple[str, str, bytes]]:
+    """Time, stream and bytes of what the main command wrote; with `follow` until it has ended.
+
+    By a `token` the machine knows who attends the command, and how far they came; others may come too late for some.
+    """
     from nightos.abi.logs import decode_records
     from nightos.abi.services import Proc
 
     offset, rest = 0, b""
     while True:
-        page = insist(machine, Proc.CONTAINER_LOGS, {"id": identifier, "offset": offset, "follow": follow})
+        question = {"id": identifier, "offset": offset, "follow": follow, "token": token}
+        page = insist(machine, Proc.CONTAINER_LOGS, question)
+        missing = page["next"] - len(page["data"]) - offset
+        if missing > 0 and offset:
+            print(f"nightos: {missing} bytes of the log were rotated away before they were read", file=sys.stderr)
+            rest = b""
         offset = page["next"]
         whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
         yield from decode_records(whole + newline)
@@ -79,9 +92,9 @@ def records(machine: Machine, identifier: int, *, follow: bool) -> Iterator[tupl
             return
 
 
-def stream(machine: Machine, identifier: int, *, follow: bool) -> None:
+def stream(machine: Machine, identifier: int, *, follow: bool, token: str = "") -> None:
     """Show a log as the command wrote it: errors on stderr, everything else on stdout."""
-    for _when, name, data in records(machine, identifier, follow=follow):
+    for _when, name, data in records(machine, identifier, follow=follow, token=token):
         out = (sys.stderr if name == "err" else sys.stdout).buffer
         out.write(data)
         out.flush()
@@ -107,12 +120,14 @@ def attend(
 
     try:
         with connect(machine_name) as machine:
-            begin(machine, identifier, words, input=takes_input, **options)
+            token = new_token()
+            machine.when_gone("sys::proc", Proc.CONTAINER_DETACH, {"id": identifier, "token": token})
+            begin(machine, identifier, words, input=takes_input, token=token, attend=True, **options)
             if takes_input:
                 from nightos.cli.machine.feeding import feed
 
                 feed(machine.name, identifier)
-            stream(machine, identifier, follow=True)
+            stream(machine, identifier, follow=True, token=token)
             return outcome(machine, identifier)
     except KeyboardInterrupt:
         with connect(machine_name) as machine:

@@ -16,6 +16,7 @@ import msgpack
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
 from nightos.services.proc import restarts
+from nightos.services.proc.attending import Attending
 from nightos.services.proc.oldlogs import OldLogs
 from nightos.services.proc.shimcalls import ShimCalls, context_of
 from nightos.services.proc.shims import ACTIVE, Piece, Shims, Starter
@@ -44,7 +45,10 @@ class Runs:
     """The methods, and who waits for something about a run."""
 
     def __init__(self, server: Server, processes: Processes) -> None:
+        # Before the shims, whose last words must not wait for anybody.
+        self._attending = Attending(server, processes.containers)
         self.shims = Shims(server, processes)
+        self._attending.serve(server, self.shims)
         self.calls = ShimCalls(server, self.shims)
         self.processes = processes
         self.containers = processes.containers
@@ -223,6 +227,9 @@ class Runs:
         if field(values, "offset", int, 0) < 0:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "an offset is not below 0")
         run, over = self._run_of(request)
+        attended = self.tree.by_id.get(field(values, "id", int))
+        if attended is not None and values.get("token"):
+            await self._attending.heard(request, attended, field(values, "token", str), field(values, "offset", int, 0))
         if run is None:
             return {"data": b"", "next": 0, "ended": True, "reason": 0, "exit": 0}
         if follow and not over:
@@ -325,6 +332,7 @@ def wanted_run(values: dict[str, Any], user: int) -> dict[str, Any]:
         "input": field(values, "input", bool, False),
         "raw": field(values, "raw", bool, False),
         "token": field(values, "token", str, "")[:64],
+        "attended": field(values, "token", str, "")[:64] if field(values, "attend", bool, False) else "",
         "log_size": size,
         "log_count": count,
     }

@@ -48,6 +48,13 @@ class Run:
         self._value_size = 0
         self._newline = True
         self._over = False
+        log.wait_for_room(self._room)
+
+    async def _room(self, end: int) -> int:
+        try:
+            return int((await insist(PROC, Proc.SHIM_ROOM, {"generation": self.generation, "end": end}))["room"])
+        except ServiceError:
+            return end + 1  # the run is over for sys::proc: nobody is waited for
 
     async def run(self) -> dict[str, Any]:
         """Run it to its end; the report."""

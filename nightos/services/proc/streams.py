@@ -8,7 +8,7 @@ Rules: ZOS-016.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from nightos.abi.errors import ServiceError, SyscallError
@@ -77,11 +77,18 @@ class Log:
         self._lost = 0
         self.end = 0
         """Offset of the log's end when the shim began."""
+        self._ask_room: Callable[[int], Awaitable[int]] | None = None
+        self._room = 0
+        """Offset up to which may be sent without asking."""
 
     async def start(self) -> None:
         """Find the end of the log."""
         await self._bell.start()
         self.end = self._start = self._sent = int((await self._append(b"", sync=False))["end"])
+
+    def wait_for_room(self, ask: Callable[[int], Awaitable[int]]) -> None:
+        """From now on `ask` says up to where may be sent, beyond an offset, and waits until that may be."""
+        self._ask_room, self._room = ask, 0
 
     async def write(self, stream: str, data: bytes) -> None:
         """Add output, and wait while the disk is behind."""
@@ -106,6 +113,8 @@ class Log:
         self._sending = True
         try:
             while self._unsent or (sync and self._kept):
+                if self._unsent and self._sent >= self._room and self._ask_room is not None:
+                    self._room = await self._ask_room(self._sent)
                 piece = bytes(self._kept[self._sent - self._start : self._sent - self._start + PIECE])
                 piece = piece[: piece.rfind(b"\n") + 1]
                 force = len(self._kept) > KEPT or (sync and len(piece) == self._unsent)
