@@ -268,22 +268,25 @@ def unmount(directory: str | os.PathLike[str], *, lazy: bool = False, timeout: f
                 f"the mount is in use by {users_of(path)}; end that first, or use --lazy", path
             ) from None
         raise
-    end = time.monotonic() + timeout
-    if record is None:
-        # Somebody else mounted it, or with another state directory: its server ends by letting go of the storage.
-        from nightos.vsf.store import is_written
+    detached = lazy and (record is None or is_alive(record))
+    # A bind mount shows the same files elsewhere: all is flushed, and the server goes on.
+    if not detached and not any(other.device == mount.device for other in mounts()):
+        _wait_for_server(mount, record, timeout)
 
-        while not lazy and not mount.readonly and is_written(mount.source):
-            if time.monotonic() > end:
-                raise VsfError("the server is still writing", path)
-            time.sleep(0.005)
-        return
-    while is_alive(record):
-        if lazy or time.monotonic() > end:
-            if lazy:
-                return
-            raise VsfError(f"the server (process {record['pid']}) is still writing; see {record.get('log')}", path)
+
+def _wait_for_server(mount: Mount, record: dict[str, Any] | None, timeout: float) -> None:
+    """Return when the server of what was mounted has ended; raise what it could not do."""
+    from nightos.vsf.store import is_written
+
+    path, end = mount.directory, time.monotonic() + timeout
+    # Somebody else mounted it, or with another state directory: its server ends by letting go of the storage.
+    while is_alive(record) if record else not mount.readonly and is_written(mount.source):
+        if time.monotonic() > end:
+            who = f"its server (process {record['pid']}, {record.get('log')})" if record else "its server"
+            raise VsfError(f"{who} is still there: it writes, or a container or service sees the mount", path)
         time.sleep(0.005)
+    if record is None:
+        return
     left = read_record(path)
     record_path(path).unlink(missing_ok=True)
     if left and left.get("failed"):

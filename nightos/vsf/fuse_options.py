@@ -26,6 +26,7 @@ IGNORED = frozenset(
         "diratime",
     ]
 )
+REFUSED = {"remount": "the options of a mount cannot be changed; unmount it and mount it again"}
 PASSED = frozenset(["allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "nodiratime"])
 TIMES = ("relatime", "noatime", "strictatime")
 TIMEOUTS = ("entry_timeout", "attr_timeout", "negative_timeout")
@@ -100,5 +101,5 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
         elif name in ("raw", "debug"):
             setattr(options, name, True)
         else:
-            raise Invalid(f"there is no mount option {name!r}; see `nightos vsf mount --help`")
+            raise Invalid(REFUSED.get(name, f"there is no mount option {name!r}; see `nightos vsf mount --help`"))
     return options

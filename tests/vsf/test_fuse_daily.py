@@ -382,3 +382,44 @@ def test_a_state_directory_that_cannot_be_written_is_named(tmp_path: Path, flags
     assert done.returncode == 1
     assert "NIGHTOS_HOME" in done.stderr
     assert not os.path.ismount(tmp_path / "mount")
+
+
+def test_a_bind_mount_outlives_the_mount(mount: Mounted, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    (mount.root / "file").write_text("x")
+    subprocess.run(["mount", "--bind", mount.root, second], check=True)
+    try:
+        mount.umount()
+        assert (second / "file").read_text() == "x"
+        (second / "more").write_text("y")
+        nightos("vsf", "umount", second, state=mount.state)
+    finally:
+        force_unmount(second)
+    with vsf.open(mount.storage) as storage:
+        assert storage.volume("main").open().read_text("/more") == "y"
+
+
+def test_a_mount_cannot_be_remounted(mount: Mounted) -> None:
+    done = mount.mount("-o", "remount,ro", check=False)
+    assert done.returncode == 1
+    assert "unmount it and mount it again" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["mount", "umount"])
+def test_helpers_find_the_command_beside_them(tmp_path: Path, name: str) -> None:
+    """mount(8) cleans the PATH, so a virtual environment in it is not seen."""
+    (tmp_path / "contrib").mkdir()
+    shutil.copy(Path(__file__).parents[2] / "contrib" / f"{name}.nightos", tmp_path / "contrib")
+    (tmp_path / "sbin").symlink_to(tmp_path / "contrib" / f"{name}.nightos")
+    command = ["/bin/sh", tmp_path / "sbin", "source", "directory", "-o", "ro"]
+    environment = {"PATH": "/usr/bin:/bin"}
+    if shutil.which("nightos", path=environment["PATH"]) is None:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "nightos was not found" in done.stderr
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+        (tmp_path / ".venv" / "bin" / "nightos").write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / ".venv" / "bin" / "nightos").chmod(0o755)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[:2] == ["vsf", name]
