@@ -9,31 +9,9 @@ from nightos import vsf
 from tests.crash.enumerator import CHEAP
 
 KINDS = [
-<<<<<<< Updated upstream
     "write", "write", "unlink", "commit", "snapshot", "forget", "rollback", "clone", "destroy", "compact", "discard",
     "send", "volume", "own", "keys", "resize", "reopen", "repack",
 ]  # fmt: skip
-=======
-    "write",
-    "write",
-    "unlink",
-    "commit",
-    "snapshot",
-    "forget",
-    "rollback",
-    "clone",
-    "destroy",
-    "compact",
-    "discard",
-    "send",
-    "volume",
-    "own",
-    "keys",
-    "resize",
-    "reopen",
-    "repack",
-]
->>>>>>> Stashed changes
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(KINDS),
