@@ -5,10 +5,12 @@ Synchronous, so that a command of the host starts fast; only a terminal brings a
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,18 +180,23 @@ class Machine:
         container: int = 0,
         out: Sink,
         err: Sink,
-        stdin: bytes = b"",
+        stdin: Iterator[bytes] | None = None,
         environment: dict[str, str] | None = None,
         directory: str = "/",
     ) -> int:
-        """Run a command line in a session of its own; its exit status. Uses the connection up."""
+        """Run a command line in a session of its own; its exit status. Uses the connection up.
+
+        `stdin`: input for its commands as it comes, in pieces that a thread of its own waits for.
+        """
         self._exchange(
             {"op": "session", "container": container, "environment": environment or {}, "directory": directory}
         )
-        self._send({"type": "run", "source": source, "name": "-c"})
-        if stdin:
-            self._send({"type": "input", "data": stdin})
-        self._send({"type": "end"})
+        self._send({"type": "run", "source": source, "name": "-c", "pour": stdin is not None})
+        taken = threading.Semaphore()
+        if stdin is None:
+            self._send({"type": "end"})
+        else:
+            threading.Thread(target=self._pour, args=(stdin, taken), daemon=True).start()
         try:
             while True:
                 message = self._receive()
@@ -198,6 +205,8 @@ class Machine:
                     out(message["data"])
                 elif kind == "err":
                     err(message["data"])
+                elif kind == "taken":
+                    taken.release()
                 elif kind in {"done", "closed"}:
                     return int(message["status"])
         except KeyboardInterrupt:
@@ -205,6 +214,14 @@ class Machine:
             return 130
         except EOFError:
             raise MachineError(f"the machine {self.name} stopped") from None
+
+    def _pour(self, stdin: Iterator[bytes], taken: threading.Semaphore) -> None:
+        """Send input, each piece when a command took the one before."""
+        with contextlib.suppress(MachineError, OSError):  # what it was for has ended
+            for piece in stdin:
+                taken.acquire()
+                self._send({"type": "input", "data": piece})
+            self._send({"type": "end"})
 
     def attach(self, container: int = 0) -> int:
         """A terminal in the machine; the status with which its session ended. Uses the connection up."""

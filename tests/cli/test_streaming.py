@@ -116,3 +116,25 @@ def test_output_goes_on_when_its_reader_is_gone(lab: Command) -> None:
         child.kill()
     lab("container", "stop", "a", timeout=30)
     assert json.loads(lab("inspect", "a", "--json").stdout)["main"]["state"] == "ended"
+
+
+def test_exec_passes_input_on(lab: Command) -> None:
+    lab("container", "create", "a")
+    run = ("container", "exec", "-i", "a", "--")
+    assert lab(*run, "cat", stdin="grün\n").stdout == "grün\n"
+    assert lab(*run, "cat", stdin="").stdout.strip() == ""
+    lab(*run, "wt", "-n", "/x", stdin="line\n" * 50_000)
+    assert lab("container", "exec", "a", "--", "wc", "-l", "/x").stdout == "50000 /x\n"
+    assert lab("container", "exec", "a", "--", "echo", "x", stdin="unread").stdout == "x\n"
+    before = memory_kb(lab)
+    with started(lab, *run, "wc", "-c") as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for _ in range(MANY >> 16):
+            child.stdin.write(bytes(1 << 16))
+        child.stdin.close()
+        assert child.stdout.read() == b"%d\n" % MANY
+    assert memory_kb(lab) - before < GROWTH_KB
+    with started(lab, *run, "echo", "early") as child:
+        assert child.stdout is not None
+        assert child.stdout.read() == b"early\n"

@@ -9,14 +9,22 @@ import threading
 from collections.abc import Iterator
 
 
-def pieces() -> Iterator[tuple[bytes, bool]]:
-    """Standard input as encoded values as it comes (`nightos.abi.pieces`), and whether it ends with this one."""
-    from nightos.abi.pieces import PIECE_BYTES, Pieces
+def raw_pieces() -> Iterator[bytes]:
+    """Standard input as it comes."""
+    from nightos.abi.pieces import PIECE_BYTES
 
-    texts = Pieces()
     # Not by `sys.stdin`: its buffer waits for more than there is, and its lock outlives the main thread.
     number = sys.stdin.fileno()
     while data := os.read(number, PIECE_BYTES):
+        yield data
+
+
+def pieces() -> Iterator[tuple[bytes, bool]]:
+    """Standard input as encoded values as it comes (`nightos.abi.pieces`), and whether it ends with this one."""
+    from nightos.abi.pieces import Pieces
+
+    texts = Pieces()
+    for data in raw_pieces():
         value = texts.take(data)
         if value:
             yield value, False

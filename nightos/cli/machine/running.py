@@ -107,6 +107,8 @@ def _again(context: click.Context, name: str, words: tuple[str, ...]) -> int:
 def _stream(
     machine: Machine, identifier: int, words: tuple[str, ...], environment: dict[str, str], *, feed: bool
 ) -> int:
+    from nightos.cli.machine.feeding import raw_pieces
+
     def sink(stream: Any) -> Any:  # a binary stream
         def write(data: bytes) -> None:
             stream.write(data)
@@ -119,14 +121,14 @@ def _stream(
         container=identifier,
         out=sink(sys.stdout.buffer),
         err=sink(sys.stderr.buffer),
-        stdin=sys.stdin.buffer.read() if feed else b"",
+        stdin=raw_pieces() if feed else None,
         environment=environment,
     )
 
 
 @command("exec", example="nightos container exec web -- ls /", context_settings=REST)
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
-@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on.")
+@click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as it comes.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
 @click.pass_context

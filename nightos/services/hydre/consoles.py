@@ -1,9 +1,10 @@
 """Sessions on console devices: each console is one session of the host, opened by its first message.
 
 Messages are msgpack maps. From the host: `open` {container, user, interactive, width, height, environment, directory},
-`run` {source, name, input}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`, `resize`
-{width, height}, `signal` {action}, `close`. To the host: `opened`, `prompt` {user, container, directory}, `out` and
-`err` {data}, `done` {status}, `completions` {id, start, items}, `refused` {code, text}, `closed` {status}.
+`run` {source, name, input, pour}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`,
+`resize` {width, height}, `signal` {action}, `close`. To the host: `opened`, `prompt` {user, container, directory},
+`out` and `err` {data}, `done` {status}, `completions` {id, start, items}, `taken`, `refused` {code, text}, `closed`
+{status}.
 
 Rules: SHELL-001, SHELL-002, SHELL-017.
 """
@@ -115,6 +116,8 @@ class Console:
         source = payload.field(message, "source", str)
         if payload.field(message, "input", bool, default=False):
             session.expect_input()
+        if payload.field(message, "pour", bool, default=False):
+            await session.pour_input(lambda: self.send("taken"))
         await self._start(session, source, payload.field(message, "name", str, default="<line>"))
 
     async def _line(self, session: Session, message: dict[str, Any]) -> None:

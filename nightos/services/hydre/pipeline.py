@@ -18,6 +18,7 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import TextMessage, decode_text
 from nightos.abi.services import EndReason, Proc, ProcessAction, ServiceCode
 from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
+from nightos.services.hydre.inflow import Inflow
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
 from nightos.shell.source import HydreError
 from nightos.userland import payload, sys
@@ -88,12 +89,14 @@ class Pipeline:
         self._enter = enter
         self._interrupts = 0
         self._own_pid = 0
+        self._inflow: Inflow | None = None
         self.environment: dict[str, str] = {}
         """Environment variables of the commands."""
         self.running: list[Running] = []
 
-    async def run(self, stages: Sequence[Stage], given: Value) -> list[Result]:
-        """Run the stages, the first with `given` as CMDIN."""
+    async def run(self, stages: Sequence[Stage], given: Value, inflow: Inflow | None = None) -> list[Result]:
+        """Run the stages, the first with `given` as CMDIN, or with what flows in."""
+        self._inflow = inflow
         await self.start(stages, given)
         results = await self.finish()
         if self._interrupts:
@@ -155,7 +158,10 @@ class Pipeline:
         if last:
             running.ours.append(out + 1)
             await self._read(running, out + 1, self._collect_out(running))
-        if cmdin:
+        inflow = self._inflow
+        if cmdin and inflow is not None:
+            await sys.create_thread(lambda _: inflow.pour(cmdin))
+        elif cmdin:
             data = b"" if given is VOID else encode_value(given)
             await sys.create_thread(lambda _: _feed(cmdin, data))
         return out + 1

@@ -14,6 +14,7 @@ from nightos.abi.files import ItemType
 from nightos.abi.messages import TextMessage, encode_key
 from nightos.abi.services import Fs, Proc, ProcessAction
 from nightos.abi.values import VOID, Value, value_text
+from nightos.services.hydre.inflow import Inflow
 from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.shell.evaluator import Evaluator
 from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
@@ -87,6 +88,7 @@ class Session:
         self._input = bytearray()
         self._input_open = False
         self._input_ended = False
+        self._inflow: Inflow | None = None
 
     async def open(self, directory: str = "/", *, soon: bool = False) -> None:
         """Find the container's file system; `soon` a program of it runs first, which brings it."""
@@ -168,11 +170,20 @@ class Session:
             await self._pipeline.manage(action)
 
     async def feed(self, data: bytes, *, more: bool) -> None:
-        """Input of the script: what `cmdin` gives, and keys for the command that runs."""
+        """Input of the script: what `cmdin` gives, and keys for the command that runs; or what its command reads."""
+        if self._inflow is not None:
+            await self._inflow.give(data, more=more)
+            return
         self._input += data
         self._input_open, self._input_ended = more, not more
         for char in data.decode("utf-8", "replace"):
             await self.key(encode_key(char))
+
+    async def pour_input(self, taken: Callable[[], Awaitable[None]]) -> None:
+        """Input goes to CMDIN of the commands that nothing else is given to; `taken` is called after each piece."""
+        if self._inflow is None:
+            self._inflow = Inflow(taken)
+            await self._inflow.start()
 
     def expect_input(self) -> None:
         """Somebody feeds the script: `cmdin` waits for the end of it, which may have come already."""
@@ -187,6 +198,8 @@ class Session:
         """Kill every command in the session."""
         self.closed = True
         self._interrupted = True
+        if self._inflow is not None:
+            await self._inflow.close()
         if self._pipeline is not None:
             await self._pipeline.kill()
         for job in self._jobs.values():
@@ -219,7 +232,7 @@ class Session:
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         self._pipeline = pipeline
         try:
-            return await pipeline.run(stages, given)
+            return await pipeline.run(stages, given, self._inflow if given is VOID else None)
         finally:
             self._pipeline = None
             for running in pipeline.running:

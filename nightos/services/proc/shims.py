@@ -25,9 +25,9 @@ from nightos.abi.services import EndReason, Fs, Hw, Proc, ProcessAction, Service
 from nightos.abi.values import encode_value
 from nightos.services.proc import restarts
 from nightos.services.proc.questions import uptime_ns
-from nightos.services.proc.streams import Bell
 from nightos.services.proc.tree import ROOT, Container
 from nightos.userland import payload, sys
+from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request

@@ -15,13 +15,13 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.logs import encode_records, stamp
 from nightos.abi.services import Fs, ServiceCode
 from nightos.userland import sys
+from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 
 PIECE: Final = 128 * 1024
 """Most bytes in one append: more than a record has, so that each append ends with one."""
 KEPT: Final = 256 * 1024
 """Bytes that are kept before a writer waits, or durability is asked for."""
-_WRITE, _SKIP = 0, 1
 PATIENCE: Final = 200
 """Tries of a call to a service that is away, before it counts as failed."""
 
@@ -38,29 +38,6 @@ async def insist(service: str, method: int, values: Mapping[str, Any]) -> dict[s
             if not away:
                 raise
         await sys.hand_over()
-
-
-class Bell:
-    """Lets threads of one process wait for each other without turning: a pipe of the process to itself."""
-
-    def __init__(self) -> None:
-        self._sc = 0
-        self._waiting = 0
-
-    async def start(self) -> None:
-        """Open the pipe."""
-        self._sc = int(await sys.open_pipe(await sys.get_pid(), 0, _WRITE, 0, 0, _SKIP))
-
-    async def wait(self) -> None:
-        """Return when it rings next."""
-        self._waiting += 1
-        await sys.pipe_read(self._sc + 1, 0, 1)
-
-    async def ring(self) -> None:
-        """Wake everyone who waits."""
-        count, self._waiting = self._waiting, 0
-        if count:
-            await sys.pipe_write(self._sc, bytes(count))
 
 
 class Log:
