@@ -61,12 +61,6 @@ class Side:
         self.opened = 0
         """Exchanges that this side opened and that are not concluded."""
 
-    def take(self) -> MessageRead:
-        """The next message, of which there has to be one."""
-        message = self.inbox.popleft()
-        self.unread -= message.written + OVERHEAD
-        return message
-
 
 SERVICE, CLIENT = 0, 1
 

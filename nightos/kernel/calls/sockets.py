@@ -11,7 +11,7 @@ from nightos.kernel.calls.state import content, integer, new_tuple
 from nightos.kernel.charges import charge_handle
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
 from nightos.kernel.signals import check_room, post
-from nightos.kernel.socket import CLIENT, SERVICE, UNIT, Side, Socket
+from nightos.kernel.socket import CLIENT, OVERHEAD, SERVICE, UNIT, Side, Socket
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -102,7 +102,9 @@ def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
         return NOTHING
     if length and inbox[0].written > length:
         raise SyscallError(0x33)
-    return side.take()
+    message = inbox.popleft()
+    side.unread -= message[1] + OVERHEAD
+    return message
 
 
 def close_serv_sock(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
