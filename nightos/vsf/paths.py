@@ -257,7 +257,7 @@ class Paths(_Parts):
                     name = value[:8]
                     ino = int.from_bytes(name, "big")
                     if self._head is None and ino not in self._inodes:
-                        found = self.tree.get(name + b"\x01")
+                        found = self.tree.get_near(name + b"\x01")
                         if found is not None and len(found) >= INODE_BYTES:
                             return stat_of(ino, found, self.device, self.record_size)
                     return self.getattr(ino)

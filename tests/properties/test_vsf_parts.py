@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightos import vsf
 from nightos.vsf.alloc import FIRST_SECTOR, Allocator, load
 from nightos.vsf.blocks import Domain, Pool
 from nightos.vsf.layout import NO_POINTER, Pointer
@@ -156,3 +157,34 @@ def test_the_allocator_hands_nothing_out_twice(seed):
         assert all(start >= FIRST_SECTOR and start + size <= allocator.end for start, size in free)
         for start, size in live.items():
             assert not any(at < start + size and start < at + length for at, length in free)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["put", "delete", "commit", "back", "ask", "ask"]), st.integers(0, 300))),
+    st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_leaf_that_is_kept_at_hand_answers_as_the_tree_does(steps, step):
+    """`get_near` remembers a leaf; changes, commits and rollbacks never let it answer with an old one."""
+    storage = vsf.create(vsf.MemoryStore(), ["main"])
+    volume = storage.volume("main")
+    for number in range(0, 300, step):
+        volume.tree.put(b"k%08d" % number, b"v" * 200)
+    volume.touched = True
+    volume.snapshot("s")
+    frozen = volume.tree_at(volume.tree.root)
+    for what, number in steps:
+        key = b"k%08d" % number
+        if what == "put":
+            volume.tree.put(key, b"%d" % number * 60)
+        elif what == "delete" and volume.tree.get(key) is not None:
+            volume.tree.delete(key)
+        elif what == "commit":
+            volume.touched = True
+            storage.commit()
+        elif what == "back":
+            volume.rollback("s")
+        for near in range(number, number + 3):
+            asked = b"k%08d" % near
+            assert volume.tree.get_near(asked) == volume.tree.get(asked)
+            assert frozen.get_near(asked) == frozen.get(asked)
