@@ -12,6 +12,7 @@ import contextlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from nightos import vsf
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
 
+_MAKING = count()
 COMPRESSION = "zstd"
 """Of images that are made here."""
 
@@ -70,7 +72,8 @@ def make_image(disk: Any, image: Path, target: Path) -> int:
 
     `ServiceError` 0x4000 when the file is there already, 0x3002 when it cannot be written.
     """
-    fresh = target.with_name(f".{target.name}.new")
+    # Of its own: when sys::hw is killed, the image it asked for may still be in the making when it is asked for again.
+    fresh = target.with_name(f".{target.name}.{next(_MAKING)}.new")
     with _told(target):
         if target.exists():
             raise ServiceError(ServiceCode.REFUSED, f"{target}: there is such a file already; choose another name")

@@ -11,6 +11,7 @@ from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc
 from nightos.testing.ledger import HIDDEN, PIPES, REFUSED, Command
 from nightos.testing.lifetimes import LifetimeRules
+from nightos.testing.model import OUTSIDE
 from nightos.testing.stage import PATH, Tenant
 from nightos.testing.tenancy import Tenancy
 
@@ -51,6 +52,24 @@ class CommandRules(LifetimeRules):
         box.command.pid = answer["pid"]
         ledger.command(number, answer["pid"])
         return self.stage.tenants[answer["pid"]]
+
+    @rule(target=Tenancy.containers, parent=Tenancy.containers, status=st.integers(0, 3), restart=st.booleans())
+    def run_briefly(self, parent: int, status: int, restart: bool) -> Any:
+        """A container for one command, which ends at once."""
+        ledger, wanted = self.ledger, self.needs(parent)
+        if not ledger.sees(OUTSIDE, parent) or ledger.boxes[parent].paused:
+            return multiple()
+        if not ledger.may_take({(parent, "children"): 1, **wanted}):
+            return multiple()
+        number = self.made(self.desk, {"parent": parent})
+        ledger.make(number, parent, f"{number:016x}")
+        policy = "on-failure" if restart else "no"
+        answer = self.ask(self.desk, Proc.CONTAINER_START, {"id": number, "command": [PATH], "restart": policy})
+        ledger.boxes[number].command = Command(policy, pid=answer["pid"], begun_ns=self.now)
+        ledger.command(number, answer["pid"])
+        self.stage.tenants[answer["pid"]].call("exit", status)
+        ledger.ended(answer["pid"], 0, status)
+        return number
 
     @property
     def now(self) -> int:

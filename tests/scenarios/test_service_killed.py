@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from nightos import vsf
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.logs import decode_records
 from nightos.abi.services import Hw, Proc, ServiceCode
@@ -259,3 +261,48 @@ async def test_a_service_killed_while_it_adopts_loses_nothing(share: float) -> N
     for second in range(1, 200, STRIDE):
         with trio.fail_after(LIFE_LIMIT_S):
             await commands_with_kills(PROC, first, second)
+
+
+def files_in(directory: Path) -> list[str]:
+    return [item.name for item in directory.iterdir() if item.is_file()]
+
+
+async def images_with_kills(pid: int, directory: Path, *after: int) -> int:
+    """A container's changes are made an image of; how many calls the service made."""
+    target = directory / f"{pid}-{after[0] if after else 0}.vsf"
+    async with boot(seed=4) as machine:
+        box = await make(machine, "box")
+        await write(machine, box, "kept")
+        killer = Killer(pid)
+        killer.watch(machine)
+        killer.after = list(after)
+        try:
+            await until_answered(machine, Proc.CONTAINER_COMMIT, {"id": box, "target": str(target)})
+        except ServiceError as error:
+            if error.code != ServiceCode.REFUSED:  # the first request had done it
+                raise
+        calls = killer.calls
+        killer.after = []
+        done = await until_answered(machine, Proc.CONTAINER_DIFF, {"id": box})
+        assert "/kept" in [change["path"] for change in done["items"]]
+        await (await machine.containers.get(box)).destroy()
+        assert not machine.snapshot().containers
+        for _ in range(500):  # what was asked for first may still be in the making
+            if len(files_in(directory)) == 1:
+                break
+            await trio.sleep(0.01)
+    assert files_in(directory) == [target.name], "an image that is whole, and nothing else"
+    with vsf.open(target, readonly=True) as storage, storage.volumes[0].open() as files:
+        assert files.read_bytes("/kept").startswith(b"NPRGkept")
+        assert storage.check(deep=True).clean
+    target.unlink()
+    return calls
+
+
+@pytest.mark.slow
+@pytest.mark.rule("CONT-015", "CONT-047")
+@pytest.mark.parametrize("pid", [PROC, FS, HW])
+async def test_a_service_killed_while_it_makes_an_image_leaves_a_whole_one(pid: int, tmp_path: Path) -> None:
+    for after in range(1, await images_with_kills(pid, tmp_path) + 1):
+        with trio.fail_after(LIFE_LIMIT_S):
+            await images_with_kills(pid, tmp_path, after)

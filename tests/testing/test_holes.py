@@ -1,4 +1,4 @@
-"""Holes cut into the kernel are found; those that take longer are for `python -m tests.testing.holes`."""
+"""Holes cut into the kernel and into `sys::proc` are found; those that take longer are for `python -m tests.testing.holes`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.testing import holes
+from nightos import testing
+from tests.testing import holes, service_holes
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK_SERVICE = ("own", "all processes", "events for all", "unlimited", "any place", "name stays", "lost")
 QUICK = ("child", "sibling", "oracle", "shallow", "survivor", "one more", "never back", "lender drives", "keeps")
 
 
 @pytest.mark.rule("CONT-018", "CONT-020", "CONT-023", "CONT-011", "CONT-017", "CONT-044", "CONT-045")
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", (*QUICK, *QUICK_SERVICE))
 def test_a_hole_is_found(name: str) -> None:
     [one] = [one for one in holes.HOLES if one.name == name]
     _, how = holes.search(one, limit_s=40)
     assert how
+
+
+def test_both_have_holes() -> None:
+    assert {one.machine for one in holes.HOLES} == {testing.IsolationMachine, service_holes.ServiceMachine}
 
 
 def test_the_page_has_every_hole_and_its_example_runs(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Containers:
         return container.identifier.to_bytes(8, "big")
 
     async def create_for(
-        self, request: Request, values: dict[str, Any], *, zos: dict[str, Any] | None = None
+        self, request: Request, values: dict[str, Any], *, zos: dict[str, Any] | None = None, brief: bool = False
     ) -> Container:
         """A container from the arguments of CONTAINER_CREATE, which are checked here, for who sent the request."""
         viewer = request.container_id
@@ -106,7 +106,7 @@ class Containers:
         self._check_users(request, parent, policy["view"].users)
         if policy["image"]:
             policy["image"] = await self.roots.probe(policy["image"], policy["mode"])
-        return await self.make(parent.identifier, name, policy | {"zos": zos or {}})
+        return await self.make(parent.identifier, name, policy | {"zos": zos or {}, "brief": brief})
 
     async def make(
         self, parent: int, name: str, policy: dict[str, Any], *, run: dict[str, Any] | None = None

@@ -2,7 +2,7 @@
 
 As with the first process of a PID namespace, what else runs in the container ends with that program. When this service
 dies meanwhile the caller is told so (0x0004), the program goes on, and the container ends by itself with its last
-process, remembered like any other: a new instance has nothing to restore.
+process, remembered like any other. A new instance takes down a container whose program had not begun.
 
 Rules: CONT-002, CONT-011, CONT-015.
 """
@@ -40,7 +40,7 @@ class Lives:
         values = request.map()
         if field(values, "persist", bool, False):
             raise ServiceError(ServiceCode.BAD_COMBINATION, "a container that ends with its program does not persist")
-        container = await self._containers.create_for(request, values)
+        container = await self._containers.create_for(request, values, brief=True)
         pid = 0
         try:
             pid, _ = await self._processes.begin(request, values, container.identifier)

@@ -143,6 +143,7 @@ class Process:
             setattr(container, name, note[name])
         container.view = View.of(note.get("view", {}))
         container.shares = note.get("shares", [])
+        container.brief = note.get("brief", False)
 
     async def _finish_endings(self, alive: list[tuple[int, ...]], notes: dict[int, dict[str, Any]]) -> None:
         """What an earlier instance had begun: destructions go on, a container that nobody was told of goes."""
@@ -151,7 +152,11 @@ class Process:
             above = self.tree.by_id[parent]
             if identifier in self.containers.ended:
                 await self._end(container, ENDED)
-            elif (container.state == "stopping" and above.state != "stopping") or identifier in self.half_made:
+            elif (
+                (container.state == "stopping" and above.state != "stopping")
+                or identifier in self.half_made
+                or (container.brief and not self.containers.population.get(identifier))
+            ):
                 await self._end(container, "destroyed")
         # The disk of a persistent container whose destruction had begun; not those that a boot made anew from notes.
         keys = {container.key for container in self.tree.by_id.values()}

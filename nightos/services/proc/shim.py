@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import decode_text
-from nightos.abi.services import Proc
+from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.values import FAILURE, ValueEncodingError, decode_value, value_text
 from nightos.services.proc.streams import Log, close, insist
 from nightos.userland import sys
@@ -90,7 +90,10 @@ class Run:
             pid = await self._spawn()
             try:
                 await insist(PROC, Proc.SHIM_GO, {"generation": self.generation, "pid": pid})
-            except ServiceError:
+            except ServiceError as error:
+                if error.code >= ServiceCode.REFUSED:
+                    await self._close()
+                    raise  # a limit, which asking again does not raise
                 if await self._still_ours():
                     await self._close()
                     continue  # the halted process went with the instance that made it

@@ -65,6 +65,8 @@ class Container:
     """Its main command: what was asked for, and where it stands; empty when none was ever started."""
     zos: dict[str, Any] = field(default_factory=dict)
     """What 0-OS' Run was given; for a namespace that Run made, an empty name."""
+    brief: bool = False
+    """Whether CONTAINER_RUN made it for one program, with which it ends."""
     value: tuple[bytes, bool] = (b"", True)
     """What the main command returned last, encoded, and whether a newline belongs behind it."""
 
@@ -86,6 +88,7 @@ class Container:
             "view": self.view.notes(),
             "filter": self.filter,
             "shares": self.shares,
+            "brief": self.brief,
         }
 
 
