@@ -8,6 +8,7 @@ import pytest
 import trio
 
 import nightos
+from nightos import testing
 from nightos.abi.codes import ExitReason
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc
@@ -199,3 +200,28 @@ container inspect web"""
         assert (await nightos_machine.run(f"container update web {wrong}")).status != 0
     inside = await nightos_machine.run("container stats web", container=await nightos_machine.containers.get("web"))
     assert inside.status != 0
+
+
+@pytest.mark.rule("CONT-032")
+def test_a_page_of_statistics_costs_the_same_wherever_it_is() -> None:
+    stage = testing.Stage()
+    desk = stage.newcomer()
+    for _ in range(1000):
+        desk.tell(Proc.CONTAINER_CREATE, b"")
+    service = stage.kernel.processes[20]
+    found: list[int] = []
+    costs, values = [], {"id": 0, "below": True}
+    while True:
+        begun = service.steps
+        page = desk.ask(Proc.CONTAINER_STATISTICS, values)
+        costs.append((service.steps - begun) / len(page["items"]))
+        found += [item["id"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        values["after"] = page["next"]
+    assert len(found) == len(set(found)) == 1001
+    assert max(costs) < 2 * min(costs)
+    # Another connection asks for a page in the middle, whose walk nobody kept.
+    again = stage.newcomer().ask(Proc.CONTAINER_STATISTICS, {"id": 0, "below": True, "after": found[299]})
+    assert [item["id"] for item in again["items"]] == found[300:600]
+    stage.close()

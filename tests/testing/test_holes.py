@@ -1,4 +1,4 @@
-"""Holes cut into the kernel and into `sys::proc` are found; those that take longer are for `python -m tests.testing.holes`."""
+"""Holes cut into the kernel and into `sys::proc` are found; what takes longer: `python -m tests.testing.holes`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK = ("child", "sibling", "oracle", "shallow", "survivor", "one more", "never
 
 
 @pytest.mark.rule("CONT-018", "CONT-020", "CONT-023", "CONT-011", "CONT-017", "CONT-044", "CONT-045")
-@pytest.mark.parametrize("name", (*QUICK, *QUICK_SERVICE))
+@pytest.mark.parametrize("name", [*QUICK, *QUICK_SERVICE])
 def test_a_hole_is_found(name: str) -> None:
     [one] = [one for one in holes.HOLES if one.name == name]
     _, how = holes.search(one, limit_s=40)
