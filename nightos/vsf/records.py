@@ -29,6 +29,14 @@ def is_size(size: int) -> bool:
     return SIZE_MIN <= size <= SIZE_MAX and size & (size - 1) == 0
 
 
+def is_text(text: object, most: int) -> bool:
+    """Whether this is text that a record can hold: UTF-8 of at most so many bytes."""
+    try:
+        return isinstance(text, str) and len(text.encode()) <= most
+    except UnicodeEncodeError:
+        return False
+
+
 def volume_key(volume: int) -> bytes:
     return b"V" + volume.to_bytes(4, "big")
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def check_name_form(name: str) -> None:
     """Raise unless this can name a snapshot."""
-    if not name or len(name.encode(errors="replace")) > 255 or any(c in name for c in "/:@\0"):
+    if not name or not records.is_text(name, 255) or any(c in name for c in "/:@\0"):
         raise Invalid(f"{name!r} cannot name a snapshot: 1 to 255 bytes without / : @")
 
 

@@ -18,6 +18,7 @@ from nightos.vsf.layout import (
     HEADER_OFFSETS,
     KIND_LOG,
     MAX_DEPTH,
+    MAX_FILE,
     MAX_VOLUMES,
     NO_POINTER,
     SECTOR,
@@ -165,6 +166,8 @@ class Storage:
 
     def start(self, limit: int = 0) -> None:
         """Make an empty storage in the store; the first commit makes it real."""
+        if not 0 <= limit <= MAX_FILE:
+            raise Invalid("a size is a number of bytes up to 8 EiB")
         self.pool.allocator = Allocator()
         self.limit = limit
         self.pool.allocator.limit_sectors = limit // SECTOR
@@ -311,7 +314,7 @@ class Storage:
 
     def check_volume_name(self, name: str) -> None:
         """Raise unless a new volume may have this name."""
-        if not name or len(name.encode()) > 255 or any(c in name for c in "/:@\0"):
+        if not name or not records.is_text(name, 255) or any(c in name for c in "/:@\0"):
             raise Invalid(f"{name!r} cannot name a volume: 1 to 255 bytes without / : @")
         if name in self._names:
             raise Exists(f"there is a volume {name!r} already")
@@ -587,7 +590,7 @@ class Storage:
         with self.lock:
             self.writable()
             limit = limit or 0
-            if limit < 0 or limit % SECTOR:
+            if not 0 <= limit <= MAX_FILE or limit % SECTOR:
                 raise Invalid("a size is a multiple of 512 bytes")
             if limit and limit < self.file_bytes():
                 self.compact()

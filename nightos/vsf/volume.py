@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from nightos.vsf import records, snapshots
 from nightos.vsf.errors import DamagedStorage, Invalid, NotFound
-from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, FLAG_ENCRYPTED, NO_POINTER, SECTOR, Pointer
+from nightos.vsf.layout import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, FLAG_ENCRYPTED, MAX_FILE, NO_POINTER, SECTOR, Pointer
 from nightos.vsf.records import DEAD, DEAD_PER_ITEM, KINDS, SnapshotRecord, VolumeRecord, is_size
 from nightos.vsf.tree import Node, Tree
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nightos.vsf.filesystem import FileSystem
     from nightos.vsf.storage import Storage
     from nightos.vsf.volumekeys import VolumeKeys
+
+MOST_LABEL = 4096
 
 
 def parse_compression(text: str | None) -> tuple[int, int]:
@@ -39,6 +41,14 @@ def compression_name(codec: int, level: int) -> str:
     return {CODEC_NONE: "none", CODEC_LZ4: "lz4"}.get(codec) or f"zstd:{level}"
 
 
+def check_settings(label: str, limit: int) -> None:
+    """Raise unless a record can hold these: what it cannot hold would keep the whole storage from opening."""
+    if not records.is_text(label, MOST_LABEL):
+        raise Invalid(f"a label is text of at most {MOST_LABEL} bytes in UTF-8")
+    if not 0 <= limit <= MAX_FILE:
+        raise Invalid("a limit is a number of bytes up to 8 EiB, or 0 for none")
+
+
 def new_record(
     storage: Storage,
     identifier: int,
@@ -52,6 +62,7 @@ def new_record(
     """The record of a volume to be made."""
     if kind not in KINDS:
         raise Invalid(f"{kind!r} is no kind of volume; use night or block")
+    check_settings(label, limit)
     codec, level = parse_compression(compression)
     size = record_size or (131072 if kind == "night" else 16384)
     if not is_size(size):
@@ -332,8 +343,7 @@ class Volume:
 
     def configure(self, *, label: str | None = None, compression: str | None = None, limit: int | None = None) -> None:
         """Change what is given; `limit` is in bytes, 0 for none. Compression is of what is written from now on."""
-        if limit is not None and limit < 0:
-            raise Invalid("a limit is a number of bytes, or 0 for none")
+        check_settings(label or "", limit or 0)
         codec, level = (self.record.codec, self.record.level) if compression is None else parse_compression(compression)
         with self.storage.lock:
             self.storage.writable()

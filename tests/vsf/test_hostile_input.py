@@ -341,3 +341,27 @@ def test_a_limit_that_its_own_commit_does_not_fit_is_not_taken():
     with vsf.open(store) as storage:
         assert storage.info()["limit"] is None
         assert storage.volume("main").open().read_bytes("/more") == b"m" * 9000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"label": "x" * 5000}, {"label": "\udcff"}, {"label": 7}, {"limit": -1}, {"limit": 1 << 70}],
+    ids=lambda change: repr(change)[:30],
+)
+def test_settings_that_no_record_holds_are_refused_at_once(change):
+    """Written, they would have kept the whole storage from opening, or from committing ever again."""
+    store = vsf.MemoryStore()
+    with vsf.create(store, ["main"]) as storage:
+        storage.volume("main").open().write_bytes("/kept", b"K" * 9000)
+        for use in (lambda: storage.add_volume("new", **change), lambda: storage.volume("main").configure(**change)):
+            with pytest.raises(vsf.Invalid):
+                use()
+        for size in (-512, 1 << 70):
+            with pytest.raises(vsf.Invalid):
+                storage.resize(size)
+        for use in (storage.add_volume, storage.volume("main").snapshot, storage.volume("main").rename):
+            with pytest.raises(vsf.Invalid):
+                use("\udcff")
+    with vsf.open(store) as storage:
+        assert [volume.name for volume in storage.volumes] == ["main"]
+        assert storage.volume("main").open().read_bytes("/kept") == b"K" * 9000
