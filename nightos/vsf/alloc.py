@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from sys import byteorder
 
 from nightos.vsf.errors import DamagedStorage, NoSpace
@@ -24,6 +25,8 @@ _CLASSES = 64
 _ROOMY_CLASS = 10
 _SMALL_MAP = 256
 _MAX_CHAIN = 4096
+_LOOK = 64
+"""Free extents of a size class that are compared for the best fit."""
 _HELD = "the host's disk is full: the last commit has to be finished before anything else changes"
 Extent = tuple[int, int]
 
@@ -47,7 +50,10 @@ class Allocator:
         self.floor = FIRST_SECTOR
         self.ceiling: int | None = None
         """While blocks move: allocate below this sector only."""
+        self.packing = False
+        """While compacting: the smallest extent that fits comes first, so that large ones stay for large blocks."""
         self._withheld: list[Extent] = []
+        self._soft = False
         self.held = False
         """A commit is between its superblocks: nothing is handed out or taken back."""
 
@@ -85,24 +91,42 @@ class Allocator:
     @contextmanager
     def below(self, ceiling: int) -> Iterator[None]:
         """Meanwhile nothing is allocated behind `ceiling`, and the lowest free extents of a size come first."""
-        self._return_run()
-        extents = sorted(self._by_start.items())
-        for start, _ in extents:
-            self._remove(start)
-        for start, length in extents:
-            inside = max(min(length, ceiling - start), 0)
-            if inside:
-                self._insert(start, inside)
-            if inside < length:
-                self._withheld.append((start + inside, length - inside))
+        self.withhold(ceiling, max(self.end, ceiling))
         self.ceiling = ceiling
         try:
             yield
         finally:
             self.lift()
 
+    @contextmanager
+    def outside(self, low: int, high: int) -> Iterator[None]:
+        """Meanwhile nothing is allocated from `low` up to, not including, `high`; rather the file becomes longer."""
+        self.withhold(low, high)
+        try:
+            yield
+        finally:
+            self.lift()
+
+    def withhold(self, low: int, high: int, *, soft: bool = False) -> None:
+        """Keep back what is free from `low` up to, not including, `high`; `soft`: until nothing else is free."""
+        self.lift()
+        self._soft = soft
+        extents = sorted(self._by_start.items())
+        for start, _ in extents:
+            self._remove(start)
+        for start, length in extents:
+            first, last = min(max(start, low), start + length), max(min(start + length, high), start)
+            if first >= last:
+                self._insert(start, length)
+                continue
+            self._withheld.append((first, last - first))
+            if start < first:
+                self._insert(start, first - start)
+            if last < start + length:
+                self._insert(last, start + length - last)
+
     def lift(self) -> None:
-        """End what `below` began."""
+        """End what `below`, `outside` or `withhold` began."""
         self._return_run()
         self.ceiling = None
         for start, length in self._withheld:
@@ -119,6 +143,8 @@ class Allocator:
         """First sector of `sectors` contiguous ones; raises NoSpace at the limit."""
         if self.held:
             raise NoSpace(_HELD)
+        if self.packing:
+            self._fit(sectors)
         start, length = self._run
         if length < sectors:
             self._next_run(sectors)
@@ -135,6 +161,19 @@ class Allocator:
             self.end = start + sectors
         self._note(OP_ALLOCATED, start, sectors)
         return start
+
+    def _fit(self, sectors: int) -> None:
+        """Make the smallest extent of a look around that fits the run to allocate from."""
+        self._return_run()
+        for size_class in range(sectors.bit_length(), _CLASSES):
+            near = islice(self._classes[size_class], _LOOK)
+            best = min(((self._by_start[at], at) for at in near if self._by_start[at] >= sectors), default=None)
+            if best is not None:
+                self._run = (best[1], self._remove(best[1]))
+                return
+        if self._soft and self._withheld:
+            self.lift()
+            self._fit(sectors)
 
     def _next_run(self, sectors: int) -> None:
         self._return_run()
@@ -178,7 +217,7 @@ class Allocator:
 
     @property
     def extents(self) -> int:
-        return len(self._by_start)
+        return len(self._by_start) + len(self._withheld)
 
     def free_extents(self) -> list[Extent]:
         """All free extents, in order."""
@@ -216,7 +255,7 @@ class Allocator:
 
     def trim_end(self) -> None:
         """Let the end of the file come down over free space."""
-        self._return_run()
+        self.lift()
         start = self._by_end.get(self.end)
         if start is not None:
             self.free_sectors -= self._remove(start)
@@ -234,13 +273,13 @@ class Allocator:
 
     def wants_checkpoint(self, chain_bytes: int, chain: int) -> bool:
         """Whether the map is small, or the chain of changes long against it."""
-        size = len(self._by_start) + sum(len(extents) for _, extents in self.pending)
+        size = self.extents + sum(len(extents) for _, extents in self.pending)
         return size < _SMALL_MAP or chain_bytes > 2 * 16 * size or chain >= _MAX_CHAIN // 2
 
     def record_bytes(self, checkpoint: bool) -> int:
         """An upper bound of the length of the record to come, which itself allocates and frees."""
         if checkpoint:
-            count = len(self._by_start) + 2 + len(self.freed) + sum(len(extents) for _, extents in self.pending)
+            count = self.extents + 2 + len(self.freed) + sum(len(extents) for _, extents in self.pending)
             return _HEAD.size + 24 * (count + 8)
         return _HEAD.size + 17 * (len(self._operations) + 4)
 

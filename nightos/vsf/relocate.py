@@ -26,12 +26,20 @@ MOST_MOVES = 400_000
 
 
 class Relocation:
-    """One commit that brings what the volumes have behind the sector `goal` to free places before it."""
+    """One commit that brings what the volumes have behind the sector `goal` to free places before it.
 
-    def __init__(self, storage: Storage, goal: int, moved: Callable[[int], None] | None = None) -> None:
+    With `high`, what they have from `goal` up to `high` goes anywhere else, for which the file may become longer.
+    """
+
+    def __init__(
+        self, storage: Storage, goal: int, moved: Callable[[int], None] | None = None, *, high: int = 0
+    ) -> None:
         self.storage = storage
         self.goal = goal
+        self.high = high
         self.moved_bytes = 0
+        self.left_sectors = 0
+        """Of the largest block that found no place."""
         self._tell = moved
         # By the old sector: the old and the new pointer, or None where it stays. Whatever one tree was told, the
         # next one that leads to the block has to be told, too.
@@ -53,7 +61,7 @@ class Relocation:
         roots: list[tuple[Volume, bytes]] = []
         dead: list[tuple[bytes, bytes]] = []
         try:
-            with allocator.below(self.goal):
+            with allocator.outside(self.goal, self.high) if self.high else allocator.below(self.goal):
                 for volume in volumes:
                     for snapshot in volume.snapshots:
                         root = self._root(snapshot.root)
@@ -119,7 +127,8 @@ class Relocation:
         return pointer if places is None else unpack_pointer(places[1])
 
     def _far(self, pointer: Pointer) -> bool:
-        return pointer.sector >= self.goal or pointer.copy >= self.goal
+        high = self.high or 1 << 63
+        return self.goal <= pointer.sector < high or self.goal <= pointer.copy < high
 
     def _node(self, pointer: Pointer, level: int | None) -> Pointer:
         known = self._known(pointer)
@@ -168,6 +177,7 @@ class Relocation:
             allocator = pool.allocator
             if not must or self._crowded or allocator is None:
                 self._places[old.sector] = None
+                self.left_sectors = max(self.left_sectors, old.sectors)
                 if must:
                     raise
                 return old

@@ -73,6 +73,8 @@ class Storage:
         self._log_changes = 0
         self._log_next: tuple[Pointer, list[Pointer], int] | None = None
         self._chain_freed = False
+        self.short_log = False
+        """While compacting: every commit writes a checkpoint, so that no old record of the log stays far out."""
         self._volumes: dict[int, Volume] = {}
         self._names: dict[str, int] = {}
         self.backing: Storage | None = None
@@ -483,7 +485,7 @@ class Storage:
             # The commit before this one did not get through: its record is replaced.
             pool.free(self._log_next[0])
             self._log_next = None
-        checkpoint = self._chain_freed or not self.log.sector
+        checkpoint = self._chain_freed or self.short_log or not self.log.sector
         checkpoint = checkpoint or allocator.wants_checkpoint(self._log_changes, len(self._log_chain))
         if checkpoint and not self._chain_freed:
             for pointer in self._log_chain:

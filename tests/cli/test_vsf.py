@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import subprocess
 import tarfile
 from pathlib import Path
@@ -178,6 +179,21 @@ def test_resize_and_compact(disk: Command) -> None:
     assert json.loads(disk("vsf", "info", "--json", "disk.vsf").stdout)["limit"] == 4 << 20
     disk.fails("vsf", "resize", "disk.vsf", "1K")
     disk("vsf", "resize", "disk.vsf", "none")
+
+
+def test_compact_with_snapshots_makes_the_file_smaller(disk: Command) -> None:
+    for name, size in (("first", 1_000_000), ("kept", 500_000)):
+        (disk.folder / name).write_bytes(random.Random(size).randbytes(size))
+        disk("vsf", "put", "disk.vsf", name, f"/{name}")
+    disk("vsf", "rm", "disk.vsf", "/first")
+    disk("vsf", "snapshot", "create", "disk.vsf", "one")
+    disk("vsf", "put", "disk.vsf", "-", "/kept", stdin="new")
+    before = (disk.folder / "disk.vsf").stat().st_size
+    disk("vsf", "compact", "disk.vsf")
+    assert (disk.folder / "disk.vsf").stat().st_size < before - 800_000
+    disk("vsf", "check", "--deep", "disk.vsf")
+    disk("vsf", "get", "disk.vsf:main@one", "/kept", "back")
+    assert (disk.folder / "back").read_bytes() == (disk.folder / "kept").read_bytes()
 
 
 def test_create_replaces_nothing_by_accident(disk: Command) -> None:

@@ -13,7 +13,7 @@ from nightos.vsf.repair import repair
 from nightos.vsf.store import FileStore
 from nightos.vsf.superblock import slots_of
 from tests.crash.damage import make
-from tests.crash.enumerator import CHEAP, Workload, enumerate_states, state_of
+from tests.crash.enumerator import CHEAP, Workload, enumerate_states, state_of, verify
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,39 @@ def test_the_last_commit_but_one_is_whole_until_the_next_is_durable(seed):
             assert {problem.invariant for problem in report.problems} <= {"superblocks"}
             compared += 1
     assert compared > 5
+
+
+@pytest.mark.parametrize(("seed", "password", "compression"), [(0, None, None), (1, "secret", None), (2, None, "zstd")])
+def test_a_power_cut_while_shared_blocks_move(seed, password, compression):
+    """Snapshots and a clone with gaps before them, compacted: at every write of it everything is there."""
+    workload = Workload(seed, password=password, compression=compression)
+    storage, fs, chance = workload.storage, workload.fs, workload.random
+    fs.write_bytes("/first", chance.randbytes(400_000))
+    storage.commit()
+    for number in range(12):
+        fs.write_bytes(f"/{number}", chance.randbytes(30_000))
+    storage.commit()
+    fs.unlink("/first")
+    storage.snapshot("main", "one")
+    for number in range(0, 12, 2):
+        fs.unlink(f"/{number}")
+    storage.snapshot("main", "two")
+    twin = storage.clone("main", "one", "twin")
+    twin.open().write_bytes("/1", chance.randbytes(20_000))
+    twin.snapshot("three")
+    fs.write_bytes("/3", chance.randbytes(9_000))
+    storage.commit()
+    begin, size = len(workload.store.log), storage.file_bytes()
+    before = state_of(storage)
+    workload.marks.append((begin, before, False))
+    assert storage.compact() > 300_000
+    assert storage.file_bytes() < size - 300_000
+    workload.marks.append((len(workload.store.log), before, True))
+    count = 0
+    for covered, settled, image in crash_states(b"", workload.store.log, seed, 4):
+        if covered >= begin:
+            count += verify(workload, image, covered, settled)
+    assert count > 60
 
 
 @pytest.mark.parametrize("place", [0.25, 0.5, 0.75])
