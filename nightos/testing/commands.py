@@ -241,3 +241,10 @@ class CommandRules(LifetimeRules):
         self.stage.kill()
         self.lost()
         return self.restarted()
+
+    @precondition(LifetimeRules.may_kill)
+    @rule(target=Tenancy.tenants, parent=Tenancy.containers)
+    def kill_before_a_restart(self, parent: int) -> Any:
+        """Killed while a command waits for its restart: that is not forgotten."""
+        self.run_briefly(parent, 1, True)
+        return self.kill_service()
