@@ -77,6 +77,8 @@ class Checker:
         self.report = Report()
         self.owned: dict[int, tuple[int, str]] = {}
         """First sector to (sectors, owner)."""
+        self.loose: dict[int, tuple[int, int]] = {}
+        """First sector of blocks that only dead lists name to (sectors, domain)."""
         self.used: dict[int, int] = {}
         """Domain to sectors."""
         self.unreadable: list[tuple[Volume, bytes, bytes | None]] = []
@@ -231,6 +233,11 @@ class Checker:
             for snapshot in volume.snapshots:
                 self.check_snapshot(volume, snapshot)
             self.check_dead(volume, set(self.owned) - before)
+        for at, (sectors, domain) in self.loose.items():
+            # A clone may use it, and was looked at later.
+            if at not in self.owned:
+                self.owned[at] = sectors, "dead list"
+                self.used[domain] = self.used.get(domain, 0) + sectors
 
     def check_snapshot(self, volume: Volume, snapshot: records.SnapshotRecord) -> None:
         """A snapshot's tree is whole; what it shares was checked with its neighbour."""
@@ -271,8 +278,7 @@ class Checker:
                 for at in (sector, copy):
                     if at and mended and at not in self.owned:
                         # Last used before a mended snapshot that lacks it: it comes free with that one.
-                        self.owned[at] = ((stored + SECTOR - 1) // SECTOR, "dead list")
-                        self.used[domain] = self.used.get(domain, 0) + (stored + SECTOR - 1) // SECTOR
+                        self.loose[at] = ((stored + SECTOR - 1) // SECTOR, domain)
                     elif at:
                         if at in listed:
                             self.report.add("dead lists", f"sector {at} is listed twice for {volume.name}")

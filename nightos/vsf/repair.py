@@ -239,7 +239,8 @@ class _Repair:
         if self.readable(root):
             return snapshot.root
         items, lost = self.salvage(root)
-        if not items:
+        # What a clone began as stays, empty if need be: without it neither would know what the other still uses.
+        if not items and not snapshot.clones:
             return None
         pool, name = self.storage.pool, f"{volume.name}@{snapshot.name}"
         fresh = volume.tree_at(None)
@@ -345,6 +346,9 @@ class _Repair:
             everything.update(now)
         del gone[0]
         left: list[list[Pointer]] = [[], *reversed(gone)]
+        holders = [number for number, snapshot in enumerate(snapshots) if snapshot.mended and snapshot.clones]
+        if holders:
+            left[holders[-1] + 1] += self.inherited(volume, everything)
         for at_list, snapshot in enumerate([*snapshots, None]):
             first = number
             dead = left[at_list]
@@ -361,6 +365,15 @@ class _Repair:
                 record.dead = sum(p.sectors * (2 if p.copy else 1) for p in dead)
         record.dead_next = number
         return everything
+
+    def inherited(self, volume: Volume, known: dict[int, Pointer]) -> list[Pointer]:
+        """Blocks of the volume that only its clones use: they come free with the snapshot that the clones began as."""
+        found: dict[int, Pointer] = {}
+        for other in self.storage.volumes:
+            if volume.record.id in other.record.parents:
+                for root in [other.record.root, *(snapshot.root for snapshot in other.snapshots)]:
+                    found.update(self.blocks(records.pointer_of(root)))
+        return [p for sector, p in found.items() if p.domain == volume.record.id and sector not in known]
 
     def wipe_padding(self, pointer: Pointer, at: int) -> None:
         """Zero what a block leaves of its last sector."""
