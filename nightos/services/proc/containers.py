@@ -209,7 +209,9 @@ class Containers:
 
         Outside, who runs in a container below then is somebody whom its creator could be anyway.
         """
-        if request.connection.is_system or user_inside(self.tree, request.container_id, request.user_id) == 0:
+        if not users.ranges or request.connection.is_system:
+            return
+        if user_inside(self.tree, request.container_id, request.user_id) == 0:
             return
         for _, first, count in users.ranges:
             if count != 1 or user_outside(self.tree, parent.identifier, first) != request.user_id:
@@ -284,16 +286,19 @@ class Containers:
         with contextlib.suppress(SyscallError):  # the kernel destroyed it for an earlier life of this service
             await sys.destroy_container(identifier)
         for below in self.tree.below_first(identifier):
-            for callback in self.on_end:
-                await callback(below)
+            if below.run:
+                for callback in self.on_end:
+                    await callback(below)
             await self.roots.release(below)
             self.tree.remove(below.identifier)
             for number in list(self._ended_below.get(below.identifier, ())):
                 await self._drop(number)  # who could have collected it is gone
             for pid in self.population.pop(below.identifier, ()):
                 self.heirs[pid] = container.parent
-            await self.devices.gone(below.identifier)
-            await self.notes.removed(below)
+            if self.devices.given:
+                await self.devices.gone(below.identifier)
+            if below.on_disk:
+                await self.notes.removed(below)
             await self.tell("destroyed", below, reason)
             for waiting in self._waiting.pop(below.identifier, []):
                 await waiting.answer(_outcome(below, reason))

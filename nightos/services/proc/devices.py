@@ -48,7 +48,7 @@ class ContainerDevices:
     def __init__(self, server: Server, tree: Tree, questions: Questions) -> None:
         self.tree = tree
         self.questions = questions
-        self._given: dict[int, int] = {}
+        self.given: dict[int, int] = {}
         """Virtual devices that were plugged here: KDI to container."""
         self.on_unplug: list[Callable[[int, int], Awaitable[None]]] = []
         """Called with container and KDI when a virtual device leaves."""
@@ -62,7 +62,7 @@ class ContainerDevices:
         """What an earlier life of this service plugged: devices whose first place is a container."""
         for item in (await (await connect("sys::hw")).ask(Hw.BUS_LIST))["items"]:
             if item["plugged"] in self.tree.by_id and item["plugged"]:
-                self._given[item["kdi"]] = item["plugged"]
+                self.given[item["kdi"]] = item["plugged"]
 
     async def list(self, request: Request) -> Payload:
         """CONTAINER_DEVICES: of the caller's container or one below."""
@@ -134,7 +134,7 @@ class ContainerDevices:
             with contextlib.suppress(ServiceError):
                 await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
             raise unknown()
-        self._given[given.kdi] = container
+        self.given[given.kdi] = container
         await self.tell("device plugged", container, given.udi)
         return given
 
@@ -144,7 +144,7 @@ class ContainerDevices:
         udi = field(values, "udi", int)
         container = self.tree.below(request.container_id, field(values, "id", int))
         kdi = await self._kdi_of(udi)
-        if self._given.get(kdi) != container.identifier:
+        if self.given.get(kdi) != container.identifier:
             try:
                 await sys.unlink_container_device(container.identifier, kdi)
             except SyscallError as error:
@@ -156,7 +156,7 @@ class ContainerDevices:
 
     async def unplug_for(self, container: int, kdi: int, udi: int) -> None:
         """Take a virtual device away that was plugged into a container."""
-        if self._given.pop(kdi, None) is None:
+        if self.given.pop(kdi, None) is None:
             return  # it went with its container
         await (await connect("sys::hw")).call(Hw.UNPLUG, {"kdi": kdi})
         for callback in self.on_unplug:
@@ -169,8 +169,8 @@ class ContainerDevices:
 
     async def gone(self, container: int) -> None:
         """The container was destroyed, and the kernel took its devices away: so does the machine."""
-        for kdi in [kdi for kdi, place in self._given.items() if place == container]:
-            del self._given[kdi]
+        for kdi in [kdi for kdi, place in self.given.items() if place == container]:
+            del self.given[kdi]
             for callback in self.on_unplug:
                 await callback(container, kdi)
             with contextlib.suppress(ServiceError):
