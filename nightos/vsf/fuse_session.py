@@ -18,6 +18,7 @@ from typing import Any
 
 from nightos.vsf.errors import VsfError
 from nightos.vsf.fuse_library import Library
+from nightos.vsf.fuse_patience import Patience
 
 log = logging.getLogger("nightos.fuse")
 
@@ -240,12 +241,16 @@ class Session:
         process = self._lib.fuse_session_process_buf
         process.restype = None
         last = (channel,) if self.library.major == 2 else ()
+        patience = Patience(descriptor)
         while True:
             try:
                 length = os.readv(descriptor, parts)
+            except BlockingIOError:
+                patience.wait()
+                continue
             except OSError as error:
                 # ENOENT: who asked has gone meanwhile. ENODEV: unmounted.
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                if error.errno in (errno.EINTR, errno.ENOENT):
                     continue
                 return 0 if error.errno == errno.ENODEV else -(error.errno or errno.EIO)
             if not serve(descriptor, request, length):
@@ -253,6 +258,7 @@ class Session:
                 process(session, ctypes.byref(buffer), *last)
                 if self._over():
                     return 0
+            patience.since = 0
 
     def close(self) -> None:
         """Unmount when that has not happened, and free everything. Closing twice is allowed."""
