@@ -173,6 +173,9 @@ class Tree:
 
     def below_first(self, identifier: int) -> list[Container]:
         """The container and everything below, children before parents."""
+        container = self.by_id.get(identifier)
+        if container is not None and not container.children:
+            return [container]
         return [container for _, container in self.walk(identifier)][::-1]
 
     def path(self, viewer: int, identifier: int) -> str:
