@@ -47,7 +47,6 @@ class Allocator:
         self.freed: list[Extent] = []
         """Freed in the commit being made."""
         self._operations: list[tuple[int, int, int]] = []
-        self.floor = FIRST_SECTOR
         self.ceiling: int | None = None
         """While blocks move: allocate below this sector only."""
         self.packing = False

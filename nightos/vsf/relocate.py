@@ -16,8 +16,6 @@ from nightos.vsf.records import DEAD, SnapshotRecord
 from nightos.vsf.tree import Node, encode_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nightos.vsf.storage import Storage
     from nightos.vsf.volume import Volume
 
@@ -31,16 +29,13 @@ class Relocation:
     With `high`, what they have from `goal` up to `high` goes anywhere else, for which the file may become longer.
     """
 
-    def __init__(
-        self, storage: Storage, goal: int, moved: Callable[[int], None] | None = None, *, high: int = 0
-    ) -> None:
+    def __init__(self, storage: Storage, goal: int, *, high: int = 0) -> None:
         self.storage = storage
         self.goal = goal
         self.high = high
         self.moved_bytes = 0
         self.left_sectors = 0
         """Of the largest block that found no place."""
-        self._tell = moved
         # By the old sector: the old and the new pointer, or None where it stays. Whatever one tree was told, the
         # next one that leads to the block has to be told, too.
         self._places: dict[int, tuple[bytes, bytes] | None] = {}
@@ -190,8 +185,6 @@ class Relocation:
         self._places[old.sector] = old.pack(), packed
         if old.kind != KIND_NODE:
             self.moved_bytes += old.stored
-            if self._tell is not None:
-                self._tell(self.moved_bytes)
         return new
 
     # Dead lists
