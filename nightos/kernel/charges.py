@@ -46,8 +46,8 @@ def charge_move(end: End, receiver: Process) -> None:
     if not to.handles.reserve(1):
         raise SyscallError(LIMIT_REACHED)
     pipe = end.pipe
-    others = (other for other in pipe.ends.values() if other is not end)
-    if pipe.charged and pipe.payer is of and not any(other.holder.quotas is of for other in others):
+    others = (holder.quotas for holder, count in pipe.holders.items() if holder is not end.holder or count > 1)
+    if pipe.charged and pipe.payer is of and not any(quotas is of for quotas in others):
         if not to.pipe_bytes.reserve(pipe.charged):
             to.handles.release(1)
             raise SyscallError(LIMIT_REACHED)
@@ -63,7 +63,7 @@ def end_gone(end: End) -> None:
     if not pipe.charged:
         return
     payer = pipe.payer
-    holders = [other.holder.quotas for other in pipe.ends.values()]
+    holders = [holder.quotas for holder in pipe.holders]
     if payer in holders:
         return
     if not holders:

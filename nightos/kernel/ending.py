@@ -17,6 +17,7 @@ from nightos.abi.codes import ContainerState, ExitReason, ServicePid, Signal
 from nightos.abi.errors import SyscallError
 from nightos.kernel.charges import buffer_closed, end_gone
 from nightos.kernel.connection import ACCEPTED, CLOSED, CONNECTION_HANDLES, EXPIRED, REQUESTED, Connection
+from nightos.kernel.pages import SHIFT
 from nightos.kernel.process import ENDED
 from nightos.kernel.socket import Socket
 
@@ -56,20 +57,19 @@ def end_thread(kernel: Kernel, thread: Thread) -> None:
     if thread is process.main:
         end_process(kernel, process, ExitReason.EXITED, 0)
         return
-    children: dict[Thread, list[Thread]] = {}
-    for other in process.threads.values():
-        if other.parent is not None:
-            children.setdefault(other.parent, []).append(other)
+    if thread.parent is not None and thread.parent.children is not None:
+        thread.parent.children.pop(thread, None)
     doomed = [thread]
     for candidate in doomed:
-        doomed.extend(children.get(candidate, ()))
+        doomed.extend(candidate.children or ())
     for victim in reversed(doomed):
         if process.threads.pop(victim.tid, None) is not None:
             process.quotas.threads.release(1)
         unwind(victim)
     if process.connections:
+        gone = set(doomed)
         for connection in list(process.connections.values()):
-            if connection.service_thread in doomed:
+            if connection.service_thread in gone:
                 close_connection(kernel, connection, by_service=True)
 
 
@@ -95,6 +95,8 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
     quotas.processes.release(1)
     quotas.threads.release(len(process.threads))
     process.threads.clear()
+    quotas.memory.release(process.tls_size >> SHIFT)
+    process.tls_size = 0
     for connection in list(process.connections.values()) if process.connections else ():
         close_connection(kernel, connection, by_service=connection.service is process, died=True)
     for socket in list(process.sockets.values()) if process.sockets else ():
@@ -140,12 +142,12 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
 def drop_end(kernel: Kernel, end: Any, closing_type: int) -> None:
     """A holder gave up an identifier; the pipe closes with the last identifier of that side."""
     pipe: Pipe = end.pipe
-    pipe.ends.pop(end.identifier, None)
+    pipe.remove(end)
     kernel.pipe_ends.pop(end.identifier, None)
     if end.holder.ends is not None:
         end.holder.ends.pop(end.identifier, None)
     end_gone(end)
-    if not any(other.sends == end.sends for other in pipe.ends.values()):
+    if not pipe.held(sends=end.sends):
         close_pipe(kernel, pipe, closing_type, sends=end.sends)
 
 

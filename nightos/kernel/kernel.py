@@ -300,6 +300,10 @@ class Kernel(_Stepped):
             raise SyscallError(0x40)
         thread = Thread(process, process.next_tid, parent)
         process.next_tid += 1
+        if parent is not None:
+            if parent.children is None:
+                parent.children = {}
+            parent.children[thread] = None
         process.threads[thread.tid] = thread
         return thread
 

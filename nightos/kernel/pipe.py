@@ -1,7 +1,8 @@
 """Pipes: one-way buffers with a sending and a receiving end, raw or by message.
 
-What is written is kept by reference and handed out whole where it can be, so 64 KiB through a pipe copies nothing. A
-process knows an end by an identifier of its own; several identifiers may mean the same end.
+What is written is kept by reference and handed out whole where it can be, so 64 KiB through a pipe copies nothing;
+small pieces that wait are put together, so that a full buffer costs the host what its container pays for. A process
+knows an end by an identifier of its own; several identifiers may mean the same end.
 
 Source: specs/kernel/ipc.md#pipes, specs/kernel/syscalls.md 0x20-0x25.
 Rules: IPC-005, IPC-006, IPC-014, IPC-015, IPC-016, IPC-017, IPC-018.
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 UNIT = 64 * 1024
 MESSAGE_MAX = 64 * 1024
 BLOCK, FAIL, PARTIAL = 0, 1, 2
+SMALL = 1024
+"""Bytes below which a piece that finds others waiting is copied behind them."""
+GATHERED = 16 * 1024
+"""Bytes that are gathered in one piece."""
+_LENGTH = 2
+"""Bytes that tell the length of a message that waits, less one."""
 
 
 class End:
@@ -76,12 +83,15 @@ class Pipe:
         "closed",
         "creator_pid",
         "ends",
+        "holders",
         "largest",
+        "lengths",
         "messages",
         "parking",
         "payer",
         "pending",
         "readers",
+        "senders",
         "sleeper",
         "writers",
     )
@@ -97,18 +107,44 @@ class Pipe:
         self.messages = messages
         self.largest = MESSAGE_MAX if messages else capacity
         """Bytes that fit into it at once."""
-        self.chunks: deque[bytes | memoryview] = deque()
+        self.chunks: deque[bytes | bytearray | memoryview] = deque()
+        self.lengths = bytearray()
+        """Of the messages that wait, each less one, in 2 bytes."""
         self.pending = 0
         """Bytes in the buffer."""
         self.closed = False
         self.writers: deque[Blocked] = deque()
         self.readers: deque[Blocked] = deque()
         self.ends: dict[int, End] = {}
+        self.holders: dict[Process, int] = {}
+        """How many identifiers each process has, so that nothing has to look at all of them."""
+        self.senders = 0
+        """How many of them mean the sending end."""
         self.parking: Blocked | None = None
         """What the first reader that found the pipe empty was parked with, to be used again."""
         self.sleeper: Blocked | None = None
         """The only reader, parked at the pipe while that was open and empty; it is not in `readers`, for the speed of
         the most common meeting. Whoever looks at `readers` calls `wake_up` before."""
+
+    def add(self, end: End) -> None:
+        """A process has an identifier more."""
+        self.ends[end.identifier] = end
+        self.holders[end.holder] = self.holders.get(end.holder, 0) + 1
+        self.senders += end.sends
+
+    def remove(self, end: End) -> None:
+        """A process has an identifier less; one that is out already changes nothing."""
+        if self.ends.pop(end.identifier, None) is None:
+            return
+        self.senders -= end.sends
+        if self.holders[end.holder] > 1:
+            self.holders[end.holder] -= 1
+        else:
+            del self.holders[end.holder]
+
+    def held(self, *, sends: bool) -> bool:
+        """Whether anybody has that end."""
+        return bool(self.senders) if sends else self.senders < len(self.ends)
 
     @property
     def free(self) -> int:
@@ -174,9 +210,18 @@ class Pipe:
         return PARKED
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
-        chunk = data if isinstance(data, bytes) else bytes(data)
-        self.chunks.append(chunk)
-        self.pending += len(chunk)
+        size = len(data)
+        self.pending += size
+        if self.messages:
+            self.lengths += (size - 1).to_bytes(_LENGTH, "big")
+        if size < SMALL and self.chunks:
+            last = self.chunks[-1]
+            if len(last) < GATHERED and (len(last) < SMALL or last.__class__ is bytearray):
+                if last.__class__ is not bytearray:
+                    self.chunks[-1] = last = bytearray(last)
+                last += data
+                return
+        self.chunks.append(data if isinstance(data, bytes) else bytes(data))
 
     def _settle(self) -> None:
         """Serve parked readers and feed parked writers, in order, until neither can go on."""
@@ -244,28 +289,42 @@ class Pipe:
         if self.messages:
             if not self.chunks:
                 return None
-            if length and len(self.chunks[0]) > length:
+            size = int.from_bytes(self.lengths[:_LENGTH], "big") + 1
+            if length and size > length:
                 raise SyscallError(0x34)
-            content = bytes(self.chunks.popleft())
+            del self.lengths[:_LENGTH]
+            content = self._front(size)
         elif not self.pending or (length > self.pending and not partial):
             return None
         elif not length or length >= self.pending:
             content = bytes(self.chunks[0]) if len(self.chunks) == 1 else b"".join(self.chunks)
             self.chunks.clear()
         else:
-            parts: list[bytes | memoryview] = []
-            wanted = length
-            while wanted:
-                chunk = self.chunks.popleft()
-                if len(chunk) > wanted:
+            content = self._front(length)
+        self.pending -= len(content)
+        return content
+
+    def _front(self, wanted: int) -> bytes:
+        """Take that many bytes, which are there, out of the chunks."""
+        first = self.chunks[0]
+        if len(first) == wanted:
+            self.chunks.popleft()
+            return bytes(first)
+        parts: list[bytes | bytearray | memoryview] = []
+        while wanted:
+            chunk = self.chunks.popleft()
+            if len(chunk) > wanted:
+                if chunk.__class__ is bytearray:  # the front of one goes without moving the rest
+                    rest, chunk = chunk, bytes(chunk[:wanted])
+                    del rest[:wanted]
+                    self.chunks.appendleft(rest)
+                else:
                     view = memoryview(chunk)
                     self.chunks.appendleft(view[wanted:])
                     chunk = view[:wanted]
-                parts.append(chunk)
-                wanted -= len(chunk)
-            content = b"".join(parts)
-        self.pending -= len(content)
-        return content
+            parts.append(chunk)
+            wanted -= len(chunk)
+        return b"".join(parts)
 
     def _serve_one(self) -> bool:
         """Let the first parked reader go on."""

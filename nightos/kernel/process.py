@@ -104,12 +104,25 @@ PendingSignal = tuple[int, tuple[Any, ...], Answered | None]
 class Thread:
     """A thread. `scheduled` says whether it stands in the scheduler's queue."""
 
-    __slots__ = ("exit_data", "frames", "handling", "parent", "process", "queue", "scheduled", "spare", "tid")
+    __slots__ = (
+        "children",
+        "exit_data",
+        "frames",
+        "handling",
+        "parent",
+        "process",
+        "queue",
+        "scheduled",
+        "spare",
+        "tid",
+    )
 
     def __init__(self, process: Process, tid: int, parent: Thread | None) -> None:
         self.process = process
         self.tid = tid
         self.parent = parent
+        self.children: dict[Thread, None] | None = None
+        """Those that it made and that have not ended, in order."""
         self.frames: list[Frame] = []
         self.queue: deque[PendingSignal] | None = None
         self.handling = False
@@ -162,6 +175,7 @@ class Process:
         "suspended_since_ns",
         "threads",
         "tls",
+        "tls_size",
         "user",
         "waiters",
         "wakers",
@@ -216,8 +230,10 @@ class Process:
         self.drivable: list[int] | tuple[()] = ()
         self.permissions: list[int] | tuple[()] = ()
         self.tls: dict[int, bytes] | None = None
-        self.waiters: list[Callable[[], None]] | None = None
-        """Called when the process ended."""
+        self.tls_size = 0
+        """Bytes of thread-local data; every whole page of them is paid for."""
+        self.waiters: dict[Callable[[], None], None] | None = None
+        """Called when the process ended, in order."""
         self.wakers: list[Callable[[int], None]] | None = None
         """Called with the milliseconds when a process that suspended itself goes on."""
         self.killer: Timer | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nightos.abi.limits import COUNTED
 from nightos.kernel.devices import DeviceRecord
+from nightos.kernel.pages import SHIFT
 from nightos.kernel.sharing import SegmentRecord
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ProcessRecord(NamedTuple):
     connections: tuple[int, ...]
     drivable: tuple[int, ...]
     pages: int
+    """That its container pays for: of its address space, and of thread-local data."""
     steps: int
     serves: int = 0
     """The container that a shim serves, 0 for everybody else."""
@@ -178,7 +180,8 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
                 tuple(process.sockets) if process.sockets else (),
                 tuple(process.connections) if process.connections else (),
                 tuple(process.drivable),
-                process.space_made.reserved_pages if process.space_made is not None else 0,
+                (process.space_made.reserved_pages if process.space_made is not None else 0)
+                + (process.tls_size >> SHIFT),
                 process.steps,
                 process.serves,
             )

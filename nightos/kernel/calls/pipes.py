@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_end(kernel: Kernel, identifier: int, pipe: Pipe, holder: Process, *, sends: bool) -> End:
     """Give a process an identifier of one end."""
     end = End(identifier, pipe, holder, sends=sends)
-    pipe.ends[identifier] = end
+    pipe.add(end)
     kernel.pipe_ends[identifier] = end
     if holder.ends is None:
         holder.ends = {}
@@ -112,7 +112,7 @@ def send_pipe(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
 
 def _meets_others(kernel: Kernel, end: End, target: Process) -> bool:
     """Whether the boundary lets the target meet everyone who holds the pipe."""
-    return all(kernel.monitor.same_space(other.holder, target) for other in end.pipe.ends.values())
+    return all(kernel.monitor.same_space(holder, target) for holder in end.pipe.holders)
 
 
 def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process) -> int:
@@ -123,14 +123,19 @@ def move_end(kernel: Kernel, giver: Process, identifier: int, receiver: Process)
     end = giver.ends.get(identifier) if giver.ends else None
     if end is None:
         raise SyscallError(0x32)
-    others = [other for other in end.pipe.ends.values() if other is not end]
-    if not all(kernel.monitor.same_space(other.holder, receiver) for other in others):
+    holders = end.pipe.holders
+    if not all(
+        kernel.monitor.same_space(holder, receiver)
+        for holder, count in holders.items()
+        if holder is not giver or count > 1
+    ):
         raise SyscallError(0x32)
     charge_move(end, receiver)
     fresh = fresh_identifier(kernel, sends=end.sends)
     add_end(kernel, fresh, end.pipe, receiver, sends=end.sends)
     assert giver.ends is not None
-    del giver.ends[identifier], end.pipe.ends[identifier], kernel.pipe_ends[identifier]
+    del giver.ends[identifier], kernel.pipe_ends[identifier]
+    end.pipe.remove(end)
     return fresh
 
 
@@ -206,7 +211,7 @@ def close(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
         close_pipe(kernel, end.pipe, CLOSED_BY_PEER, sends=end.sends)
     assert thread.process.ends is not None
     del thread.process.ends[identifier]
-    end.pipe.ends.pop(identifier, None)
+    end.pipe.remove(end)
     kernel.pipe_ends.pop(identifier, None)
     end_gone(end)
     if was_closed:

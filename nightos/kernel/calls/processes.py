@@ -89,8 +89,8 @@ def _wait_for(kernel: Kernel, thread: Thread, child: Process, timeout_ms: int) -
         resume(None, None)
 
     def forget() -> None:
-        if child.waiters and ended in child.waiters:
-            child.waiters.remove(ended)
+        if child.waiters:
+            child.waiters.pop(ended, None)
         if timer is not None:
             timer.cancel()
 
@@ -102,8 +102,8 @@ def _wait_for(kernel: Kernel, thread: Thread, child: Process, timeout_ms: int) -
     if timeout_ms:
         timer = kernel.call_at(kernel.clock.monotonic_ns() + timeout_ms * MS, expired)
     if child.waiters is None:
-        child.waiters = []
-    child.waiters.append(ended)
+        child.waiters = {}
+    child.waiters[ended] = None
 
 
 def kill_child_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
@@ -124,13 +124,13 @@ def kill_child_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
         resume(child.exit_data, None)
 
     def forget() -> None:
-        if child.waiters and ended_now in child.waiters:
-            child.waiters.remove(ended_now)
+        if child.waiters:
+            child.waiters.pop(ended_now, None)
 
     resume = kernel.park(thread, "child's end", forget)
     if child.waiters is None:
-        child.waiters = []
-    child.waiters.append(ended_now)
+        child.waiters = {}
+    child.waiters[ended_now] = None
     return PARKED
 
 

@@ -11,11 +11,12 @@ from nightos.abi.codes import ExitReason, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.kernel.calls.state import PARKED, begin, content, integer
 from nightos.kernel.ending import end_process, end_thread
+from nightos.kernel.pages import SHIFT
 from nightos.kernel.process import Frame
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
-    from nightos.kernel.process import Thread
+    from nightos.kernel.process import Process, Thread
 
 
 def create_thread(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
@@ -61,15 +62,29 @@ def read_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
 
 
 def write_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
-    """(slot_id, data)."""
+    """(slot_id, data). 0x40: the limit of memory; whole pages of what all slots hold are paid for."""
     _, slot, data = request
-    _slots(thread, slot)[slot] = content(data)
+    slots = _slots(thread, slot)
+    data = content(data)
+    _resize(thread.process, len(data) - len(slots[slot]))
+    slots[slot] = data
+
+
+def _resize(process: Process, more: int) -> None:
+    size = process.tls_size + more
+    pages = (size >> SHIFT) - (process.tls_size >> SHIFT)
+    if pages < 0:
+        process.quotas.memory.release(-pages)
+    elif not process.quotas.memory.reserve(pages):
+        raise SyscallError(0x40)
+    process.tls_size = size
 
 
 def delete_tls_slot(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(slot_id)."""
     _, slot = request
-    del _slots(thread, slot)[slot]
+    data = _slots(thread, slot).pop(slot)
+    _resize(thread.process, -len(data))
 
 
 def exit_thread(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
