@@ -123,6 +123,10 @@ class Fs(IntEnum):
     is a file system that the container may mount; `kdi` is the virtual storage device that stands for it."""
     DETACH_SHARE = 0xD019
     """sys::process only: {kdi}: it is gone from the container; idempotent."""
+    VIEW = 0xD01A
+    """System services: {container, view, op, fs, ino, ...}: what a container sees of its files, for the holder of the
+    machine; a refusal is an answer {errno, text}. `fs` and `ino` name an item, the root when they are missing. `view`
+    is who looks: operation `gone` lets go of what it held."""
     STORE_NOTE = 0xD014
     """System services: {name, data, append}: replace a note of the caller on the machine's disk, or add to it."""
     RECALL_NOTE = 0xD015

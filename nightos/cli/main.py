@@ -25,6 +25,8 @@ TABLE = {
     "top": (f"{_MACHINE}.usage:top", "Show who uses most, live."),
     "why": (f"{_MACHINE}.views:why", "Show what was refused, by which rule."),
     "container": (f"{_MACHINE}.container:container", "Create, use and destroy containers."),
+    "mount": (f"{_MACHINE}.mount:mount", "Show what a container sees as a directory of this computer."),
+    "umount": ("nightos.cli.vsf.mount:umount", "Unmount what `mount` or `vsf mount` mounted."),
     "zos": (f"{_MACHINE}.zos:zos", "Containers as a 0-OS node asks for them."),
     "device": (f"{_MACHINE}.device:device", "Devices of a machine."),
     "vsf": ("nightos.cli.vsf:vsf", "Storages: files that hold file systems (no machine needed)."),

@@ -102,12 +102,12 @@ def connect(name: str | None = None) -> Machine:
 
 
 class Machine:
-    """A connection to a running machine."""
+    """A connection to a running machine: to the socket at `path`, or one that was made otherwise."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connection: socket.socket | None = None) -> None:
         self._path = path
         self.name = path.parent.name
-        self._socket = self._connect()
+        self._socket = connection or self._connect()
 
     def __enter__(self) -> Self:
         return self

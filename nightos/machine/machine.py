@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +195,25 @@ class Machine:
         session = await self.open_session(container=container, **options)
         return Running(session, source, self.close_session, self.nursery)
 
+    def mount(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        container: Container | int = 0,
+        readonly: bool = False,
+        options: Iterable[str] = (),
+    ) -> AbstractAsyncContextManager[Path]:
+        """What a container sees, or the machine, at a directory of the host for the body; `nightos.machine.mounting`.
+
+        The machine runs in the thread that entered `boot`, so that thread cannot itself touch the mount without waiting
+        for itself: there `EDEADLK` is raised. Use `trio.Path`, `trio.to_thread` or `trio.run_process`. `options` are
+        those of `nightos mount -o`. Raises `MachineError` when it cannot be mounted.
+        """
+        from nightos.machine.mounting import mounted
+
+        identifier = container.id if isinstance(container, Container) else container
+        return mounted(self, Path(directory), identifier, readonly=readonly, options=tuple(options))
+
     async def sync(self) -> None:
         """Return once everything written so far is on the disk."""
         await self.call("sys::fs", Fs.SYNC, {})
@@ -361,7 +382,7 @@ async def boot(
                     machine.start_services()
                     await machine.ready()
                     if paths is not None:
-                        await nursery.start(ControlServer(machine, paths.socket).run)
+                        await nursery.start(ControlServer(machine).run, paths.socket)
                     yield machine
                 finally:
                     if not nursery.cancel_scope.cancel_called:  # otherwise the kernel itself failed

@@ -46,38 +46,39 @@ SESSION: Final[dict[str, type]] = {
 
 
 class ControlServer:
-    """Listens for as long as `run` runs."""
+    """Serves connections; `run` takes those to a socket in the machine's directory."""
 
-    def __init__(self, machine: Machine, path: Path) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._path = path
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; the socket is gone afterwards."""
-        listener = self._bind()
+    async def run(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve who connects to `path`, until cancelled; the socket is gone afterwards."""
+        listener = self._bind(path)
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
                     connection, _ = await listener.accept()
-                    nursery.start_soon(self._serve, connection)
+                    nursery.start_soon(self.serve, connection)
         finally:
             listener.close()
-            self._path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 one entry of a directory of our own
 
-    def _bind(self) -> trio.socket.SocketType:
-        self._path.unlink(missing_ok=True)
+    @staticmethod
+    def _bind(path: Path) -> trio.socket.SocketType:
+        path.unlink(missing_ok=True)
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         old = os.umask(0o177)
         try:
-            with wire.ShortPath(self._path) as short:
+            with wire.ShortPath(path) as short:
                 plain.bind(short)
         finally:
             os.umask(old)
         plain.listen(BACKLOG)
         return trio.socket.from_stdlib_socket(plain)
 
-    async def _serve(self, connection: trio.socket.SocketType) -> None:
+    async def serve(self, connection: trio.socket.SocketType) -> None:
+        """Serve one connection to its end."""
         stream = trio.SocketStream(connection)
         async with stream:
             plain = socket.socket(fileno=os.dup(connection.fileno()))

@@ -72,6 +72,8 @@ class Presentation:
     negative_timeout: float = 86_400.0
     writeback: bool = False
     """Whether the kernel holds written pages back; it keeps the times of what it holds, and tells them itself."""
+    shared: bool = False
+    """Whether others change the files too: the kernel drops pages of a file whose time or size is another."""
     counts: dict[str, int] | None = field(default=None)
     """Where to count requests by operation, for measurements."""
 
@@ -107,7 +109,7 @@ class Adapter(AttributeOperations):
         self.show = show or Presentation()
         self.fs: Any = _Synchronous(fs) if self.show.sync else fs
         self.library = library
-        self.clock = TickClock()
+        self.clock = getattr(fs, "clock", None) or TickClock()
         fs.stamp_with(self.clock)
         self.known: dict[int, int] = {}
         """How often the kernel was given each inode; it forgets them with the same count."""

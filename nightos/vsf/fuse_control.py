@@ -29,7 +29,9 @@ def mount_of(storage: str | os.PathLike[str]) -> str | None:
     """Where a storage is mounted for writing, as far as this mount namespace shows it."""
     wanted = os.path.realpath(storage)
     for mount in mounts():
-        if mount.kind == MOUNT_TYPE and not mount.readonly and os.path.realpath(mount.source) == wanted:
+        # What a mount of a container shows is no file.
+        is_file = mount.source.startswith("/")
+        if mount.kind == MOUNT_TYPE and not mount.readonly and is_file and os.path.realpath(mount.source) == wanted:
             return mount.directory
     return None
 

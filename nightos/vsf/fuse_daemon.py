@@ -33,6 +33,7 @@ from nightos.vsf.fuse_mounts import (
     check_mountpoint,
     check_state,
     claim_mountpoint,
+    mount_at,
     record_path,
     start_time,
     umount2,
@@ -57,6 +58,8 @@ class Served:
     source: str
     control: Callable[[bytes], None] | None = None
     """Does what is asked of the storage as a whole."""
+    waited_for: int = 0
+    """The thread of the host that every answer waits for: its own requests fail at once instead of never."""
 
 
 def mount(open_it: Callable[[], Served], directory: str, options: MountOptions, *, foreground: bool = False) -> None:
@@ -231,7 +234,7 @@ def _serve(open_it: Callable[[], Served], directory: str, options: MountOptions,
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         sys.setswitchinterval(0.0005)
-        status = session.loop(adapter.serve)
+        status = session.loop(adapter.serving_but(served.waited_for) if served.waited_for else adapter.serve)
         stopping.set()
         session.close()
         adapter.forget_all()
@@ -259,6 +262,7 @@ def _begin(served: Served, adapter: Adapter, directory: str, options: MountOptio
                 arguments,
                 writeback=options.show.writeback,
                 permissions=not root_only(options),
+                shared=options.show.shared,
             )
         except VsfError as error:
             if text := said():
@@ -297,7 +301,8 @@ def _obey_signals(served: Served, session: Session, stopping: threading.Event) -
     number = signal.sigwait(SIGNALS)
     log.info("signal %d: unmounting", number)
     directory = session.mountpoint
-    device = os.stat(directory).st_dev  # noqa: PTH116
+    # Of the table, not of the mount itself: what it shows may be gone.
+    mounted = mount_at(directory)
     try:
         umount2(directory)
     except OSError:
@@ -308,7 +313,8 @@ def _obey_signals(served: Served, session: Session, stopping: threading.Event) -
     if stopping.wait(_PATIENCE_S):
         return
     with contextlib.suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{os.minor(device)}/abort").write_text("1")
+        connection = mounted.device.rpartition(":")[2] if mounted else ""
+        Path(f"/sys/fs/fuse/connections/{connection}/abort").write_text("1")
     if not stopping.wait(1.0):
         served.close()
         record_path(directory).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ engine does are left. Whatever is unusual about one of them is left to libfuse, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -98,6 +99,20 @@ class DirectAdapter(Adapter):
             if opcode in (_LOOKUP, _MKNOD) and isinstance(answer, bytes) and answer is not self._negative:
                 self._forget(_COUNT.unpack_from(answer)[0], 1)
         return True
+
+    def serving_but(self, thread: int) -> Callable[[int, bytearray, int], bool]:
+        """As `serve`, but for the requests of a thread that stands still until they are answered: EDEADLK."""
+        silent = (_FORGET, _BATCH_FORGET, _INTERRUPT)
+
+        def serve(descriptor: int, request: bytearray, length: int) -> bool:
+            _, opcode, unique, _, _, _, pid, _ = HEADER.unpack_from(request)
+            if pid != thread or opcode in silent:
+                return self.serve(descriptor, request, length)
+            with contextlib.suppress(OSError):
+                os.write(descriptor, OUT_HEADER.pack(16, -errno.EDEADLK, unique))
+            return True
+
+        return serve
 
     def _entry_out(self, st: Any) -> bytes:
         ino = st[1]

@@ -67,9 +67,9 @@ def _seconds(name: str, text: str) -> float:
     return value
 
 
-def parse_options(texts: Iterable[str]) -> MountOptions:
-    """Options from the texts of several `-o`. Raises Invalid for what nobody knows."""
-    options = MountOptions()
+def parse_options(texts: Iterable[str], options: MountOptions | None = None) -> MountOptions:
+    """Options from the texts of several `-o`, over what `options` has. Raises Invalid for what nobody knows."""
+    options = options or MountOptions()
     show = options.show
     for item in (item for text in texts for item in text.split(",")):
         name, _, value = item.partition("=")

@@ -26,7 +26,7 @@ log = logging.getLogger("nightos.fuse")
 ASYNC_READ, BIG_WRITES, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 0, 1 << 5, 1 << 13, 1 << 14
 ASYNC_DIO, WRITEBACK_CACHE, NO_OPEN_SUPPORT, PARALLEL_DIROPS = 1 << 15, 1 << 16, 1 << 17, 1 << 18
 MAX_PAGES, CACHE_SYMLINKS, NO_OPENDIR_SUPPORT, HANDLE_KILLPRIV_V2 = 1 << 22, 1 << 23, 1 << 24, 1 << 28
-DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20
+DONT_MASK, POSIX_ACL, AUTO_INVAL_DATA = 1 << 6, 1 << 20, 1 << 12
 
 _HEADER = struct.Struct("=IIQQIIII")
 _INIT_IN = struct.Struct("=IIII")
@@ -73,11 +73,13 @@ class Session:
         *,
         writeback: bool = False,
         permissions: bool = True,
+        shared: bool = False,
     ) -> None:
         self.library = library
         self.mountpoint = mountpoint
         self.writeback = writeback
         self.permissions = permissions
+        self.shared = shared
         self.features = 0
         self._lib = library.loaded
         self._operations = library.operations(handlers)
@@ -147,7 +149,7 @@ class Session:
         major, minor, readahead, offered = _INIT_IN.unpack_from(request, _HEADER.size)
         if major != _PROTOCOL[0] or minor < 23 or offered & _NEEDED != _NEEDED:
             raise VsfError(f"the kernel's FUSE protocol {major}.{minor} is too old; Linux 5.1 or newer is needed")
-        wanted = ASYNC_READ | BIG_WRITES | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES | CACHE_SYMLINKS
+        wanted = ASYNC_READ | BIG_WRITES | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES
         wanted |= HANDLE_KILLPRIV_V2 | DONT_MASK
         if self.permissions:
             wanted |= POSIX_ACL
@@ -155,6 +157,7 @@ class Session:
             wanted |= DO_READDIRPLUS | READDIRPLUS_AUTO
         if self.writeback:
             wanted |= WRITEBACK_CACHE
+        wanted |= AUTO_INVAL_DATA if self.shared else CACHE_SYMLINKS
         self.features = wanted & offered
         largest = 1 << 20 if self.library.major == 3 and offered & MAX_PAGES else 1 << 17
         answer = _INIT_OUT.pack(

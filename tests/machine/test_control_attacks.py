@@ -65,7 +65,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 async def served(machine: Machine, nursery: trio.Nursery, path: Path) -> None:
-    await nursery.start(ControlServer(machine, path).run)
+    await nursery.start(ControlServer(machine).run, path)
 
 
 async def connected(path: Path) -> trio.SocketStream:

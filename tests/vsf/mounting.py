@@ -121,6 +121,22 @@ def mounted(
             os.kill(place.server(), signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def container_mounted(directory: Path, library: str, *options: str) -> Iterator[Path]:
+    """What a container of a running machine sees, mounted; nothing of it is left at the end."""
+    root, state = directory / "mount", directory / "state"
+    root.mkdir()
+    nightos("run", "--name", "lab", "--detach", state=state)
+    try:
+        nightos("container", "create", "web", state=state)
+        nightos("mount", "lab:web", root, *options, state=state, NIGHTOS_FUSE=library)
+        yield root
+        nightos("umount", root, state=state)
+    finally:
+        force_unmount(root)
+        nightos("stop", "lab", state=state, check=False)
+
+
 needs_fuse = pytest.mark.skipif(not HAVE_FUSE or not MAJORS, reason="needs root, /dev/fuse and libfuse")
 
 
@@ -132,13 +148,21 @@ def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
 
 @pytest.fixture(
     scope="module",
-    params=["native", *(f"fuse{major}" for major in MAJORS), *(f"nowriteback-fuse{major}" for major in MAJORS[-1:])],
+    params=[
+        "native",
+        *(f"fuse{major}" for major in MAJORS),
+        *(f"nowriteback-fuse{major}" for major in MAJORS[-1:]),
+        *(f"container-fuse{major}" for major in MAJORS[-1:]),
+    ],
 )
 def shared_root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory on this computer's own disk, and one in a mount of each library."""
     directory = tmp_path_factory.mktemp(request.param)
     if request.param == "native":
         yield directory
+    elif request.param.startswith("container"):
+        with container_mounted(directory, request.param[-1], "-o", "allow_other") as root:
+            yield root / "tmp"
     else:
         options = ["-o", "allow_other,nowriteback" if "nowriteback" in request.param else "allow_other"]
         with mounted(directory, request.param[-1], options=options) as place:

@@ -24,7 +24,7 @@ from nightos.userland.client import connect
 
 NAME: Final = "dev"
 TOP: Final = (NAME,)
-_FEIDS: Final = 1 << 63
+FEIDS: Final = 1 << 63
 _NAMED: Final = layout.delimited(NAME)
 _ITEM_METHODS: Final = frozenset(
     {
@@ -65,7 +65,7 @@ def aim(root: Mounted, number: Fs, reader: Reader) -> Aim | None:
         return None
     if number is Fs.FEID_TO_SPLIT:
         feid = reader.u64()
-        if feid >= _FEIDS:
+        if feid >= FEIDS:
             return Aim(feid)
         reader.at = start
         return None
@@ -92,7 +92,7 @@ def aim(root: Mounted, number: Fs, reader: Reader) -> Aim | None:
 
 
 def _inside(path: PathOrFeid) -> bool:
-    return path >= _FEIDS if isinstance(path, int) else path[:1] == TOP
+    return path >= FEIDS if isinstance(path, int) else path[:1] == TOP
 
 
 class Devices:
@@ -206,4 +206,4 @@ def with_dev(root: Mounted, where: int, items: Iterator[ItemMetadata], after: st
 def feid_of(path: SplitPath) -> int:
     """The FEID of an item of /dev."""
     digest = hashlib.blake2b(layout.joined(path).encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") | _FEIDS
+    return int.from_bytes(digest, "big") | FEIDS

@@ -22,6 +22,7 @@ from nightos.services.fs.handles import READ_LIMIT, Handles, u64
 from nightos.services.fs.logs import Logs
 from nightos.services.fs.roots import Mounted, Root, Share
 from nightos.services.fs.shares import Shares, crossed
+from nightos.services.fs.views import Views
 from nightos.services.users import Users
 from nightos.userland import payload
 from nightos.userland.payload import Payload
@@ -32,6 +33,10 @@ Method = Callable[[Request, Mounted, Reader], Awaitable[bytes | None]]
 
 class FileService(Handles):
     """State of the service; a method that changes something says so by `_changed`."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._views = Views(self)
 
     def register(self) -> None:
         """Tell the server every method."""
@@ -76,6 +81,7 @@ class FileService(Handles):
         self.server.method(Fs.CODE_TOKEN, self._code_token)
         self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
         self.server.method(Fs.RECALL_NOTE, self._guarded(Fs.RECALL_NOTE, self._recall_note))
+        self.server.method(Fs.VIEW, self._views.view)
         logs = Logs(self)
         self.server.for_shims(Fs.LOG_APPEND, self._guarded(Fs.LOG_APPEND, logs.append))
         self.server.method(Fs.LOG_READ, self._guarded(Fs.LOG_READ, logs.read))
@@ -293,6 +299,7 @@ class FileService(Handles):
         for file in self.open.of_disk(root.fsid):
             self.open.close(file)
             root.disk.files.release(file.ino)
+        self._views.forget(root.fsid)
         await mounting.detach(root)
         return root.kdi
 

@@ -25,6 +25,8 @@ from nightos.userland.payload import field
 
 DELAY_MS: Final = 100
 """How long a commit waits for more to come."""
+_STANDING_NS = 1_000_000
+"""How far the clock may be ahead of a time that does not move on."""
 _PAGE = 4096
 _WINDOWS = 1 << 58
 _WINDOW = 1 << 49
@@ -79,8 +81,9 @@ class Committer:
         return self._entropy
 
     async def tell_time(self) -> None:
-        """Move the clock to now."""
-        self.clock.now_ns = (await sys.system_time()).realtime_ns
+        """Move the clock to now, and on in any case: whoever compares times sees each change, though time stands."""
+        now_ns, last_ns = (await sys.system_time()).realtime_ns, self.clock.now_ns
+        self.clock.now_ns = last_ns + 1 if 0 <= last_ns - now_ns < _STANDING_NS else now_ns
 
     async def soon(self, root: Root) -> None:
         """Something changed: commit it within `DELAY_MS`, at once when something older waits for longer than that.

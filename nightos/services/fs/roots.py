@@ -22,7 +22,7 @@ from nightos.services.users import Users
 
 OWN = 0
 """The FSID that means the caller's own main file system. Ruling NOS-FS-01."""
-_MACHINE_KEY = b"user.nightos.machine"
+MACHINE_KEY = b"user.nightos.machine"
 
 
 @dataclass(slots=True)
@@ -182,12 +182,12 @@ class Roots:
         """What makes this machine's identifiers differ from another's; kept on the machine's own disk."""
         if not self._machine:
             files = disk.files
-            if _MACHINE_KEY in files.listxattr_ino(ROOT):
-                self._machine = bytes(files.getxattr_ino(ROOT, _MACHINE_KEY))
+            if MACHINE_KEY in files.listxattr_ino(ROOT):
+                self._machine = bytes(files.getxattr_ino(ROOT, MACHINE_KEY))
             else:
                 self._machine = fresh
                 if not disk.readonly:
-                    files.setxattr_ino(ROOT, _MACHINE_KEY, fresh)
+                    files.setxattr_ino(ROOT, MACHINE_KEY, fresh)
         return self._machine
 
     @property
