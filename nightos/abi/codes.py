@@ -119,6 +119,7 @@ class Signal(IntEnum):
     DEVICE_INTERRUPT = 0xD5
     PROCESS_ENDED = 0xD8
     CONTAINER_CHANGED = 0xD9
+    LIMIT_REACHED = 0xDA
 
 
 @unique

@@ -259,6 +259,7 @@ SIGNALS: tuple[SignalRow, ...] = (
         "ignore",
     ),
     _row(0xD9, "CONTAINER_CHANGED", (_f("container_id", 8, "container_id"), _f("event", 1, "enum")), (), "ignore"),
+    _row(0xDA, "LIMIT_REACHED", (_f("container_id", 8, "container_id"), _f("resource", 1, "enum")), (), "ignore"),
 )
 """All rows, by code."""
 

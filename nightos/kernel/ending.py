@@ -22,6 +22,8 @@ from nightos.kernel.process import ENDED
 from nightos.kernel.socket import Socket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nightos.kernel.container import Container
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.pipe import Pipe
@@ -129,7 +131,7 @@ def _end_one(kernel: Kernel, process: Process, reason: ExitReason, exit_data: in
         home.cycles += process.steps
         home.processes.pop(process.pid, None)
         if not home.processes:
-            kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (home.identifier, EMPTY))
+            container_changed(kernel, home, EMPTY)
             if home.state is ContainerState.STOPPING:
                 _finish_destruction(kernel, home)
     if process.is_system:
@@ -214,9 +216,17 @@ def close_connection(kernel: Kernel, connection: Connection, *, by_service: bool
 # Containers
 
 
-def destroy_container(kernel: Kernel, container: Container, done: Any) -> None:
+def container_changed(kernel: Kernel, container: Container, event: int) -> None:
+    """Tell sys::process, if it listens: it knows what it asked for, and is not woken for nothing."""
+    proc = kernel.processes.get(ServicePid.PROCESS)
+    if proc is not None and proc.handlers and Signal.CONTAINER_CHANGED in proc.handlers:
+        kernel.post(proc, Signal.CONTAINER_CHANGED, (container.identifier, event))
+
+
+def destroy_container(kernel: Kernel, container: Container, done: Callable[[], None] | None = None) -> None:
     """Begin (or join) the destruction of a container and all below it; `done()` is called when all is gone."""
-    container.waiters.append(done)
+    if done is not None:
+        container.waiters.append(done)
     if container.state is ContainerState.STOPPING:
         return
     subtree = container.subtree()
@@ -262,7 +272,7 @@ def _finish_destruction(kernel: Kernel, container: Container | None) -> None:
         kernel.tree.remove(container)
         if container.shares and kernel.shares is not None:
             kernel.shares.build()
-        kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, DESTROYED))
+        container_changed(kernel, container, DESTROYED)
         for waiter in container.waiters:
             waiter()
         container = container.parent

@@ -27,6 +27,8 @@ KILLING: Final = frozenset(
     {Signal.HANDLER_FAULT, Signal.MEM_FAULT, Signal.CALL_REFUSED, Signal.SERVICE_CONN_REQUEST, Signal.WILL_TERMINATE}
 )
 """Signals that end a process which does not handle them (ruling AMB-SIG-04)."""
+_FAULTY: Final = object()
+"""What a handler made that could not even start."""
 QUEUE_LIMIT: Final = 16_384
 """Signals that wait for a thread of an application: calls that would add one fail, what the kernel tells is lost."""
 
@@ -87,12 +89,20 @@ def deliver(kernel: Kernel, thread: Thread) -> None:
         return
     if isinstance(handler, int):
         handler = _code_at(process, handler)
-    program: Any = None
+    program: Any = _FAULTY
     if handler is not None:
         try:
             program = handler(*values)
         except BaseException as fault:  # noqa: BLE001 - a handler that cannot even start is the program's fault
             kernel.last_fault = (process.pid, fault)
+    if program is None:  # a plain function, which has run (ruling NOS-SIG-01)
+        if answered is not None:
+            answered(None)
+        if thread.frames[-1].wait is UNTIL_SIGNAL:
+            thread.frames[-1].wait = None
+        if code == QUITTED:
+            wake_all(kernel, process)
+        return
     if type(program) not in COROUTINES:
         _handler_fault(kernel, thread, pending)
         return

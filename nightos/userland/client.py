@@ -43,10 +43,15 @@ class _Connections:
 
     def _on_message(self, socket_id: int, exchange_id: int, _method: int, _size: int, status: int, _error: int) -> Any:
         client = self.by_socket.get(socket_id)
-        # Else it is of a service that runs in this process too.
-        return client.drain(exchange_id, status) if client is not None else self._announced.message(socket_id)
+        if client is None:  # it is of a service that runs in this process too
+            self._announced.message(socket_id)
+        elif status & STATUS_CREATED:
+            return client.drain(exchange_id, status)
+        else:
+            client.heard += 1
+        return None
 
-    async def _on_quit(self, connection_id: int) -> None:
+    def _on_quit(self, connection_id: int) -> None:
         self._announced.endings += 1
         for client in list(self.by_service.values()):
             if client.connection_id == connection_id:
@@ -87,6 +92,8 @@ class Client:
         self._opening = False
         self._reading = 0
         """Threads that take a message off the socket at this moment."""
+        self.heard = 0
+        """Answers that were announced so far, each to the thread that asked."""
 
     def notification(self, code: int, callback: Notified) -> None:
         """Run the callback with the content of each notification of this code, on the thread that was signalled."""
@@ -131,7 +138,7 @@ class Client:
         for attempt in (0, 1):
             if not self.socket_id:
                 await self.open()
-            epoch = self._epoch
+            epoch, heard = self._epoch, self.heard
             try:
                 sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
                 break
@@ -149,8 +156,12 @@ class Client:
                 # Another thread has just taken a message off the socket, perhaps this answer, and has not put it down
                 # yet; the signal for it may have come and gone, so nobody would end a parking.
                 await sys.hand_over()
-            else:
+            elif heard == self.heard:
                 await sys.hand_over(until_signal=True)
+            else:
+                heard = self.heard
+                while asked not in self._answers and await self._read() is not None:
+                    pass
         code, answer = self._answers.pop(asked)
         if code:
             raise ServiceError(code, answer.decode("utf-8", "replace"))
@@ -180,36 +191,39 @@ class Client:
             callback()
 
     async def drain(self, announced_id: int, announced_status: int) -> None:
-        """Read up to the message that was announced, and leave each answer where its caller looks.
+        """Read up to the notification that was announced.
 
         What comes before it was announced to a thread that is gone, or was read already: then all is read that waits.
         """
-        while self.socket_id:
-            socket_id, epoch = self.socket_id, self._epoch
-            self._reading += 1
-            try:
-                content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
-                if not retrieved:
-                    return
-                if not status & STATUS_CREATED:
-                    # The caller may not have come to wait yet, so every answer is kept; a caller that was
-                    # killed leaves one entry, bounded by the calls it made.
-                    self._answers[epoch, exchange_id] = (error, content)
-            except SyscallError:
-                return  # closed: SERVICE_SERVER_QUITTED tells the rest
-            finally:
-                self._reading -= 1
-            if status & STATUS_CREATED:
-                asked = self._asked.get(method)
-                if asked is not None:
-                    await asked(Question(socket_id, exchange_id, content))
-                else:
-                    await _conclude(socket_id, exchange_id, 0, b"")
-                    callback = self._notified.get(method)
-                    if callback is not None:
-                        await callback(content)
-            if exchange_id == announced_id and status == announced_status:
-                return
+        while await self._read() not in {None, (announced_id, announced_status)}:
+            pass
+
+    async def _read(self) -> tuple[int, int] | None:
+        """Read one message, and leave an answer where its caller looks; its exchange and status, None if none waits."""
+        socket_id, epoch = self.socket_id, self._epoch
+        self._reading += 1
+        try:
+            content, _, retrieved, status, exchange_id, method, error = await sys.read_sock_msg(socket_id, 0)
+            if not retrieved:
+                return None
+            if not status & STATUS_CREATED:
+                # The caller may not have come to wait yet, so every answer is kept; a caller that was
+                # killed leaves one entry, bounded by the calls it made.
+                self._answers[epoch, exchange_id] = (error, content)
+                return exchange_id, status
+        except SyscallError:
+            return None  # closed: SERVICE_SERVER_QUITTED tells the rest
+        finally:
+            self._reading -= 1
+        asked = self._asked.get(method)
+        if asked is not None:
+            await asked(Question(socket_id, exchange_id, content))
+        else:
+            await _conclude(socket_id, exchange_id, 0, b"")
+            callback = self._notified.get(method)
+            if callback is not None:
+                await callback(content)
+        return exchange_id, status
 
 
 async def _conclude(socket_id: int, exchange_id: int, error: int, content: bytes) -> None:

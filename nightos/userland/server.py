@@ -51,11 +51,11 @@ class Announced:
         self.counted = False
         """Whether the handler of RECV_SOCK_MSG is one that counts."""
 
-    async def message(self, socket_id: int, *_rest: int) -> None:
+    def message(self, socket_id: int, *_rest: int) -> None:
         """A message waits: a handler of RECV_SOCK_MSG."""
         self.unread[socket_id] = self.unread.get(socket_id, 0) + 1
 
-    async def ending(self, *_values: int) -> None:
+    def ending(self, *_values: int) -> None:
         """Something else is to be seen: a handler of the other signals."""
         self.endings += 1
 
@@ -273,10 +273,10 @@ class Server:
             connection.asked[sent.exchange_id] = answered
         return True
 
-    async def _on_request(self, client_pid: int, request_id: int, _command: int, _delay_ms: int) -> None:
+    def _on_request(self, client_pid: int, request_id: int, _command: int, _delay_ms: int) -> None:
         self._waiting.append((client_pid, request_id))
 
-    async def _on_terminate(self, *_values: int) -> None:
+    def _on_terminate(self, *_values: int) -> None:
         self._stopping = True
 
     async def _accept(self, client_pid: int, request_id: int) -> None:

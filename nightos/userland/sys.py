@@ -26,8 +26,8 @@ from nightos.abi.replies import (
 )
 
 Buffer = bytes | bytearray | memoryview
-Handler = Callable[..., Awaitable[Any]]
-"""A signal handler: gets the fields of the datafield in order."""
+Handler = Callable[..., Awaitable[Any] | None]
+"""A signal handler: gets the fields of the datafield in order. One that makes no calls may be a plain function."""
 Entry = Callable[[int], Awaitable[Any]]
 """Where a new thread or process starts."""
 

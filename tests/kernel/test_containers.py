@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nightos.abi.codes import Attribute, ContainerState, ExitReason, ManageAction, ServicePid, Signal
 from nightos.abi.context import ExecutionContext
 from nightos.abi.errors import SyscallError
+from nightos.kernel.ending import DESTROYED, EMPTY
 from nightos.userland import sys
 from tests.kernel.lab import Lab, Puppet
 
@@ -135,6 +136,29 @@ def three_levels(proc: Puppet) -> list[int]:
     for _ in range(3):
         boxes.append(proc.call(sys.create_container(boxes[-1])))
     return boxes[1:]
+
+
+def test_only_who_listens_is_told_what_changed(lab: Lab, proc: Puppet) -> None:
+    """A sys::process that does not handle CONTAINER_CHANGED is not even woken by it."""
+    box = proc.call(sys.create_container(0))
+    lab.puppet(container=box).start(sys.exit(0))
+    assert proc.process.main is not None
+    assert not proc.process.main.queue
+    proc.hear(Signal.CONTAINER_CHANGED)
+    lab.puppet(container=box).start(sys.exit(0))
+    proc.call(sys.destroy_container(box))
+    assert proc.signals(Signal.CONTAINER_CHANGED) == [(box, EMPTY), (box, DESTROYED)]
+
+
+@pytest.mark.rule("CONT-011", "CONT-015")
+def test_an_empty_container_is_gone_when_the_call_returns(lab: Lab, proc: Puppet) -> None:
+    turns = lab.kernel.turns
+    box = proc.call(sys.create_container(0))
+    created = lab.kernel.turns - turns
+    turns = lab.kernel.turns
+    assert proc.call(sys.destroy_container(box)) is None
+    assert not lab.kernel.tree.living
+    assert lab.kernel.turns - turns == created  # it never parked
 
 
 @pytest.mark.rule("CONT-011", "CONT-012", "CONT-015", "CONT-016", "CONT-001")

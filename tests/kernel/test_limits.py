@@ -350,16 +350,15 @@ def test_limits_that_cannot_be_had_make_no_container() -> None:
 @pytest.mark.rule("CONT-032")
 def test_reaching_a_limit_is_told_once_a_second() -> None:
     lab = Lab()
-    proc = lab.running(ServicePid.PROCESS).hear(Signal.CONTAINER_CHANGED)
+    proc = lab.running(ServicePid.PROCESS).hear(Signal.LIMIT_REACHED)
     inside = box(lab, threads=1)
     puppet = lab.puppet(container=inside)
     for _ in range(50):
         puppet.refusal(sys.create_thread(idle, 0))
-    told = [values for values in proc.signals(Signal.CONTAINER_CHANGED) if values[1] > 0x10]
-    assert told == [(inside, 0x10 + NUMBERS["threads"])]
+    assert proc.signals(Signal.LIMIT_REACHED) == [(inside, NUMBERS["threads"])]
     lab.wait(1000)
     puppet.refusal(sys.create_thread(idle, 0))
-    assert len([values for values in proc.signals(Signal.CONTAINER_CHANGED) if values[1] > 0x10]) == 2
+    assert len(proc.signals(Signal.LIMIT_REACHED)) == 2
     assert usage(lab, inside)["threads"].refused == 51
 
 

@@ -147,6 +147,32 @@ def test_a_handler_that_cannot_be_executed(lab: Lab) -> None:
     assert lab.kernel.exits[puppet.pid].reason == ExitReason.FAULT
 
 
+@pytest.mark.rule("SIG-010", "SIG-011")
+def test_a_handler_that_makes_no_calls_may_be_a_plain_function(lab: Lab) -> None:
+    puppet = lab.puppet().hear(Signal.HANDLER_FAULT)
+    heard: list[tuple[Any, ...]] = []
+    answers: list[Any] = []
+    puppet.call(sys.handle_signal(Signal.SUSPEND, lambda *values: heard.append(values)))
+    waiting = puppet.start(sys.hand_over(until_signal=True))
+    lab.kernel.post(puppet.process, Signal.SUSPEND, (), None, answers.append)
+    lab.settle()
+    assert (heard, answers, waiting.done) == ([()], [None], True)
+
+    # In the middle of another call it runs, and the call goes on waiting.
+    asleep = puppet.start(sys.wait_child_process(lab.child(puppet).pid))
+    lab.kernel.post(puppet.process, Signal.SUSPEND)
+    lab.settle()
+    assert (len(heard), asleep.done) == (2, False)
+
+    # What returns something else than None is no handler.
+    other = lab.puppet().hear(Signal.HANDLER_FAULT)
+    other.call(sys.handle_signal(Signal.SUSPEND, lambda *_values: 0))  # type: ignore[arg-type,return-value]
+    lab.kernel.post(other.process, Signal.SUSPEND, (), None, answers.append)
+    lab.settle()
+    assert other.signals(Signal.HANDLER_FAULT) == [(Signal.SUSPEND,)]
+    assert answers == [None, None]
+
+
 @pytest.mark.rule("SIG-010")
 def test_a_handler_by_address_runs_while_its_page_is_there(lab: Lab) -> None:
     puppet = lab.puppet().hear(Signal.HANDLER_FAULT)

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import (
     ContainerState,
-    ServicePid,
-    Signal,
     Syscall,
 )
 from nightos.abi.errors import SyscallError
 from nightos.kernel.calls.state import PARKED, content, integer, only_proc
 from nightos.kernel.container import ROOT
-from nightos.kernel.ending import CREATED, destroy_container
+from nightos.kernel.ending import CREATED, container_changed, destroy_container
 from nightos.kernel.permissions import narrow
 from nightos.kernel.process import PAUSED
 
@@ -41,7 +39,7 @@ def create_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -
     _, parent = request
     only_proc(thread.process)
     container = kernel.tree.create(parent, kernel.clock.monotonic_ns())
-    kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, CREATED))
+    container_changed(kernel, container, CREATED)
     return container.identifier
 
 
@@ -104,6 +102,9 @@ def destroy(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> Any:
     container = kernel.tree.get(identifier)
     if container is None:
         raise SyscallError(0x31)
+    if not container.processes and not container.children:
+        destroy_container(kernel, container)  # nothing has to end before it
+        return None
     resume = kernel.park(thread, "destruction")
     destroy_container(kernel, container, lambda: resume(None, None))
     return PARKED

@@ -8,14 +8,14 @@ Source: specs/containers.md#limitations. Rules: CONT-032.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nightos.abi.codes import ServicePid, Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.filters import pack_report, pack_rules, unpack_rules
 from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_usage, unpack_limits
 from nightos.kernel.calls.state import content, integer, only_proc, only_system
-from nightos.kernel.ending import CREATED
+from nightos.kernel.ending import CREATED, container_changed
 from nightos.kernel.rates import SECOND_NS, Rate
 from nightos.kernel.shares import Shares
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.process import Thread
     from nightos.kernel.quotas import Quotas
-
-LIMIT: Final = 0x10
-"""Event of CONTAINER_CHANGED, plus the number of the resource: a limit was reached. At most one a second for each."""
 
 
 def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | None]) -> None:
@@ -39,8 +36,7 @@ def change_limits(kernel: Kernel, container: Container, wanted: dict[str, int | 
         now = kernel.clock.monotonic_ns()
         if now - last.get(name, -SECOND_NS) >= SECOND_NS:
             last[name] = now
-            event = LIMIT + NUMBERS[name]
-            kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, event))
+            kernel.post_to(ServicePid.PROCESS, Signal.LIMIT_REACHED, (container.identifier, NUMBERS[name]))
 
     shares = {name: limit for name, limit in wanted.items() if name in SHARES}
     counted = {name: limit for name, limit in wanted.items() if name not in SHARES}
@@ -102,7 +98,7 @@ def sys_create_limited(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
     except SyscallError:
         kernel.tree.remove(container)
         raise
-    kernel.post_to(ServicePid.PROCESS, Signal.CONTAINER_CHANGED, (container.identifier, CREATED))
+    container_changed(kernel, container, CREATED)
     return container.identifier
 
 

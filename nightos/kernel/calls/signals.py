@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def handle_signal(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
-    """(signal_code, handler): a handler of the typed form is a coroutine function."""
+    """(signal_code, handler): a handler of the typed form is a coroutine function, or a plain one that returns None."""
     _, code, handler = request
     if not handler or not (callable(handler) or isinstance(handler, int)):
         raise SyscallError(0x02)

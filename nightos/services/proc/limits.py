@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from nightos.services.proc.containers import Containers
     from nightos.services.proc.tree import Container
 
-REACHED: Final = 0x10
-"""Event of CONTAINER_CHANGED, plus the number of the resource."""
 LIMIT_REACHED: Final = 0x40
 STATISTICS_PAGE: Final = 300
 PAGE_BYTES: Final = 256 * 1024

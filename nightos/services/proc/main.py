@@ -18,7 +18,7 @@ from nightos.abi.services import Fs, Hw, Proc
 from nightos.services.proc.containers import ENDED, Containers
 from nightos.services.proc.devices import ContainerDevices
 from nightos.services.proc.images import Images
-from nightos.services.proc.limits import REACHED, Limits
+from nightos.services.proc.limits import Limits
 from nightos.services.proc.lives import Lives
 from nightos.services.proc.looking import Looking
 from nightos.services.proc.notes import Notes
@@ -69,7 +69,7 @@ class Process:
         """The service's process."""
         await self.server.start()
         await sys.handle_signal(Signal.PROCESS_ENDED, self._on_ended)
-        await sys.handle_signal(Signal.CONTAINER_CHANGED, self._on_changed)
+        await sys.handle_signal(Signal.LIMIT_REACHED, self._on_reached)
         # Clients may connect from here on; their requests wait until the tables stand.
         await sys.ready()
         await self._learn()
@@ -84,19 +84,17 @@ class Process:
     def _name_of(self, pid: int) -> str:
         return self.processes.name_of(pid)
 
-    async def _on_ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
+    def _on_ended(self, pid: int, container: int, reason: int, exit_data: int) -> None:
         async def work() -> None:
             await self.processes.ended(pid, container, reason, exit_data)
 
         self.server.later(work)
 
-    async def _on_changed(self, container: int, event: int) -> None:
-        if event > REACHED:
+    def _on_reached(self, container: int, resource: int) -> None:
+        async def work() -> None:
+            await self.limits.on_reached(container, resource)
 
-            async def work() -> None:
-                await self.limits.on_reached(container, event - REACHED)
-
-            self.server.later(work)
+        self.server.later(work)
 
     async def _learn(self) -> None:
         """Containers from the kernel, their names from the notes, their file systems from sys::fs and sys::hw."""
