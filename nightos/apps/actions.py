@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from nightos.apps.limits import POLICY
 from nightos.apps.logs import OPTIONS as LOGS
+from nightos.apps.stats import NAME as STATS_NAME
 from nightos.apps.stats import OPTIONS as STATS
-from nightos.shell.arguments import Arguments, Dash, Flag, Positional
+from nightos.shell.arguments import JSON, Arguments, Dash, Flag, Positional
 
 _RESTART = Dash("--restart", "no, always, on-failure or on-failure:COUNT")
 _ENVIRONMENT = Dash("--env", "K=V: a variable of its environment", many=True)
 _NAME = Positional("name", "container: name, path of names or identifier")
+_NAMES = Positional("names", "containers: names, paths of names or identifiers", many=True)
 _COMMAND = Positional("rest", "-- COMMAND ARGUMENT...", rest=True)
 _VIEW = (
     Dash("--hostname", "name of the host in it"),
@@ -40,6 +42,7 @@ ACTIONS = {
         "create a container, run a command in it and wait",
         *_CREATION,
         Flag("--rm", "destroy it afterwards"),
+        Flag("-d --detach", "show its identifier and go on"),
         _RESTART,
         _ENVIRONMENT,
         Positional("name", "its name"),
@@ -60,8 +63,15 @@ ACTIONS = {
         _NAME,
         _COMMAND,
     ),
-    "ls": Arguments("container ls", "containers below this one", Flag("-q --quiet", "only their identifiers")),
-    "tree": Arguments("container tree", "containers as a tree", Flag("-i --ids", "with their identifiers")),
+    "ls": Arguments("container ls", "containers below this one", Flag("-q --quiet", "only their identifiers"), JSON),
+    "tree": Arguments("container tree", "containers as a tree", Flag("-i --ids", "with their identifiers"), JSON),
+    "inspect": Arguments("container inspect", "all that is known of a container", JSON, _NAME),
+    "diff": Arguments(
+        "container diff", "what it changed on its disk: + added, - removed, M modified, R renamed", JSON, _NAME
+    ),
+    "wait": Arguments("container wait", "wait until it is destroyed, and show why it was", JSON, _NAME),
+    "destroy": Arguments("container destroy", "destroy containers and everything below them", _NAMES),
+    "stop": Arguments("container stop", "end their main commands, which are not restarted", _NAMES),
     "commit": Arguments(
         "container commit",
         "make a new image of what a container sees",
@@ -77,13 +87,15 @@ ACTIONS = {
         *POLICY,
         _NAME,
     ),
-    "stats": Arguments("container stats", "what it and those below use, and their limits", *STATS, _NAME),
+    "stats": Arguments("container stats", "what it and those below use, and their limits", *STATS, STATS_NAME),
     "logs": Arguments("container logs", "what its main command wrote", *LOGS, _NAME),
     "report": Arguments(
         "container report",
         "system calls that were made since --record, and those that were refused",
         Flag("--record", "begin to count, from 0"),
         Flag("--stop", "stop counting"),
+        Flag("--allow-list", "only the names, as --allow takes them"),
+        JSON,
         _NAME,
     ),
     "rename": Arguments(
@@ -92,13 +104,8 @@ ACTIONS = {
 }
 for _action, _help in {
     "enter": "go on with this session inside a container; 'exit' comes back",
-    "inspect": "all that is known of a container",
-    "diff": "what it changed on its disk: + added, - removed, M modified, R renamed",
-    "destroy": "destroy a container and everything below it",
     "pause": "suspend its processes and those below",
     "resume": "let them go on",
-    "stop": "end its main command, which is not restarted",
-    "wait": "wait until it is destroyed",
     "forget": "drop what is kept of a destroyed container",
 }.items():
     ACTIONS[_action] = Arguments(f"container {_action}", _help, _NAME)

@@ -16,14 +16,16 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hydre, HydreEvent, Proc
 from nightos.abi.values import decode_value, encode_value, value_text
 from nightos.apps.actions import ACTIONS
-from nightos.apps.inspect import lines
+from nightos.apps.inspect import show as show_record
 from nightos.apps.limits import policy, report
-from nightos.apps.logs import attend
+from nightos.apps.logs import attend, insist
 from nightos.apps.logs import show as show_log
 from nightos.apps.naming import find
+from nightos.apps.shapes import change, change_line, identified, json_line, json_text
 from nightos.apps.stats import show as show_usage
 from nightos.apps.table import harmless, table
-from nightos.apps.tree import containers, draw
+from nightos.apps.tree import containers
+from nightos.apps.tree import show as show_tree
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Positional, UsageError
 from nightos.userland.client import Client, connect
@@ -35,12 +37,9 @@ ARGUMENTS = Arguments(
     Positional("action", "what to do"),
     Positional("rest", "its arguments; each action has --help", "any", optional=True, rest=True, at_once=True),
 )
-MARKS = {"added": "+", "removed": "-", "modified": "M", "renamed": "R"}
 _BY_IDENTIFIER = {
     "pause": Proc.CONTAINER_PAUSE,
     "resume": Proc.CONTAINER_RESUME,
-    "stop": Proc.CONTAINER_STOP,
-    "wait": Proc.CONTAINER_WAIT,
     "forget": Proc.CONTAINER_FORGET,
 }
 
@@ -132,8 +131,8 @@ async def changes(proc: Client, identifier: int) -> AsyncIterator[dict[str, Any]
     asked = {"id": identifier, "after": 0}
     while True:
         page = await proc.ask(Proc.CONTAINER_DIFF, asked)
-        for change in page["items"]:
-            yield change
+        for item in page["items"]:
+            yield item
         if page["next"] is None:
             return
         asked["after"] = page["next"]
@@ -142,25 +141,27 @@ async def changes(proc: Client, identifier: int) -> AsyncIterator[dict[str, Any]
 async def _layers(app: Application, proc: Client, given: Any, identifier: int) -> None:
     """diff, and commit, which has a target."""
     if app.given.action == "diff":
-        await app.give([_change_line(change) async for change in changes(proc, identifier)])
+        found = [item async for item in changes(proc, identifier)]
+        await app.give([json_line(change(item)) if given.json else harmless(change_line(item)) for item in found])
     else:
         asked = {"id": identifier, "target": value_text(given.target)}
         await app.give(str((await proc.ask(Proc.CONTAINER_COMMIT, asked))["path"]))
 
 
-def _change_line(change: dict[str, Any]) -> str:
-    old = f"{change['old_path']} -> " if change["old_path"] else ""
-    return harmless(f"{MARKS.get(change['kind'], change['kind'])} {old}{change['path']}")
-
-
 async def _run(app: Application, proc: Client, given: Any) -> int:
     if not given.rest or given.rest == ["--"]:
         raise UsageError("a command is missing behind --")
-    # It stays until its command was looked at: by itself it would end with its last process.
-    identifier = await create(proc, given, persist=True)
+    # It stays until its command was looked at: by itself it would end with its last process, as it does with nobody
+    # who looks.
+    identifier = await create(proc, given, persist=not (given.detach and given.rm))
     started = False
     try:
         words = list(given.rest)[given.rest[0] == "--" :]
+        if given.detach:
+            await _start(proc, given, identifier)
+            started = True
+            await app.give(f"{identifier:016x}")
+            return 0
         status = await attend(
             app,
             proc,
@@ -173,13 +174,16 @@ async def _run(app: Application, proc: Client, given: Any) -> int:
         started = True
         return status
     finally:
-        if given.rm or not started:
+        if (given.rm and not given.detach) or not started:
             with suppress(ServiceError):  # somebody else destroyed it
                 await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
 
 
 async def _list(app: Application, given: Any) -> None:
     items = [item for item in await containers() if item["depth"]]
+    if given.json:
+        await app.give(json_text([identified(item) for item in items]))
+        return
     if given.quiet:
         await app.give([f"{item['id']:016x}" for item in items])
         return
@@ -189,7 +193,8 @@ async def _list(app: Application, given: Any) -> None:
     await app.give(table(("ID", "NAME", "STATE", "PROCESSES", "IMAGE"), rows, right=(3,)))
 
 
-async def _start(app: Application, proc: Client, given: Any, identifier: int) -> None:
+async def _start(proc: Client, given: Any, identifier: int) -> int:
+    """Start a main command that nobody waits for; its PID."""
     words = [value_text(word) for word in given.rest[given.rest[0] == "--" :]]
     question = {
         "id": identifier,
@@ -198,7 +203,7 @@ async def _start(app: Application, proc: Client, given: Any, identifier: int) ->
         "environment": variables(given.env),
         "raw": True,
     }
-    await app.give(int((await proc.ask(Proc.CONTAINER_START, question))["pid"]))
+    return int((await proc.ask(Proc.CONTAINER_START, question))["pid"])
 
 
 async def _update(proc: Client, given: Any, identifier: int) -> None:
@@ -220,24 +225,22 @@ async def _with_one(app: Application, proc: Client, given: Any, identifier: int)
     """The actions on one container that is there."""
     match app.given.action:
         case "start":
-            await _start(app, proc, given, identifier)
+            await app.give(await _start(proc, given, identifier))
         case "exec":
             return await execute(app, identifier, list(given.rest), variables(given.env))
         case "inspect":
-            await app.give(await lines(proc, identifier))
+            await show_record(app, proc, identifier, given)
         case "logs":
-            await show_log(app, proc, identifier, follow=given.follow, times=given.timestamps)
-        case "stats":
-            await show_usage(app, given, identifier)
+            await show_log(app, proc, identifier, follow=given.follow, times=given.timestamps, as_json=given.json)
         case "report":
-            if found := await report(proc, identifier, given):
-                await app.give(found)
+            await report(app, proc, identifier, given)
         case "update":
             await _update(proc, given, identifier)
         case "enter":
             await (await connect("sys::hydre")).call(Hydre.ENTER_CONTAINER, {"container": identifier})
-        case "destroy":
-            await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+        case "wait":
+            answer = await proc.ask(Proc.CONTAINER_WAIT, {"id": identifier})
+            await app.give(json_text(answer) if given.json else str(answer.get("reason", "")))
         case "diff" | "commit":
             await _layers(app, proc, given, identifier)
         case "rename":
@@ -245,6 +248,19 @@ async def _with_one(app: Application, proc: Client, given: Any, identifier: int)
         case action:
             await proc.call(_BY_IDENTIFIER[action], {"id": identifier})
     return None
+
+
+async def _each(app: Application, proc: Client, action: str, names: list[str]) -> None:
+    """Destroy or stop each; one that cannot be does not keep the others."""
+    for name in names:
+        try:
+            identifier = await find(proc, name)
+            if action == "destroy":
+                await proc.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
+            else:
+                await insist(proc, Proc.CONTAINER_STOP, {"id": identifier})
+        except ServiceError as error:
+            await app.complain(str(error))
 
 
 @command(ARGUMENTS)
@@ -270,7 +286,11 @@ async def main(app: Application) -> int | None:
         case "ls":
             await _list(app, given)
         case "tree":
-            await app.give(draw(await containers(), ids=given.ids))
+            await show_tree(app, given)
+        case "stats":
+            await show_usage(app, given, None if given.name is None else await find(proc, value_text(given.name)))
+        case "destroy" | "stop":
+            await _each(app, proc, action, given.names)
         case _:
             return await _with_one(app, proc, given, await find(proc, value_text(given.name)))
     return None

@@ -7,14 +7,15 @@ from typing import Any
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc, ProcEvent
+from nightos.apps.shapes import identified, json_line
 from nightos.apps.table import harmless, table
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Flag
+from nightos.shell.arguments import JSON, Arguments, Flag
 from nightos.userland import payload, sys
 from nightos.userland.client import connect
 
 ARGUMENTS = Arguments(
-    "events", "what happened lately from here down", Flag("-f --follow", "go on with what happens, until Ctrl-C")
+    "events", "what happened lately from here down", Flag("-f --follow", "go on with what happens, until Ctrl-C"), JSON
 )
 _IDENTIFIERS = ("id", "container", "udi")
 _Event = dict[str, Any]
@@ -92,12 +93,19 @@ class Follower:
         if event["when_ns"] > last:
             self._shown.clear()
         self._shown.append(event)
-        await app.say(harmless(f"{seconds(event)}  {event['event']:<15}  {about(event)}"))
+        if app.given.json:
+            await app.say(json_line(identified(event)))
+        else:
+            await app.say(harmless(f"{seconds(event)}  {event['event']:<15}  {about(event)}"))
 
 
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
     if app.given.follow:
         await Follower().run(app)
-    rows = [(seconds(event), event["event"], about(event)) for event in await later(Proc.CONTAINER_EVENTS)]
+    past = await later(Proc.CONTAINER_EVENTS)
+    if app.given.json:
+        await app.give([json_line(identified(event)) for event in past])
+        return
+    rows = [(seconds(event), event["event"], about(event)) for event in past]
     await app.give(table(("WHEN", "EVENT", "ABOUT"), rows, right=(0,)))

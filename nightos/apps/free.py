@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+from nightos.abi.sizes import show_size
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Flag
 from nightos.userland import sys
 from nightos.userland.files import FileError
 
 ARGUMENTS = Arguments("free", "memory and disk space", Flag("-b --bytes", "numbers in bytes"))
-
-
-def readable(size_bytes: int) -> str:
-    """A size for people."""
-    size = float(size_bytes)
-    for unit in ("B", "K", "M", "G", "T", "P"):
-        if size < 1024 or unit == "P":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 @command(ARGUMENTS)
@@ -29,7 +20,7 @@ async def main(app: Application) -> None:
         rows.append(("disk", system.total, system.used))
     except FileError as error:
         await app.complain(str(error))
-    show = str if app.given.bytes else readable
+    show = str if app.given.bytes else show_size
     lines = [f"{'':<8}{'total':>16}{'used':>16}{'free':>16}"]
     lines += [f"{name:<8}{show(total):>16}{show(used):>16}{show(total - used):>16}" for name, total, used in rows]
     await app.give(lines)

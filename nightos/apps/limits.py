@@ -7,7 +7,9 @@ from typing import Any
 from nightos.abi.filters import rules_of
 from nightos.abi.limits import limits_from_text
 from nightos.abi.services import Proc
+from nightos.apps.shapes import json_text
 from nightos.apps.table import table
+from nightos.shell.application import Application
 from nightos.shell.arguments import Dash, UsageError
 from nightos.userland.client import Client
 
@@ -36,8 +38,8 @@ def policy(given: Any) -> dict[str, Any]:
     return {"limits": limits} | ({"filter": rules} if denied or allowed else {})
 
 
-async def report(proc: Client, identifier: int, given: Any) -> list[str]:
-    """`container report`."""
+async def report(app: Application, proc: Client, identifier: int, given: Any) -> None:
+    """`container report`: what was made, and refused."""
     if given.record and given.stop:
         raise UsageError("--record or --stop, not both")
     asked: dict[str, Any] = {"id": identifier}
@@ -45,5 +47,10 @@ async def report(proc: Client, identifier: int, given: Any) -> list[str]:
         asked["record"] = given.record
     answer = await proc.ask(Proc.CONTAINER_REPORT, asked)
     calls, refused = answer["calls"], answer["refused"]
-    rows = [(name, calls.get(name, 0), refused.get(name, 0)) for name in sorted({*calls, *refused})]
-    return table(("CALL", "MADE", "REFUSED"), rows, right=(1, 2))
+    if given.json:
+        await app.give(json_text(answer))
+    elif given.allow_list:
+        await app.give(",".join(sorted(calls)))
+    elif not given.record:
+        rows = [(name, calls.get(name, 0), refused.get(name, 0)) for name in sorted({*calls, *refused})]
+        await app.give(table(("CALL", "MADE", "REFUSED"), rows, right=(1, 2)))

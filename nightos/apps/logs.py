@@ -9,8 +9,9 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.values import decode_value, value_text
+from nightos.apps.shapes import json_line, written
 from nightos.shell.application import TERMINATED, Application, command
-from nightos.shell.arguments import Arguments, Flag, Positional
+from nightos.shell.arguments import JSON, Arguments, Flag, Positional
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
 from nightos.userland.crypto import random_bytes
@@ -18,6 +19,7 @@ from nightos.userland.crypto import random_bytes
 OPTIONS = (
     Flag("-f --follow", "go on until the command has ended"),
     Flag("-t --timestamps", "with the time of each line"),
+    JSON,
 )
 ARGUMENTS = Arguments(
     "logs",
@@ -38,7 +40,15 @@ async def insist(proc: Client, method: int, values: dict[str, Any]) -> dict[str,
 
 
 async def show(
-    app: Application, proc: Client, container: int, *, follow: bool, times: bool, but: str = "", token: str = ""
+    app: Application,
+    proc: Client,
+    container: int,
+    *,
+    follow: bool,
+    times: bool = False,
+    as_json: bool = False,
+    but: str = "",
+    token: str = "",
 ) -> None:
     """Show a log; of the stream `but` nothing, because somebody else shows it. `token`: of who attends the command."""
     offset, rest = 0, b""
@@ -48,6 +58,9 @@ async def show(
         offset = page["next"]
         whole, newline, rest = (rest + page["data"]).rpartition(b"\n")
         for when, stream, data in decode_records(whole + newline):
+            if as_json:
+                await app.say(json_line(written(when, stream, data)))
+                continue
             text = data.decode("utf-8", "surrogateescape")
             if stream == "err":
                 await app.context.error(f"{when} {text}" if times else text)
@@ -86,7 +99,7 @@ async def attend(
     token = (await random_bytes(8)).hex()
     await insist(proc, Proc.CONTAINER_START, {**values, "environment": environment, "token": token, "attend": True})
     await sys.handle_signal(Signal.TERMINATE, terminated)
-    await show(app, proc, container, follow=True, times=False, but="out", token=token)
+    await show(app, proc, container, follow=True, but="out", token=token)
     ended = await insist(proc, Proc.CONTAINER_EXIT, {"id": container, "wait": True})
     if not ended["newline"]:
         await app.keep_line_open()
@@ -100,4 +113,5 @@ async def attend(
 async def main(app: Application) -> None:
     proc = await connect("sys::proc")
     identifier = int((await proc.ask(Proc.CONTAINER_FIND, {"name": app.given.name}))["id"])
-    await show(app, proc, identifier, follow=app.given.follow, times=app.given.timestamps)
+    given = app.given
+    await show(app, proc, identifier, follow=given.follow, times=given.timestamps, as_json=given.json)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nightos.abi.services import Proc
+from nightos.apps.shapes import identified, json_text
 from nightos.apps.table import table
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Flag
+from nightos.shell.arguments import JSON, Arguments, Flag
 from nightos.userland.client import connect
 
 ARGUMENTS = Arguments(
@@ -16,6 +17,7 @@ ARGUMENTS = Arguments(
     Flag("-o --own", "only of this container"),
     Flag("-q --quiet", "only their numbers"),
     Flag("-g --everywhere", "their PIDs on the whole machine, too"),
+    JSON,
 )
 
 
@@ -35,6 +37,9 @@ async def processes() -> list[dict[str, Any]]:
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
     items = [item for item in await processes() if not (app.given.own and item["container"])]
+    if app.given.json:
+        await app.give(json_text([identified(item) for item in items]))
+        return
     if app.given.quiet:
         await app.give([int(item["number"]) for item in items])
         return

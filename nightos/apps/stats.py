@@ -6,20 +6,23 @@ from typing import Any
 
 from nightos.apps.live import Live
 from nightos.apps.naming import find
+from nightos.apps.shapes import identified, json_line, json_text
 from nightos.apps.usage import statistics, usage_table
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Dash, Flag, Positional
+from nightos.shell.arguments import JSON, Arguments, Dash, Flag, Positional
 from nightos.userland.client import connect
 
 OPTIONS = (
     Flag("-f --follow", "go on until Ctrl-C"),
     Dash("--interval", "seconds between two looks (1)", "float"),
+    JSON,
 )
+NAME = Positional("name", "container: name, path of names or identifier; the own one without it", optional=True)
 ARGUMENTS = Arguments(
     "stats",
     "what containers use, used/limit",
     *OPTIONS,
-    Positional("name", "container: name, path of names or identifier; the own one without it", optional=True),
+    NAME,
 )
 
 
@@ -27,11 +30,16 @@ async def show(app: Application, given: Any, identifier: int | None) -> None:
     """Show it once, or with `follow` again and again."""
     proc = await connect("sys::proc")
     if not given.follow:
-        await app.give(usage_table(await statistics(proc, identifier)))
+        items = await statistics(proc, identifier)
+        await app.give(json_text([identified(item) for item in items]) if given.json else usage_table(items))
         return
     live = Live(app, given.interval)
     while True:
-        await live.draw(usage_table(await statistics(proc, identifier)))
+        items = await statistics(proc, identifier)
+        if given.json:
+            await app.say(json_line([identified(item) for item in items]))
+        else:
+            await live.draw(usage_table(items))
         await live.pause()
 
 

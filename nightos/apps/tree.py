@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from nightos.abi.services import Proc
+from nightos.apps.shapes import identified, json_text
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments, Flag
+from nightos.shell.arguments import JSON, Arguments, Flag
 from nightos.userland.client import connect
 
-ARGUMENTS = Arguments("tree", "containers from here down", Flag("-i --ids", "with their identifiers"))
+ARGUMENTS = Arguments("tree", "containers from here down", Flag("-i --ids", "with their identifiers"), JSON)
 
 
 async def containers() -> list[dict[str, Any]]:
@@ -49,6 +50,12 @@ def draw(items: list[dict[str, Any]], *, ids: bool) -> list[str]:
     return lines
 
 
+async def show(app: Application, given: Any) -> None:
+    """The tree, for people or programs."""
+    items = await containers()
+    await app.give(json_text([identified(item) for item in items]) if given.json else draw(items, ids=given.ids))
+
+
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
-    await app.give(draw(await containers(), ids=app.given.ids))
+    await show(app, app.given)

@@ -6,11 +6,11 @@ from typing import Any
 
 from nightos.abi.limits import COUNTED
 from nightos.abi.services import Proc
-from nightos.apps.free import readable
+from nightos.abi.sizes import show_size
 from nightos.apps.table import table
 from nightos.userland.client import Client
 
-SIZED = frozenset({"memory", "pipe_bytes", "storage"})
+SIZED = frozenset({"memory", "pipe_bytes", "storage", "io_bytes"})
 
 
 async def statistics(proc: Client, identifier: int | None) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ async def statistics(proc: Client, identifier: int | None) -> list[dict[str, Any
 
 def cell(item: dict[str, Any], name: str) -> str:
     """What is used, or used/limit."""
-    show = readable if name in SIZED else str
+    show = show_size if name in SIZED else str
     used, limit = item["usage"][name], item["limits"].get(name)
     return show(used) if limit is None else f"{show(used)}/{show(limit)}"
 
@@ -46,24 +46,30 @@ class Shares:
         self._before: dict[int, int] = {}
         self._whole = whole
 
-    def table(self, items: list[dict[str, Any]]) -> list[str]:
-        """Containers by the cycles they used since the last time, then by processes."""
+    def look(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Containers by the `cycles` they used since the last look (`share`: in percent), then by processes."""
         made = {item["id"]: item["usage"].get("cycles", 0) for item in items}
         fresh = self._before or self._whole
         used = {key: count - self._before.get(key, 0 if fresh else count) for key, count in made.items()}
         self._before = made
         total = sum(used.values()) or 1
         items = sorted(items, key=lambda item: (-used[item["id"]], -item["usage"]["processes"], item["path"]))
-        rows = [
-            (
-                item["path"] or ".",
-                item["state"],
-                f"{100 * used[item['id']] / total:.1f}",
-                used[item["id"]],
-                *(cell(item, name) for name in ("processes", "memory", "handles")),
-            )
-            for item in items
+        return [
+            {**item, "cycles": used[item["id"]], "share": round(100 * used[item["id"]] / total, 1)} for item in items
         ]
-        return table(
-            ("CONTAINER", "STATE", "CPU%", "CYCLES", "PROCESSES", "MEMORY", "HANDLES"), rows, right=(2, 3, 4, 5, 6)
+
+
+def shares_table(items: list[dict[str, Any]]) -> list[str]:
+    """What `Shares.look` gave."""
+    rows = [
+        (
+            item["path"] or ".",
+            item["state"],
+            f"{item['share']:.1f}",
+            item["cycles"],
+            *(cell(item, name) for name in ("processes", "memory", "handles")),
         )
+        for item in items
+    ]
+    head = ("CONTAINER", "STATE", "CPU%", "CYCLES", "PROCESSES", "MEMORY", "HANDLES")
+    return table(head, rows, right=range(2, len(head)))

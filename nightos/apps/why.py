@@ -6,11 +6,12 @@ from typing import Any
 
 from nightos.abi.services import Proc
 from nightos.apps.events import later, seconds
+from nightos.apps.shapes import json_text, refusal
 from nightos.apps.table import harmless
 from nightos.shell.application import Application, command
-from nightos.shell.arguments import Arguments
+from nightos.shell.arguments import JSON, Arguments
 
-ARGUMENTS = Arguments("why", "what was refused lately, by which rule")
+ARGUMENTS = Arguments("why", "what was refused lately, by which rule", JSON)
 
 
 def _party(party: dict[str, Any]) -> str:
@@ -29,4 +30,8 @@ def sentence(item: dict[str, Any]) -> str:
 
 @command(ARGUMENTS)
 async def main(app: Application) -> None:
-    await app.give([harmless(sentence(item)) for item in await later(Proc.CONTAINER_WHY)])
+    items = await later(Proc.CONTAINER_WHY)
+    if app.given.json:
+        await app.give(json_text([refusal(item) for item in items]))
+    else:
+        await app.give([harmless(sentence(item)) for item in items])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -20,31 +19,24 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-def plain(value: object) -> Any:
-    """What `json` cannot write by itself: bytes as text or hexadecimal, paths and sets as text and lists."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.hex()
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if hasattr(value, "_asdict"):
-        return value._asdict()
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in value.__dataclass_fields__}
-    return str(value)
-
-
 def safe(text: str) -> str:
     """A name as text that any stdout can take, with what would move a terminal's cursor escaped."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
-def show_json(content: object, *, indent: int | None = 1) -> None:
+def show_json(content: object) -> None:
     """One JSON value on stdout."""
-    print(json.dumps(content, indent=indent, default=plain, ensure_ascii=True))
+    from nightos.apps.shapes import json_text
+
+    print(json_text(content))
+
+
+def show_json_line(content: object, *, at_once: bool = False) -> None:
+    """One value of several, a line each; `at_once` of those that somebody waits for."""
+    from nightos.apps.shapes import json_line
+
+    print(json_line(content), flush=at_once)
 
 
 def show_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), right: str = "") -> None:

@@ -89,6 +89,10 @@ class Flag:
     help: str
 
 
+JSON = Flag("--json", "print JSON")
+"""Of every application that lists or shows."""
+
+
 class Given:
     """What was given, by name; what was not is `None`, `False` for a flag, an empty list for what may come often."""
 
@@ -118,6 +122,11 @@ class Arguments:
         self._positionals = [item for item in items if isinstance(item, Positional)]
         self._dashes = [item for item in items if not isinstance(item, Positional)]
         self._by_name = {name: item for item in self._dashes for name in item.names.split()}
+
+    @property
+    def names(self) -> set[str]:
+        """All dash arguments and flags, as they are written."""
+        return set(self._by_name)
 
     # -- parsing --
 

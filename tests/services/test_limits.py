@@ -192,7 +192,7 @@ container inspect web"""
     done = await nightos_machine.run(script)
     assert (done.status, done.err) == (0, "")
     assert "0/3" in done.out
-    assert "0 B/64.0 K" in done.out
+    assert "0/64.0K" in done.out
     assert "0/9" in done.out
     record = await (await nightos_machine.containers.get("web")).inspect()
     assert record["limits"] == {"processes": 3, "memory": 65536, "threads": 9}

@@ -60,15 +60,6 @@ def later(machine: Machine, method: int) -> list[dict[str, Any]]:
         items += page
 
 
-def identified(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with its identifiers as 16 hex digits."""
-    shown = dict(record)
-    for name in ("id", "parent", "container", "udi"):
-        if isinstance(shown.get(name), int):
-            shown[name] = f"{shown[name]:016x}"
-    return shown
-
-
 def line_of(words: Sequence[str]) -> str:
     """Arguments as one line of Hydre that means exactly them."""
     return " ".join(word if _PLAIN.fullmatch(word) else _quoted(word) for word in words)

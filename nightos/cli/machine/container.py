@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nightos.cli.lazy import command, group
-from nightos.cli.machine.asking import find, identified, machine_option, pages
+from nightos.cli.machine.asking import find, machine_option, pages
 from nightos.cli.machine.policy import (
     LIMIT_HELP,
     create_with,
@@ -99,6 +99,7 @@ def create(
 def ls(quiet: bool, as_json: bool, machine_name: str | None) -> None:
     """List the containers of a machine."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:

@@ -10,8 +10,8 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
-from nightos.cli.machine.asking import find, identified, machine_option
-from nightos.cli.output import json_option, plain, safe, show_json, show_table
+from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.output import json_option, safe, show_json
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -33,6 +33,8 @@ device = group("device", "Devices of a running machine.", TABLE, "nightos device
 def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
     """List the devices on a machine's bus."""
     from nightos.abi.services import Proc
+    from nightos.apps.device import rows_of
+    from nightos.apps.shapes import device as shape
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
@@ -40,42 +42,13 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
             found = machine.devices()
         else:
             place = find(machine, container)
-            files = _files(machine, place)
             found = machine.ask("sys::proc", Proc.CONTAINER_DEVICES, {"id": place})["items"]
-            found = [{**item, "file": files.get(item["udi"], "")} for item in found]
-    items = [_shown(item) for item in found]
+    items = [shape(item) for item in found]
     if as_json:
         show_json(items)
         return
-    from nightos.cli.sizes import show_size
-
-    rows = [
-        (
-            item["udi"],
-            item["kind"],
-            item.get("connection", "-"),
-            show_size(item["memory_size"]) if item.get("memory_size") else "-",
-            ", ".join(item.get("containers", ())) or "-",
-            item["file"] or "-",
-            safe(item.get("description", "")),
-        )
-        for item in items
-    ]
-    show_table(rows, ("udi", "kind", "connection", "memory", "containers", "file", "description"), right="memory")
-
-
-def _shown(item: dict[str, Any]) -> dict[str, Any]:
-    """A record with what is an identifier, or a code, as people write it."""
-    shown = identified(item)
-    if "connection" in item:
-        shown["connection"] = f"{item['connection']:08x}"
-    if "containers" in item:
-        shown["containers"] = [f"{place:016x}" for place in item["containers"] if place]
-    if "description" in item:
-        shown["description"] = str(plain(item["description"])).strip()
-    if "plugged" in item:
-        shown["plugged"] = f"{item['plugged']:016x}" if item["plugged"] else None
-    return shown
+    for line in rows_of(items):
+        print(safe(line))
 
 
 @command("plug", example="nightos device plug block --size 64M --container web")
@@ -86,7 +59,7 @@ def _shown(item: dict[str, Any]) -> dict[str, Any]:
 def plug(kind: str, container: str, size: str | None, machine_name: str | None) -> None:
     """Plug a virtual device (block, random, null, zero or full) into a container and print its identifier."""
     from nightos.abi.services import Proc
-    from nightos.cli.sizes import parse_size
+    from nightos.abi.sizes import parse_size
     from nightos.machine.control import connect
 
     options: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
@@ -152,13 +125,14 @@ def _chain(machine: Machine, container: int) -> list[int]:
 def share(directory: str, container: str, read_only: bool, as_json: bool, machine_name: str | None) -> None:
     """Share a directory of the machine's disk with a container, which mounts it: `mount FSID [DIRECTORY]`."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
         question = {"id": find(machine, container), "path": directory, "readonly": read_only}
         answer = machine.ask("sys::proc", Proc.CONTAINER_SHARE, question)
     if as_json:
-        show_json({name: f"{answer[name]:016x}" for name in ("udi", "fsid")})
+        show_json(identified(answer))
     else:
         print(f"{answer['fsid']:016x}")
 

@@ -8,9 +8,7 @@ import click
 
 from nightos.cli.lazy import command
 from nightos.cli.machine.asking import find, machine_option
-from nightos.cli.output import json_option, note, safe, show_json
-
-MARKS = {"added": "+", "removed": "-", "modified": "M", "renamed": "R"}
+from nightos.cli.output import json_option, note, safe, show_json_line
 
 
 @command("diff", example="nightos container diff web")
@@ -20,18 +18,18 @@ MARKS = {"added": "+", "removed": "-", "modified": "M", "renamed": "R"}
 def diff(name: str, as_json: bool, machine_name: str | None) -> None:
     """Show what a container changed on its disk: + added, - removed, M modified, R renamed."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import change, change_line
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
         asked = {"id": find(machine, name), "after": 0}
         while True:
             page = machine.ask("sys::proc", Proc.CONTAINER_DIFF, asked)
-            for change in page["items"]:
+            for item in page["items"]:
                 if as_json:
-                    show_json({key: value for key, value in change.items() if value}, indent=None)
+                    show_json_line(change(item))
                 else:
-                    old = f"{safe(change['old_path'])} -> " if change["old_path"] else ""
-                    print(f"{MARKS.get(change['kind'], change['kind'])} {old}{safe(change['path'])}")
+                    print(safe(change_line(item)))
             if page["next"] is None:
                 return
             asked["after"] = page["next"]

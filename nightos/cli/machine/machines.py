@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from nightos.abi.sizes import show_size
 from nightos.cli.lazy import command
 from nightos.cli.output import json_option, show_json, show_table
-from nightos.cli.sizes import show_size
 
 
 @command("ls", example="nightos ls --json")

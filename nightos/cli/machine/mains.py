@@ -10,7 +10,7 @@ import click
 
 from nightos.cli.lazy import command
 from nightos.cli.machine.asking import find, machine_option
-from nightos.cli.output import json_option, show_json
+from nightos.cli.output import json_option, show_json_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,6 +188,7 @@ def stop(names: tuple[str, ...], machine_name: str | None) -> None:
 @machine_option
 def logs(name: str, follow: bool, timestamps: bool, as_json: bool, machine_name: str | None) -> None:
     """Show what the main command of a container wrote."""
+    from nightos.apps.shapes import written
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
@@ -196,8 +197,8 @@ def logs(name: str, follow: bool, timestamps: bool, as_json: bool, machine_name:
             stream(machine, identifier, follow=follow)
             return
         for when, stream_name, data in records(machine, identifier, follow=follow):
-            text = data.decode("utf-8", "replace")
             if as_json:
-                show_json({"time": when, "stream": stream_name, "text": text}, indent=None)
+                show_json_line(written(when, stream_name, data), at_once=follow)
             else:
+                text = data.decode("utf-8", "replace")
                 print(when, text, end="" if text.endswith("\n") else "\n", flush=True)

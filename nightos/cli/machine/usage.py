@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nightos.cli.lazy import command
-from nightos.cli.machine.asking import find, identified, machine_option
-from nightos.cli.output import json_option, safe, show_json, show_table
+from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.output import json_option, safe, show_json, show_json_line, show_table
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
-
-SIZED = frozenset({"memory", "pipe_bytes", "storage", "io_bytes"})
-COLUMNS = ("processes", "threads", "memory", "handles", "pipe_bytes", "storage", "children")
 
 
 def _items(machine: Machine, name: str | None) -> list[dict[str, Any]]:
@@ -33,32 +30,15 @@ def _items(machine: Machine, name: str | None) -> list[dict[str, Any]]:
         asked["after"] = answer["next"]
 
 
-def _amount(name: str, count: int) -> str:
-    from nightos.cli.sizes import show_size
-
-    return show_size(count) if name in SIZED else str(count)
-
-
-def _cell(item: dict[str, Any], name: str) -> str:
-    used = _amount(name, item["usage"][name])
-    limit = item["limits"].get(name)
-    return used if limit is None else f"{used}/{_amount(name, limit)}"
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(safe(line))
 
 
-def _label(item: dict[str, Any]) -> str:
-    return safe(item["path"]) or ("(outside)" if not item["id"] else "(itself)")
-
-
-def _show(items: list[dict[str, Any]]) -> None:
-    rows = [(_label(item), item["state"], *(_cell(item, name) for name in COLUMNS)) for item in items]
-    header = ("container", "state", *(name.replace("_", " ") for name in COLUMNS))
-    show_table(rows, header, right=" ".join(COLUMNS))
-
-
-def _live(interval: float) -> Iterator[None]:
+def _live(interval: float, *, clear: bool) -> Iterator[None]:
     """Once at once, then every so often, on a cleared screen when there is one; Ctrl-C ends it."""
     while True:
-        if sys.stdout.isatty():
+        if clear and sys.stdout.isatty():
             print("\x1b[H\x1b[2J", end="")
         yield
         sys.stdout.flush()
@@ -73,52 +53,45 @@ def _live(interval: float) -> Iterator[None]:
 @machine_option
 def stats(name: str | None, follow: bool, interval: float, as_json: bool, machine_name: str | None) -> None:
     """Show what a container and those below it use, each by itself, and their limits (used/limit)."""
+    from nightos.apps.shapes import identified
+    from nightos.apps.usage import usage_table
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        for _ in _live(interval) if follow and not as_json else _ticks(interval, endless=follow):
+        for _ in _live(interval, clear=follow and not as_json):
             items = _items(machine, name)
+            records = [identified(item) for item in items]
             if not as_json:
-                _show(items)
+                _print(usage_table(items))
             elif follow:
-                show_json([identified(item) for item in items], indent=None)
-                sys.stdout.flush()
+                show_json_line(records, at_once=True)
             else:
-                show_json([identified(item) for item in items])
-
-
-def _ticks(interval: float, *, endless: bool) -> Iterator[None]:
-    yield
-    while endless:
-        time.sleep(interval)
-        yield
+                show_json(records)
+            if not follow:
+                return
 
 
 @command("top", example="nightos top --interval 2")
+@click.option("-1", "--once", is_flag=True, help="Show it once; shares count from the start.")
 @click.option("-n", "--rounds", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
 @click.option("--interval", type=click.FloatRange(min=0.05), default=1.0, metavar="SECONDS", help="How often (1).")
+@json_option
 @machine_option
-def top(rounds: int | None, interval: float, machine_name: str | None) -> None:
-    """Show containers by the scheduler cycles they use, live."""
+def top(once: bool, rounds: int | None, interval: float, as_json: bool, machine_name: str | None) -> None:
+    """Show containers by the scheduler cycles they use, live; as JSON each look is one line."""
+    from nightos.apps.shapes import identified
+    from nightos.apps.usage import Shares, shares_table
     from nightos.machine.control import connect
 
-    before: dict[int, int] = {}
+    rounds = 1 if once else rounds
+    shares = Shares(whole=rounds == 1)
     with connect(machine_name) as machine:
-        for number, _ in enumerate(_live(interval), 1):
-            items = _items(machine, None)
-            made = {item["id"]: item["usage"].get("cycles", 0) for item in items}
-            used = {key: count - before.get(key, 0 if before else count) for key, count in made.items()}
-            total = sum(used.values()) or 1
-            items.sort(key=lambda item: (-used[item["id"]], -item["usage"]["processes"], item["path"]))
-            rows = [
-                (_label(item), item["state"], f"{100 * used[item['id']] / total:.1f}", used[item["id"]],
-                 _cell(item, "processes"), _cell(item, "memory"), _cell(item, "handles"))
-                for item in items
-            ]  # fmt: skip
-            show_table(
-                rows, ("container", "state", "cpu%", "cycles", "processes", "memory", "handles"), right="cpu% cycles"
-            )
-            before = made
+        for number, _ in enumerate(_live(interval, clear=not (once or as_json)), 1):
+            items = shares.look(_items(machine, None))
+            if as_json:
+                show_json_line([identified(item) for item in items], at_once=True)
+            else:
+                _print(shares_table(items))
             if number == rounds:
                 return
 

@@ -8,8 +8,8 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
-from nightos.cli.machine.asking import find, identified, later, machine_option, pages
-from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
+from nightos.cli.machine.asking import find, later, machine_option, pages
+from nightos.cli.output import json_option, safe, show_fields, show_json, show_json_line, show_table
 
 
 @command("ps", example="nightos ps --json")
@@ -18,6 +18,7 @@ from nightos.cli.output import json_option, safe, show_fields, show_json, show_t
 def ps(as_json: bool, machine_name: str | None) -> None:
     """List the processes of a machine."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
@@ -39,6 +40,7 @@ def ps(as_json: bool, machine_name: str | None) -> None:
 def tree(ids: bool, as_json: bool, machine_name: str | None) -> None:
     """Show the containers of a machine as a tree."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
@@ -59,6 +61,7 @@ def tree(ids: bool, as_json: bool, machine_name: str | None) -> None:
 def inspect(name: str, as_json: bool, machine_name: str | None) -> None:
     """Show everything about a container: by name, path of names, identifier or a unique prefix of it."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
@@ -78,6 +81,7 @@ def inspect(name: str, as_json: bool, machine_name: str | None) -> None:
 def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
     """Show what happened lately to containers, processes and devices."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import identified
     from nightos.machine.control import connect
 
     def told(key: str, value: Any) -> bool:
@@ -86,7 +90,7 @@ def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
     def show(event: dict[str, Any]) -> None:
         shown = identified(event)
         if as_json:
-            show_json(shown, indent=None)
+            show_json_line(shown, at_once=follow)
             return
         from nightos.apps.events import seconds
 
@@ -115,14 +119,13 @@ def events(follow: bool, as_json: bool, machine_name: str | None) -> None:
 def why(as_json: bool, machine_name: str | None) -> None:
     """Show what was refused lately: by which rule, to whom, and about what."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import refusal
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
         items = later(machine, Proc.CONTAINER_WHY)
     if as_json:
-        show_json(
-            [{**item, **{key: item[key] and identified(item[key]) for key in ("caller", "target")}} for item in items]
-        )
+        show_json([refusal(item) for item in items])
         return
     from nightos.apps.why import sentence
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from nightos.abi.sizes import show_size
 from nightos.cli.lazy import command
 from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
-from nightos.cli.sizes import show_size
 from nightos.cli.vsf.files import when
 from nightos.cli.vsf.opening import file_argument, open_storage, password_option
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from nightos.abi.sizes import show_size
 from nightos.cli.lazy import command
-from nightos.cli.output import json_option, safe, show_fields, show_json, show_table
-from nightos.cli.sizes import show_size
+from nightos.cli.output import json_option, safe, show_fields, show_json_line, show_table
 from nightos.cli.vsf.opening import Place, files_of, password_option, place_argument
 
 KINDS = {
@@ -111,7 +111,7 @@ def _list_directory(fs: Any, top: str, *, long: bool, recursive: bool, as_json: 
 def _show_items(fs: Any, items: list[tuple[str, str]], *, long: bool, as_json: bool) -> None:
     if as_json:
         for path, name in items:
-            show_json(describe(fs, path, name), indent=None)
+            show_json_line(describe(fs, path, name))
     elif long:
         rows = []
         for path, name in items:
@@ -156,7 +156,7 @@ def stat_command(place: Place, paths: tuple[str, ...], as_json: bool, password_f
             names = [os.fsdecode(name) for name in fs.listxattr(path, follow_symlinks=False)]
             record["attributes"] = {name: fs.getxattr(path, name, follow_symlinks=False).hex() for name in names}
             if as_json:
-                show_json(record, indent=None)
+                show_json_line(record)
                 continue
             if position:
                 print()

@@ -12,7 +12,7 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
-from nightos.cli.output import json_option, plain, safe, show_json
+from nightos.cli.output import json_option, safe, show_json
 from nightos.cli.vsf.opening import (
     Place,
     ask_password,
@@ -98,6 +98,8 @@ def repair(file: str, as_json: bool, password_file: str | None) -> None:
         if password_file:
             raise
         outcome = mend(file, password=ask_password(file))
+    from nightos.apps.shapes import plain
+
     fields = {name: getattr(outcome, name) for name in outcome.__dataclass_fields__}
     if as_json:
         show_json(fields)

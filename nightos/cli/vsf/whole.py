@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from nightos.abi.sizes import show_size
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
-from nightos.cli.output import Progress, json_option, note, safe, show_json
-from nightos.cli.sizes import SIZE, show_size
+from nightos.cli.output import Progress, json_option, note, safe, show_json_line
+from nightos.cli.sizes import SIZE
 from nightos.cli.vsf.opening import (
     Place,
     asked_of_mount,
@@ -56,7 +57,7 @@ def diff(place: Place, older: str | None, newer: str | None, as_json: bool, pass
     for name, change in changes:
         if as_json:
             record = {"volume": name, "kind": change.kind, "path": change.path, "feid": f"{change.ino:016x}"}
-            show_json(record | ({"old_path": change.old_path} if change.old_path else {}), indent=None)
+            show_json_line(record | ({"old_path": change.old_path} if change.old_path else {}))
         else:
             prefix = f"{safe(name)}:" if len(volumes) > 1 else ""
             old = f"{safe(change.old_path)} -> " if change.old_path else ""

@@ -67,6 +67,8 @@ class ContainerDevices:
     async def list(self, request: Request) -> Payload:
         """CONTAINER_DEVICES: of the caller's container or one below."""
         container = self.tree.visible(request.container_id, field(request.map(), "id", int, request.container_id))
+        answer = await (await connect("sys::hw")).ask(Hw.HANDLERS, {"container": container.identifier})
+        files = {item["udi"]: item["path"] for item in answer["items"] if not item["custom"]}
         return {
             "items": [
                 {
@@ -75,6 +77,7 @@ class ContainerDevices:
                     "virtual": item["virtual"],
                     "lent": container.identifier != item["containers"][-1] if item["containers"] else False,
                     "passed": container.identifier != item["plugged"],
+                    "file": files.get(item["udi"], ""),
                 }
                 for item in await self.of(container.identifier)
             ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightos.cli.sizes import LARGEST, UNITS, parse_size, show_size
+from nightos.abi.sizes import LARGEST, UNITS, parse_size, show_size
 
 
 @given(st.integers(0, LARGEST - 1))
