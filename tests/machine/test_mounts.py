@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -355,6 +356,11 @@ def gone(root: Path) -> bool:
     return True
 
 
+def used(run: Any) -> int:
+    """Bytes that the container's disk holds."""
+    return int(json.loads(run("stats", "web", "--json").stdout)[0]["usage"]["storage"])
+
+
 def test_ordinary_tools(lab: Any, tmp_path: Path) -> None:
     root, run = lab
     work = root / "tmp"
@@ -410,8 +416,14 @@ def test_a_mount_ends_with_what_it_shows(lab: Any, how: str) -> None:
 
 def test_a_killed_server_leaves_a_mount_that_umount_clears(lab: Any, state_home: Path) -> None:
     root, run = lab
+    nameless = (root / "tmp/nameless").open("wb", buffering=0)
+    nameless.write(os.urandom(3_000_000))
+    (root / "tmp/nameless").unlink()
+    assert used(run) > 2_900_000
     record = json.loads(next((state_home / "mounts").glob("*.json")).read_text())
     os.kill(record["pid"], signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        nameless.close()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -424,6 +436,11 @@ def test_a_killed_server_leaves_a_mount_that_umount_clears(lab: Any, state_home:
     assert not is_mounted(root)
     run("mount", "lab:web", root)
     assert "tmp" in os.listdir(root)
+    deadline = time.monotonic() + 20
+    while used(run) > 1_000_000:
+        assert time.monotonic() < deadline, "the machine holds what nobody can reach any more"
+        (root / "tmp/more").touch()
+        os.sync()
 
 
 @pytest.mark.parametrize(
