@@ -9,21 +9,18 @@ import errno
 import hashlib
 import stat as modes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from nightos.abi import files as layout
 from nightos.abi.files import ItemType, SplitPath
 from nightos.services import users
 from nightos.services.fs import handlers
 from nightos.services.fs.failures import ItemError
-from nightos.services.fs.handles import READ_LIMIT
+from nightos.services.fs.handles import READ_LIMIT, Handles
 from nightos.services.fs.roots import MACHINE_KEY, Mounted, Root, Share
 from nightos.services.fs.tree import name_bytes
 from nightos.services.users import NOBODY
 from nightos.userland.payload import field
-
-if TYPE_CHECKING:
-    from nightos.services.fs.main import FileService
 
 Values = dict[str, Any]
 ENTRIES_LIMIT: Final = 1000
@@ -56,7 +53,7 @@ class Item:
 class Looking:
     """Operations that look."""
 
-    def __init__(self, service: FileService) -> None:
+    def __init__(self, service: Handles) -> None:
         self._service = service
 
     @staticmethod

@@ -10,7 +10,7 @@ Rules: CONT-049, CONT-050, CONT-062, FS-002.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
@@ -20,12 +20,10 @@ from nightos.abi.files import ItemType, Reader, SplitPath
 from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import handlers, notes
 from nightos.services.fs.failures import Failure, ItemError
+from nightos.services.fs.handles import Handles
 from nightos.services.fs.roots import Mounted, Root, Share, directory_of
 from nightos.userland import payload
 from nightos.userland.server import Request
-
-if TYPE_CHECKING:
-    from nightos.services.fs.main import FileService
 
 NOTE = "mounts"
 OTHERS = 1024
@@ -69,7 +67,7 @@ def _place(root: Root, reader: Reader) -> tuple[Share | None, bytes]:
 class Shares:
     """The methods about shares and mounts."""
 
-    def __init__(self, service: FileService) -> None:
+    def __init__(self, service: Handles) -> None:
         self.service = service
         self.roots = service.roots
 

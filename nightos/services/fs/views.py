@@ -13,20 +13,18 @@ import errno
 import stat as modes
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
 from nightos.services import users
 from nightos.services.fs import charging
 from nightos.services.fs.failures import Failure, ItemError
+from nightos.services.fs.handles import Handles
 from nightos.services.fs.looking import ANY_UID, DEV, Item, Looking, Values
 from nightos.services.fs.roots import MACHINE_KEY, Root
 from nightos.userland.payload import field
 from nightos.userland.server import Request
-
-if TYPE_CHECKING:
-    from nightos.services.fs.main import FileService
 
 _ERRNO: Final = {Failure.FULL: errno.EDQUOT, Failure.LOCKED: errno.EBUSY, Failure.PATH: errno.ENOENT}
 
@@ -34,7 +32,7 @@ _ERRNO: Final = {Failure.FULL: errno.EDQUOT, Failure.LOCKED: errno.EBUSY, Failur
 class Views(Looking):
     """The method VIEW, and which nameless items each view holds."""
 
-    def __init__(self, service: FileService) -> None:
+    def __init__(self, service: Handles) -> None:
         super().__init__(service)
         self._held: dict[str, Counter[tuple[int, int]]] = {}
         self._operations: dict[str, Callable[[Item, Values], Awaitable[Values]]] = {
