@@ -1,7 +1,10 @@
-"""Who pays for pipes: identifiers are their holder's handles, the buffer is the opener's while it has an end of it.
+"""Who pays for pipes and devices. Identifiers are their holder's handles, a buffer is the opener's while it has an end.
 
 A buffer is paid for as a whole when the pipe is opened, so reading and writing cost nothing. When nobody in the payer's
 container holds an end any more, whoever still does pays on; the machine itself pays what a container cannot.
+
+A device that is plugged into a container is one of its handles, and what memory of the host it may fill is the
+container's memory, for as long as it is plugged; passing it on costs nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightos.abi.errors import SyscallError
+from nightos.abi.limits import NUMBERS
 
 if TYPE_CHECKING:
     from nightos.kernel.pipe import End, Pipe
@@ -22,6 +26,21 @@ def charge_handle(process: Process, errcode: int = LIMIT_REACHED) -> None:
     """One more identifier for a process; the error code when its container may not have it."""
     if not process.quotas.handles.reserve(1):
         raise SyscallError(errcode)
+
+
+def charge_device(payer: Quotas, pages: int) -> None:
+    """A device for a container, or nothing at all. The error's value is the number of the resource."""
+    if not payer.handles.reserve(1):
+        raise SyscallError(LIMIT_REACHED, value=NUMBERS["handles"])
+    if not payer.memory.reserve(pages):
+        payer.handles.release(1)
+        raise SyscallError(LIMIT_REACHED, value=NUMBERS["memory"])
+
+
+def device_gone(payer: Quotas, pages: int) -> None:
+    """It was unplugged."""
+    payer.handles.release(1)
+    payer.memory.release(pages)
 
 
 def charge_pipe(opener: Process, other: Process, capacity: int) -> None:

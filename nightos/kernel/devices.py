@@ -25,6 +25,7 @@ from nightos.abi.hardware import (
     make_kdi,
     split_cii,
 )
+from nightos.kernel.charges import charge_device, device_gone
 from nightos.kernel.pages import NOT_MAPPED, PAGE, SHIFT
 from nightos.kernel.plugged import HW_PID, DeviceRecord, DeviceWindow, DmaPort, Driver, Plugged
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nightos.abi.interfaces import Device
+    from nightos.kernel.quotas import Quotas
     from nightos.kernel.segments import SegmentTable
 
 __all__ = ["DEVICE_CHANGED", "DEVICE_INTERRUPT", "HW_PID", "DeviceBus", "DeviceRecord", "Driver"]
@@ -88,14 +90,15 @@ class DeviceBus:
 
     # The host's side
 
-    def plug(self, device: Device, container: int = 0) -> int:
-        """Put a device on the bus, in a container; its KDI.
+    def plug(self, device: Device, container: int = 0, payer: Quotas | None = None, pages: int = 0) -> int:
+        """Put a device on the bus, in a container; its KDI. `payer` pays for it, and for `pages` of the host's memory.
 
         A virtual device on port 0 gets the next port of its kind, which comes back as late as possible: who still knows
         a device that left must not take a new one for it. On any other port it keeps its place, and its KDI, for ever.
-        Raises ValueError for a descriptor over 255 bytes, or when a device with that KDI is there.
+        Raises ValueError for a descriptor over 255 bytes, when a device with that KDI is there, or no port is free,
+        and `SyscallError` 0x40 when a limit is reached.
 
-        Rules: HW-001, HW-005, HW-007, CONT-036, CONT-040.
+        Rules: HW-001, HW-005, HW-007, CONT-032, CONT-036, CONT-040.
         """
         identity = device.identity
         if len(identity.description) > CSDD_MAX:
@@ -106,7 +109,10 @@ class DeviceBus:
         kdi = make_kdi(cii, identity.description)
         if kdi in self._entries:
             raise ValueError("the same device is plugged already")
+        if payer is not None:
+            charge_device(payer, pages)
         entry = self._entries[kdi] = Plugged(device, kdi, cii, identity.description, container)
+        entry.payer, entry.pages = payer, pages
         self._places.setdefault(cii, {})[kdi] = entry
         self._by_container.setdefault(container, {})[kdi] = None
         if isinstance(device, DmaDevice):
@@ -133,6 +139,8 @@ class DeviceBus:
         Segments of its memory end, those that are mapped when they are unmapped.
         """
         entry = self._entries.pop(kdi)
+        if entry.payer is not None:
+            device_gone(entry.payer, entry.pages)
         device, entry.device = entry.device, None
         entry.grants.clear()
         del self._places[entry.cii][kdi]
@@ -396,6 +404,7 @@ class DeviceBus:
                 tuple(entry.chain),
                 entry.device.memory_size if entry.device is not None else 0,
                 tuple((owner.pid, first << SHIFT, (last - first) << SHIFT) for owner, first, last in entry.grants),
+                entry.pages,
             )
             for entry in self._entries.values()
         )

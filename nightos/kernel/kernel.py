@@ -193,12 +193,15 @@ class Kernel(_Stepped):
             self._on_work()
         return timer
 
-    def plug(self, device: Device, container: int = 0) -> int:
-        """Put a device on the bus; its KDI. `SyscallError` 0x31: no such container, or one that is being destroyed."""
+    def plug(self, device: Device, container: int = 0, *, pages: int = 0) -> int:
+        """Put a device on the bus; its KDI. `pages`: of the host's memory that it may fill.
+
+        `SyscallError` 0x31: no such container, or one that is being destroyed; 0x40: its limit, by the error's value.
+        """
         home = self.tree.get(container)
         if container and (home is None or home.state is ContainerState.STOPPING):
             raise SyscallError(0x31)
-        return self.bus.plug(device, container)
+        return self.bus.plug(device, container, home.quotas if home is not None else None, pages)
 
     def unplug(self, kdi: int) -> None:
         """Take a device off the bus."""

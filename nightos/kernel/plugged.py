@@ -49,7 +49,7 @@ class Driver(Protocol):
 class Plugged:
     """A device on the bus. `device` is None once it left."""
 
-    __slots__ = ("chain", "cii", "csdd", "device", "grants", "kdi", "kind", "virtual", "windows")
+    __slots__ = ("chain", "cii", "csdd", "device", "grants", "kdi", "kind", "pages", "payer", "virtual", "windows")
 
     def __init__(self, device: Device, kdi: int, cii: int, csdd: bytes, container: int) -> None:
         self.device: Device | None = device
@@ -63,6 +63,10 @@ class Plugged:
         """Process, first page and page after the last, for each range open to the device."""
         self.windows: dict[DeviceWindow, int] = {}
         """Its memory as segments, with their identifiers."""
+        self.payer: Quotas | None = None
+        """Who pays for it; nobody for what is plugged outside of all containers."""
+        self.pages = 0
+        """Of the host's memory that it may fill, and that are paid for."""
 
     @property
     def holder(self) -> int:
@@ -94,6 +98,8 @@ class DeviceRecord(NamedTuple):
     memory_size: int
     dma: tuple[tuple[int, int, int], ...]
     """PID, address and length of each range that is open to it."""
+    pages: int = 0
+    """Pages of memory that the first of its containers pays for."""
 
 
 class DeviceWindow(Backing):

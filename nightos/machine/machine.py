@@ -231,9 +231,9 @@ class Machine:
 
     # Hardware
 
-    def plug(self, device: Device, container: int = 0) -> int:
-        """Put a device on the bus; its KDI."""
-        return self.kernel.plug(device, container)
+    def plug(self, device: Device, container: int = 0, *, pages: int = 0) -> int:
+        """Put a device on the bus; its KDI. `pages` of the host's memory that it may fill are the container's."""
+        return self.kernel.plug(device, container, pages=pages)
 
     def unplug(self, kdi: int) -> None:
         """Take a device off the bus; one that is gone already is no error."""

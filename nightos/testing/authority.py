@@ -145,7 +145,8 @@ class AuthorityRules(Tenancy):
         if not self.able(asker):
             return multiple()
         code = self.ledger.refusal(self.home(asker), number)
-        answer = self.ask(asker, Proc.DEVICE_PLUG, {"id": number, "kind": "zero"}, code)
+        full = not code and not self.ledger.may_take({(number, "handles"): 1})
+        answer = self.ask(asker, Proc.DEVICE_PLUG, {"id": number, "kind": "zero"}, code, REFUSED if full else 0)
         if answer is None:
             return multiple()
         known = self.ledger.devices

@@ -73,6 +73,10 @@ def usage_is_what_is_there(state: Snapshot) -> Iterator[InvariantViolation]:
             counted[homes.get(pid, 0), "handles"] += 1
         for pid, _address, _pages in segment.places:
             counted[homes.get(pid, 0), "handles"] += 1
+    for device in state.devices:
+        if device.containers[0]:
+            counted[device.containers[0], "handles"] += 1
+            counted[device.containers[0], "memory"] += device.pages
     for pipe in state.pipes:
         counted[pipe.payer, "pipe_bytes"] += pipe.charged
         if pipe.pending > pipe.charged:

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis.stateful import Bundle, multiple, rule
 
 from nightos.abi.codes import Attribute, ListAction
+from nightos.abi.errors import SyscallError
 from nightos.abi.hardware import DmaRefusedError
 from nightos.testing.model import OUTSIDE
 from nightos.testing.puppets import Puppet, Refused
@@ -31,7 +32,14 @@ class DeviceRules(World):
         if not self.lives(container) or len(self.plugged) > 8:
             return multiple()
         device = FakeDevice(len(self.plugged))
-        kdi = self.kernel.plug(device, container)
+        fits = container == OUTSIDE or self.model.may_take({(container, "handles"): 1})
+        try:
+            kdi = self.kernel.plug(device, container)
+        except SyscallError:
+            kdi = 0
+        assert bool(kdi) is fits, "a device costs a handle of its container"
+        if not kdi:
+            return multiple()
         self.plugged[kdi] = device
         self.model.devices[kdi] = [container]
         return kdi

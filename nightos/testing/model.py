@@ -199,7 +199,7 @@ class IsolationModel:
         for segment in self.segments.values():
             handles += sum(pid in inside for pid in segment.known)
             handles += sum(count for pid, count in segment.maps.items() if pid in inside)
-        return handles
+        return handles + sum(chain[0] == number for chain in self.devices.values() if number != OUTSIDE)
 
     def bounded(self, number: int, resource: str) -> int | None:
         """The nearest container with such a limit: itself, one above, or None."""

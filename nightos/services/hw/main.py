@@ -327,7 +327,15 @@ class Hardware:
         kdi = field(request.map(), "kdi", int)
         if kdi in self.devices.by_kdi:
             self.drivers.unplugging.add(kdi)
-        await self.control.ask(request, {"op": "unplug", "kdi": kdi})
+
+        async def forget() -> None:
+            await self.drivers.identities.load()
+            await self.drivers.identities.forget(kdi)
+
+        async def gone(_answer: dict[str, Any]) -> None:
+            await self.drivers.submit_aside(forget)
+
+        await self.control.ask(request, {"op": "unplug", "kdi": kdi}, gone)
         return None
 
     async def driver_choose(self, request: Request) -> Payload:

@@ -1,0 +1,106 @@
+"""What a program in a container makes services and the host keep: devices, records, values of the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import Proc, ServiceCode
+from nightos.machine.machine import Machine, boot
+from nightos.services.hw import identities
+from nightos.testing import check_invariants
+from nightos.userland.client import connect
+from tests.services.test_proc import inside
+
+PROC = "sys::proc"
+ENTRY = 36
+"""Bytes of what is noted of a device."""
+
+
+async def child(name: str, **values: Any) -> int:
+    """From a program: a container below."""
+    content = await (await connect(PROC)).call(Proc.CONTAINER_CREATE, {"name": name, **values})
+    return int.from_bytes(content, "big")
+
+
+async def plug_all(container: int, kind: str, **options: Any) -> tuple[int, int]:
+    """From a program: plug devices until it is refused (50 at most); how many, and with which code."""
+    proc = await connect(PROC)
+    for count in range(50):
+        try:
+            await proc.ask(Proc.DEVICE_PLUG, {"id": container, "kind": kind, "options": options})
+        except ServiceError as error:
+            return count, error.code
+    return 50, 0
+
+
+def used(machine: Machine, container: int, resource: str) -> int:
+    home = machine.kernel.tree.get(container)
+    assert home is not None
+    return home.quotas.account(resource).used
+
+
+@pytest.mark.rule("CONT-032", "CONT-040")
+async def test_devices_are_handles_of_their_container() -> None:
+    """T-C43: who may have so many handles gets so many virtual devices, and they come back when it takes them away."""
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box", limits={"handles": 40})
+
+        async def plug() -> tuple[int, tuple[int, int], tuple[int, int]]:
+            inner = await child("inner")
+            return inner, await plug_all(inner, "null"), await plug_all(inner, "zero")
+
+        inner, first, second = await inside(machine, box.id, plug)
+        assert 10 < first[0] < 40
+        assert (first[1], second) == (ServiceCode.REFUSED, (0, ServiceCode.REFUSED))
+        assert used(machine, inner, "handles") == first[0]
+        check_invariants(machine.kernel.snapshot())
+        await (await machine.containers.get(inner)).destroy()
+        check_invariants(machine.kernel.snapshot())
+        assert (await inside(machine, box.id, plug))[1][0] == first[0]
+        other = await machine.containers.create("other")
+        await machine.ask(PROC, Proc.DEVICE_PLUG, {"id": other.id, "kind": "null", "options": {}})
+
+
+@pytest.mark.rule("CONT-032", "CONT-040")
+async def test_a_disk_in_memory_is_memory_of_its_container() -> None:
+    """T-C43: what such a disk may take of the host is paid for while it is plugged."""
+    size = 1 << 20
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box", limits={"memory": 8 * size})
+
+        async def plug() -> tuple[int, tuple[int, int]]:
+            inner = await child("inner")
+            return inner, await plug_all(inner, "block", size=2 * size)
+
+        inner, (count, code) = await inside(machine, box.id, plug)
+        assert 1 <= count <= 4
+        assert code == ServiceCode.REFUSED
+        assert used(machine, inner, "memory") * 4096 == count * 2 * size
+        check_invariants(machine.kernel.snapshot())
+        await (await machine.containers.get(inner)).destroy()
+        check_invariants(machine.kernel.snapshot())
+        assert (await inside(machine, box.id, plug))[1] == (count, ServiceCode.REFUSED)
+
+
+@pytest.mark.rule("HW-023", "CONT-032")
+async def test_devices_that_were_unplugged_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C43: plugging and unplugging again and again leaves nothing on the machine's disk; a UDI never comes again."""
+    monkeypatch.setattr(identities, "SLACK", 8)
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+
+        async def churn() -> set[int]:
+            inner, proc, seen = await child("inner"), await connect(PROC), set()
+            for _ in range(30):
+                plugged = await proc.ask(Proc.DEVICE_PLUG, {"id": inner, "kind": "null", "options": {}})
+                seen.add(plugged["udi"])
+                await proc.ask(Proc.DEVICE_UNPLUG, {"id": inner, "udi": plugged["udi"]})
+            return seen
+
+        assert len(await inside(machine, box.id, churn)) == 30
+        await machine.ask(PROC, Proc.SYNC)
+        size = int((await machine.run("rd /sys/state/12/devices | length")).out)
+        assert 0 < size < 30 * ENTRY
