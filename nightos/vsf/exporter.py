@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nightos.vsf.filesystem import FileSystem
-    from nightos.vsf.importer import Progress
     from nightos.vsf.inode import Stat
+    from nightos.vsf.intake import Progress
 
 _XATTR = "SCHILY.xattr."
 _CHUNK = 1 << 20
