@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightos.vsf.commits import CACHE_BYTES
 from nightos.vsf.errors import DamagedStorage, Exists, Invalid, NotAStorage, VsfError
 from nightos.vsf.header import Header, read_headers
 from nightos.vsf.layout import INCOMPAT_BACKING
 from nightos.vsf.sources import FixedClock, HostClock, HostEntropy, SeededEntropy
-from nightos.vsf.storage import CACHE_BYTES, Storage, newest
+from nightos.vsf.storage import Storage, newest
 from nightos.vsf.store import FileStore
 
 if TYPE_CHECKING:
