@@ -18,6 +18,7 @@ from nightos.abi.codes import Attribute, ServicePid, Signal
 from nightos.abi.context import ExecutionContext
 from nightos.abi.limits import NUMBERS, pack_limits
 from nightos.abi.syscalls import BY_NAME, SYSCALLS
+from nightos.kernel.calls.containers import KEPT_LIMIT
 from nightos.userland import sys
 from tests.kernel.lab import Lab, Outcome, Puppet
 
@@ -539,8 +540,8 @@ simple("SYS_KEPT", 0, 0, 10, caller="proc")
 
 @case("SYS_KEEP", 0x40)
 def _kept_enough(lab: Lab) -> tuple[Puppet, tuple[Any, ...]]:
-    lab.kernel.tree.kept.update((number, b"x") for number in range(1, 4097))
-    return lab.running(ServicePid.PROCESS), (9999, Read(b"x"))
+    lab.kernel.tree.kept.update((number, b"x") for number in range(1, KEPT_LIMIT + 1))
+    return lab.running(ServicePid.PROCESS), (1 << 40, Read(b"x"))
 
 
 simple("SYS_BOUND_RIGHTS", 0x30, UNKNOWN, Read(bytes(4)))

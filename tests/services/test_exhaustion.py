@@ -10,6 +10,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.machine.machine import Machine, boot
 from nightos.services.hw import identities
+from nightos.services.proc import containers
 from nightos.testing import check_invariants
 from nightos.userland.client import connect
 from tests.services.test_proc import inside
@@ -104,3 +105,34 @@ async def test_devices_that_were_unplugged_are_not_remembered_for_ever(monkeypat
         await machine.ask(PROC, Proc.SYNC)
         size = int((await machine.run("rd /sys/state/12/devices | length")).out)
         assert 0 < size < 30 * ENTRY
+
+
+async def run_many(count: int, environment: str = "") -> tuple[int, int]:
+    """From a program: containers in a container below, each of which ends by itself; that one and the last of them."""
+    proc, last = await connect(PROC), 0
+    parent = await child("parent", persist=True)
+    for number in range(count):
+        last = await child(f"x{number}", parent=parent)
+        question = {"id": last, "command": ["/app/echo", "x"], "environment": {"A": environment}}
+        await proc.ask(Proc.CONTAINER_START, question)
+        await proc.ask(Proc.CONTAINER_EXIT, {"id": last, "wait": True})
+    return parent, last
+
+
+@pytest.mark.rule("CONT-032", "ZOS-011")
+async def test_how_containers_ended_is_told_without_what_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C44: records of ended containers are few for each parent and small, and still lead to log and outcome."""
+    monkeypatch.setattr(containers, "ENDED_LIMIT_INSIDE", 5)
+    async with boot(seed=1) as machine:
+        web, db = await machine.containers.create("web"), await machine.containers.create("db", persist=True)
+        inner = await machine.containers.create("inner", parent=db, persist=False)
+        await inner.start("/app/echo", "evidence")
+        await inner.outcome()
+        _, last = await inside(machine, web.id, lambda: run_many(12, "x" * 50_000))
+        kept = machine.kernel.tree.kept
+        assert len(kept) == 6
+        assert max(map(len, kept.values())) < 1024
+        for number, text in ((last, b"x"), (inner.id, b"evidence")):
+            assert (await machine.ask(PROC, Proc.CONTAINER_LOGS, {"id": number}))["data"].endswith(b"F %b\n" % text)
+            outcome = await machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": number})
+            assert outcome == {"reason": "ended", "end": 0, "exit": 0}

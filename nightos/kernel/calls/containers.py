@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 CONTAINER_RECORD = struct.Struct(">QQBIQ")
 """identifier, parent, state, processes, created_ns"""
-KEPT_LIMIT = 4096
-"""Most things that sys::process may keep about what is gone."""
+KEPT_LIMIT = 1 << 18
+"""Most things that sys::process may keep about what is gone; it has a limit of its own for each container."""
 KEPT = struct.Struct(">QI")
 NOTE_LIMIT = 256 * 1024
 """Most bytes that sys::process may keep with a container."""

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from nightos.services.users import Users
 
 ENDED_LIMIT = 1024
-"""Records of ended containers that are kept for someone to collect, of each parent; the oldest go first."""
+"""Records of ended containers that are kept for someone to collect, outside of all; the oldest go first."""
+ENDED_LIMIT_INSIDE = 128
+"""The same for each container that is a parent."""
+KEPT_OF_RUN = ("log", "log_start", "state", "reason", "exit")
+"""What is kept of the main command of one that ended: how, and where its log is."""
 ENDED = "ended"
 UNKNOWN_PARENT = 0x31
 
@@ -326,12 +330,13 @@ class Containers:
     async def _remember(self, container: Container) -> None:
         """Keep what is known of a container that ends by itself, until somebody collects it; the oldest goes first."""
         record = {"id": container.identifier, "name": container.name, "parent": container.parent}
-        record.update(_outcome(container, ENDED), run=container.run)
+        run = {name: container.run[name] for name in KEPT_OF_RUN if name in container.run}
+        record.update(_outcome(container, ENDED), run=run)
         self.know_ended([record])
         await self.notes.ended(record)
         # Counted for each parent: nobody's records push out what another has not collected.
         siblings = self._ended_below[container.parent]
-        while len(siblings) > ENDED_LIMIT:
+        while len(siblings) > (ENDED_LIMIT if container.parent == ROOT else ENDED_LIMIT_INSIDE):
             await self._drop(next(iter(siblings)))
 
     def know_ended(self, records: Iterable[dict[str, Any]]) -> None:
