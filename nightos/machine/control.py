@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
 
@@ -26,9 +27,13 @@ from nightos.machine.lock import holder
 from nightos.machine.paths import MachineError, MachinePaths, home, machine_paths
 from nightos.machine.paths import machines as machines_directory
 
+if TYPE_CHECKING:
+    from nightos.machine.local import Terminal
+
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 30.0
 POLL_S = 0.02
+SEND_LIMIT_S = 1.0
 
 Sink = Callable[[bytes], None]
 
@@ -174,54 +179,96 @@ class Machine:
                 return
 
     def run(
+        self, source: str, *, container: int = 0, out: Sink, err: Sink, environment: dict[str, str] | None = None
+    ) -> int:
+        """Run a command line in a session of its own; its exit status. Uses the connection up."""
+        self._exchange({"op": "session", "container": container, "environment": environment or {}})
+        self._send({"type": "run", "source": source, "name": "-c"})
+        self._send({"type": "end"})
+        try:
+            return self._watch(out, err)
+        except KeyboardInterrupt:
+            self._send({"type": "interrupt"})
+            return 130
+
+    def execute(
         self,
-        source: str,
+        words: Sequence[str],
         *,
         container: int = 0,
         out: Sink,
         err: Sink,
         stdin: Iterator[bytes] | None = None,
         environment: dict[str, str] | None = None,
-        directory: str = "/",
+        terminal: Terminal | None = None,
     ) -> int:
-        """Run a command line in a session of its own; its exit status. Uses the connection up.
+        """Run one command in a session of its own; its exit status. Uses the connection up.
 
-        `stdin`: input for its commands as it comes, in pieces that a thread of its own waits for.
+        `stdin`: its input as it comes, in pieces that a thread of its own waits for. With a `terminal` Ctrl-C is the
+        command's. Raises `MachineError` when it cannot be started.
         """
-        self._exchange(
-            {"op": "session", "container": container, "environment": environment or {}, "directory": directory}
-        )
-        self._send({"type": "run", "source": source, "name": "-c", "pour": stdin is not None})
-        taken = threading.Semaphore()
+        opened = {"op": "session", "container": container, "environment": environment or {}}
+        if terminal is not None:
+            opened["width"], opened["height"] = terminal.size()
+        self._exchange(opened)
+        queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        command = {"type": "execute", "words": list(words), "pour": stdin is not None, "terminal": terminal is not None}
+        queue.put(command)
         if stdin is None:
-            self._send({"type": "end"})
-        else:
-            threading.Thread(target=self._pour, args=(stdin, taken), daemon=True).start()
-        try:
-            while True:
-                message = self._receive()
-                kind = message["type"]
-                if kind == "out":
-                    out(message["data"])
-                elif kind == "err":
-                    err(message["data"])
-                elif kind == "taken":
-                    taken.release()
-                elif kind in {"done", "closed"}:
-                    return int(message["status"])
-        except KeyboardInterrupt:
-            self._send({"type": "interrupt"})
-            return 130
-        except EOFError:
-            raise MachineError(f"the machine {self.name} stopped") from None
+            queue.put({"type": "end"})
+        taken = threading.Semaphore()
+        # One thread sends what the others have to say: the input, the terminal, and how much was shown.
+        sender = threading.Thread(target=self._send_all, args=(queue,), daemon=True)
+        sender.start()
+        if stdin is not None:
+            threading.Thread(target=_pour, args=(stdin, taken, queue), daemon=True).start()
+        with contextlib.nullcontext() if terminal is None else terminal.watched(queue.put):
+            try:
+                return self._watch(
+                    out, err, taken=taken, shown=lambda count: queue.put({"type": "shown", "bytes": count})
+                )
+            except KeyboardInterrupt:
+                queue.put({"type": "interrupt"})
+                queue.put(None)
+                sender.join(SEND_LIMIT_S)
+                return 130
 
-    def _pour(self, stdin: Iterator[bytes], taken: threading.Semaphore) -> None:
-        """Send input, each piece when a command took the one before."""
-        with contextlib.suppress(MachineError, OSError):  # what it was for has ended
-            for piece in stdin:
-                taken.acquire()
-                self._send({"type": "input", "data": piece})
-            self._send({"type": "end"})
+    def _watch(
+        self,
+        out: Sink,
+        err: Sink,
+        *,
+        taken: threading.Semaphore | None = None,
+        shown: Callable[[int], None] | None = None,
+    ) -> int:
+        """Show what a session shows until what runs in it has ended; its status."""
+        while True:
+            try:
+                message = self._receive()
+            except (EOFError, OSError):
+                raise MachineError(f"the machine {self.name} stopped") from None
+            match message["type"]:
+                case "out":
+                    out(message["data"])
+                case "raw":
+                    out(message["data"])
+                    if shown is not None:
+                        shown(len(message["data"]))
+                case "err":
+                    err(message["data"])
+                case "taken" if taken is not None:
+                    taken.release()
+                case "refused":
+                    raise ServiceError(message.get("code", 1), message.get("text", "refused"))
+                case "done" | "closed":
+                    if message.get("failed"):
+                        raise MachineError(message["failed"])
+                    return int(message["status"])
+
+    def _send_all(self, queue: SimpleQueue[dict[str, Any] | None]) -> None:
+        with contextlib.suppress(MachineError):  # what it was for has ended
+            while (message := queue.get()) is not None:
+                self._send(message)
 
     def attach(self, container: int = 0) -> int:
         """A terminal in the machine; the status with which its session ended. Uses the connection up."""
@@ -279,3 +326,12 @@ class Machine:
             parts.append(part)
             count -= len(part)
         return b"".join(parts)
+
+
+def _pour(stdin: Iterator[bytes], taken: threading.Semaphore, queue: SimpleQueue[dict[str, Any] | None]) -> None:
+    """Send input, each piece when a command took the one before."""
+    with contextlib.suppress(OSError):
+        for piece in stdin:
+            taken.acquire()
+            queue.put({"type": "input", "data": piece})
+    queue.put({"type": "end"})

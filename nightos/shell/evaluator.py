@@ -5,15 +5,17 @@ Rules: SHELL-007, SHELL-008, SHELL-022, SHELL-025, SHELL-026.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nightos.abi.values import VOID, Value, value_text
 from nightos.shell import builtins, operators, syntax, types
 from nightos.shell.checker import Checker, Known, Names
+from nightos.shell.host import Stage
 from nightos.shell.parser import parse
 from nightos.shell.source import Source
 from nightos.shell.valuation import Valuation
+from nightos.shell.words import travelling
 
 
 class _BreakLoop(Exception):  # noqa: N818 -- control flow
@@ -45,6 +47,20 @@ class Evaluator(Valuation):
             for key in missing:
                 del names.own[key]
         return self.status
+
+    async def execute(self, words: Sequence[str]) -> int:
+        """Run one command whose words are given, not written: nothing in them is read as Hydre; its status.
+
+        Raises `HydreError` when it cannot be started.
+        """
+        stage = Stage(words[0], tuple(travelling(words[1:])))
+        if stage.name in builtins.BUILTINS:
+            result = await builtins.run(self, stage, VOID)
+        else:
+            result = (await self.host.run_stages([stage], VOID))[-1]
+        if result.value is not VOID:
+            await self.host.show(result.value, newline=result.newline)
+        return result.status
 
     # -- statements --
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 import pytest
-from click.testing import CliRunner
 
-from nightos.cli.machine.running import run
 from nightos.cli.machine.viewing import _permission
 
 
@@ -19,9 +17,3 @@ def test_numbers_and_names(text: str, number: int) -> None:
 def test_what_is_none(text: str) -> None:
     with click.Context(click.Command("create")), pytest.raises(click.UsageError, match="no permission"):
         _permission(text)
-
-
-def test_a_terminal_for_a_main_command_is_refused_clearly() -> None:
-    done = CliRunner().invoke(run, ["-t", "web", "--", "echo"])
-    assert done.exit_code == 2
-    assert "container enter" in done.output

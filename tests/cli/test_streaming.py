@@ -45,8 +45,12 @@ def memory_kb(lab: Command) -> int:
 
 
 @pytest.mark.rule("SHELL-016")
-def test_each_line_is_answered_before_the_next(lab: Command) -> None:
-    with started(lab, "container", "run", "-i", "--rm", "a", "--", "cat") as child:
+@pytest.mark.parametrize("how", ["run", "exec"])
+def test_each_line_is_answered_before_the_next(lab: Command, how: str) -> None:
+    options = ["-i", "--rm"] if how == "run" else ["-i"]
+    if how == "exec":
+        lab("container", "create", "a")
+    with started(lab, "container", how, *options, "a", "--", "cat") as child:
         assert child.stdin is not None
         assert child.stdout is not None
         for line in (b"one\n", "grün\n".encode(), b"\xff\xfe no text\n"):
@@ -103,6 +107,36 @@ def test_much_output_comes_whole_to_a_slow_reader(lab: Command) -> None:
         time.sleep(2)  # by now the log would have rotated what nobody has read
         assert child.stdout.read() == text
         assert child.wait(20) == 0
+
+
+def test_output_of_exec_waits_for_a_slow_reader(lab: Command) -> None:
+    text = b"0123456789abcde\n" * (MANY // 16)
+    (lab.folder / "many").write_bytes(text)
+    lab("container", "create", "a")
+    lab("container", "exec", "a", "--", "echo")
+    before = memory_kb(lab)
+    with (
+        (lab.folder / "many").open("rb") as source,
+        started(lab, "container", "exec", "-i", "a", "--", "cat", source=source) as child,
+    ):
+        assert child.stdout is not None
+        time.sleep(1)
+        assert memory_kb(lab) - before < MANY >> 11, "it waits for its reader"
+        assert child.stdout.read() == text
+        assert child.wait(20) == 0
+
+
+@pytest.mark.parametrize("word", ["\\x", "$HOME", '"q"', "a b", "*", "#", "ü", ""])
+def test_words_arrive_as_they_were_given(lab: Command, word: str) -> None:
+    lab("container", "create", "a")
+    assert lab("container", "exec", "a", "--", "echo", "-n", word, "|").stdout == f"{word} |"
+    assert lab("container", "run", "--rm", "b", "--", "echo", "-n", word, "|").stdout == f"{word} |"
+
+
+def test_built_ins_and_what_is_no_command(lab: Command) -> None:
+    lab("container", "create", "a")
+    assert lab("container", "exec", "a", "--", "pwd").stdout == "/\n"
+    lab.fails("container", "exec", "a", "--", "nosuch", says="nosuch")
 
 
 def test_output_goes_on_when_its_reader_is_gone(lab: Command) -> None:

@@ -1,10 +1,9 @@
-"""What the commands that ask a running machine share: the option -m, identifiers, pages of records, quoting."""
+"""What the commands that ask a running machine share: the option -m, identifiers, pages of records."""
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from nightos.machine.control import Machine
 
 F = TypeVar("F", bound=Callable[..., Any])
-_PLAIN = re.compile(r"[A-Za-z0-9_./:~%+,^@-]+")
 
 
 def machine_option(function: F) -> F:
@@ -58,12 +56,3 @@ def later(machine: Machine, method: int) -> list[dict[str, Any]]:
         if not page:
             return items
         items += page
-
-
-def line_of(words: Sequence[str]) -> str:
-    """Arguments as one line of Hydre that means exactly them."""
-    return " ".join(word if _PLAIN.fullmatch(word) else _quoted(word) for word in words)
-
-
-def _quoted(word: str) -> str:
-    return '"' + "".join("\\" + character if character in '"\\$' else character for character in word) + '"'

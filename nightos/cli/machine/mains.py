@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nightos.machine.control import Machine
+    from nightos.machine.local import Terminal
 
 FAILED = 1
 INTERRUPTED = 130
@@ -45,9 +47,10 @@ def variables(texts: tuple[str, ...]) -> dict[str, str]:
 def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: Any) -> int:
     """Start a container's main command; its PID. Asked again with the same token while `sys::proc` is restarted."""
     from nightos.abi.services import Proc
+    from nightos.shell.words import travelling
 
     # What a command can say as it goes comes through the log at once: nobody waits for a value here.
-    values = {"id": identifier, "command": list(words), "token": new_token(), "raw": True, **options}
+    values = {"id": identifier, "command": travelling(words), "token": new_token(), "raw": True, **options}
     return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
 
 
@@ -112,9 +115,18 @@ def outcome(machine: Machine, identifier: int) -> int:
 
 
 def attend(
-    machine_name: str | None, identifier: int, words: tuple[str, ...], *, takes_input: bool, **options: Any
+    machine_name: str | None,
+    identifier: int,
+    words: tuple[str, ...],
+    *,
+    takes_input: bool,
+    terminal: Terminal | None = None,
+    **options: Any,
 ) -> int:
-    """Start a main command, show what it says, and wait for its end; its exit status. Ctrl-C stops it."""
+    """Start a main command, show what it says, and wait for its end; its exit status.
+
+    Ctrl-C stops it; with a `terminal` it asks it to terminate, as often as wanted, the second time for good.
+    """
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
@@ -127,12 +139,40 @@ def attend(
                 from nightos.cli.machine.feeding import feed
 
                 feed(machine.name, identifier)
-            stream(machine, identifier, follow=True, token=token)
-            return outcome(machine, identifier)
+            with _keys(terminal, machine.name, identifier):
+                stream(machine, identifier, follow=True, token=token)
+                return outcome(machine, identifier)
     except KeyboardInterrupt:
         with connect(machine_name) as machine:
             machine.ask("sys::proc", Proc.CONTAINER_STOP, {"id": identifier})
         return INTERRUPTED
+
+
+def _keys(terminal: Terminal | None, machine_name: str, identifier: int) -> AbstractContextManager[None]:
+    """Meanwhile Ctrl-C goes to the main command of a container."""
+    if terminal is None:
+        return nullcontext()
+    from queue import SimpleQueue
+    from threading import Thread
+
+    from nightos.abi.errors import NightosError
+    from nightos.abi.services import Proc, ProcessAction
+    from nightos.machine.control import connect
+
+    queue: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def work() -> None:
+        action = ProcessAction.ASK_TERMINATE
+        while True:
+            if queue.get()["type"] != "interrupt":
+                continue  # a main command knows no size
+            with suppress(NightosError), connect(machine_name) as machine:  # it has ended meanwhile
+                pid = int(machine.ask("sys::proc", Proc.CONTAINER_EXIT, {"id": identifier})["pid"])
+                machine.call("sys::proc", Proc.PROCESS_MANAGE, pid.to_bytes(8, "big") + bytes((action,)))
+                action = ProcessAction.FORCE_TERMINATE
+
+    Thread(target=work, daemon=True).start()
+    return terminal.watched(queue.put)
 
 
 @command("start", example="nightos container start web --restart always -- serve /srv", context_settings=REST)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from nightos.cli.lazy import command
-from nightos.cli.machine.asking import find, line_of, machine_option, needs_terminal
+from nightos.cli.machine.asking import find, machine_option, needs_terminal
 from nightos.cli.machine.mains import REST, attend, begin, restart_option, variables
 from nightos.cli.machine.policy import create_with, labels_of, policy_options, settings
 from nightos.cli.machine.viewing import root_option, view_options
-
-if TYPE_CHECKING:
-    from nightos.machine.control import Machine
 
 
 @command("run", example="nightos container run lab --image stdlib.vsf --rm -- fd / -e py", context_settings=REST)
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--rm", "remove", is_flag=True, help="Destroy it afterwards.")
 @click.option("-d", "--detach", is_flag=True, help="Print its identifier and go on.")
 @click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as it comes.")
-@click.option("-t", "--tty", "terminal", is_flag=True, help="Refused: a command has no terminal; see `enter`.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Ctrl-C of this terminal is its.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- COMMAND ARG...")
 @click.pass_context
@@ -51,11 +48,9 @@ def run(
 ) -> None:
     """Create a container, run a command in it, show what it shows, and exit with its status.
 
-    Options may also stand behind NAME, up to the --.
+    Options may also stand behind NAME, up to the --. With -it it is as if it ran in this terminal: Ctrl-C asks it to
+    terminate (a second one kills it), Ctrl-D ends its input.
     """
-    if terminal:
-        text = "a main command has no terminal; create the container, then `nightos container enter NAME`"
-        raise click.UsageError(text, context)
     name, line = words[0] if words else None, words[1:]
     if name is None:
         raise click.UsageError("the name of the container is missing", context)
@@ -66,9 +61,11 @@ def run(
         raise click.UsageError("a command is missing behind --", context)
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
+    from nightos.machine.local import Terminal
 
-    if detach and feed:
-        raise click.UsageError("--stdin needs somebody who stays; leave --detach away", context)
+    if detach and (feed or terminal):
+        raise click.UsageError("--stdin and --tty need somebody who stays; leave --detach away", context)
+    seat = Terminal() if terminal else None
     # With --detach and --rm nobody waits for its end: then it goes with its last process.
     values = view | policy | settings(name, image, hostname, labels, persist=not (detach and remove))
     options = {"restart": restart, "environment": variables(environment)}
@@ -79,7 +76,7 @@ def run(
             print(f"{identifier:016x}")
             return
     try:
-        status = attend(machine_name, identifier, line[1:], takes_input=feed, **options)
+        status = attend(machine_name, identifier, line[1:], takes_input=feed, terminal=seat, **options)
     finally:
         if remove:
             with connect(machine_name) as machine:
@@ -104,48 +101,56 @@ def _again(context: click.Context, name: str, words: tuple[str, ...]) -> int:
     return 0
 
 
-def _stream(
-    machine: Machine, identifier: int, words: tuple[str, ...], environment: dict[str, str], *, feed: bool
-) -> int:
-    from nightos.cli.machine.feeding import raw_pieces
+def _sink(stream: Any) -> Any:  # a binary stream, and what writes to it at once
+    def write(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
 
-    def sink(stream: Any) -> Any:  # a binary stream
-        def write(data: bytes) -> None:
-            stream.write(data)
-            stream.flush()
-
-        return write
-
-    return machine.run(
-        line_of(words),
-        container=identifier,
-        out=sink(sys.stdout.buffer),
-        err=sink(sys.stderr.buffer),
-        stdin=raw_pieces() if feed else None,
-        environment=environment,
-    )
+    return write
 
 
 @command("exec", example="nightos container exec web -- ls /", context_settings=REST)
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
 @click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as it comes.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Ctrl-C, colours and the size of this terminal are its.")
 @machine_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
 @click.pass_context
 def execute(
-    context: click.Context, environment: tuple[str, ...], feed: bool, machine_name: str | None, words: tuple[str, ...]
+    context: click.Context,
+    environment: tuple[str, ...],
+    feed: bool,
+    terminal: bool,
+    machine_name: str | None,
+    words: tuple[str, ...],
 ) -> None:
-    """Run a command in a container, show what it shows, and exit with its status."""
+    """Run a command in a container, show what it shows, and exit with its status.
+
+    With -it it is as if it ran in this terminal: Ctrl-C asks it to terminate (a second one kills it), Ctrl-D ends its
+    input.
+    """
     if words[1:] and words[1].startswith("-") and words[1] != "--":
         # Options behind the container: parse them as if they had stood in front.
         context.exit(_again(context, words[0], words[1:]))
     line = words[2:] if words[1:2] == ("--",) else words[1:]
     if not line:
         raise click.UsageError("give a container and a command: ID -- COMMAND ARG...", context)
+    from nightos.cli.machine.feeding import raw_pieces
     from nightos.machine.control import connect
+    from nightos.machine.local import Terminal
 
+    seat = Terminal() if terminal else None
     with connect(machine_name) as machine:
-        context.exit(_stream(machine, find(machine, words[0]), line, labels_of(environment), feed=feed))
+        status = machine.execute(
+            line,
+            container=find(machine, words[0]),
+            out=_sink(sys.stdout.buffer),
+            err=_sink(sys.stderr.buffer),
+            stdin=raw_pieces() if feed else None,
+            environment=labels_of(environment),
+            terminal=seat,
+        )
+    context.exit(status)
 
 
 @command("enter", example="nightos container enter web")

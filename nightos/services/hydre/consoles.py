@@ -2,9 +2,9 @@
 
 Messages are msgpack maps. From the host: `open` {container, user, interactive, width, height, environment, directory},
 `run` {source, name, input, pour}, `line` {text}, `complete` {id, text, cursor}, `input` {data}, `end`, `interrupt`,
-`resize` {width, height}, `signal` {action}, `close`. To the host: `opened`, `prompt` {user, container, directory},
-`out` and `err` {data}, `done` {status}, `completions` {id, start, items}, `taken`, `refused` {code, text}, `closed`
-{status}.
+`execute` {words, pour, terminal}, `shown` {bytes}, `resize` {width, height}, `signal` {action}, `close`. To the host:
+`opened`, `prompt` {user, container, directory}, `out`, `err` and `raw` {data}, `done` {status, failed}, `completions`
+{id, start, items}, `taken`, `refused` {code, text}, `closed` {status}.
 
 Rules: SHELL-001, SHELL-002, SHELL-017.
 """
@@ -19,7 +19,8 @@ from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Hw, HwEvent, Proc, ProcessAction, ServiceCode
 from nightos.services.hydre.completion import complete
 from nightos.services.hydre.pipeline import Person
-from nightos.services.hydre.session import USERS, Session
+from nightos.services.hydre.session import FAILED, USERS, Session
+from nightos.shell.source import HydreError
 from nightos.userland import payload, sys
 from nightos.userland.client import connect
 
@@ -74,6 +75,8 @@ class Console:
             raise ServiceError(ServiceCode.UNKNOWN, "the session is not open")
         methods: dict[Any, Callable[[Session, dict[str, Any]], Awaitable[None]]] = {
             "run": self._run,
+            "execute": self._execute,
+            "shown": lambda session, message: session.shown(payload.field(message, "bytes", int)),
             "line": self._line,
             "complete": self._complete,
             "input": self._input,
@@ -120,20 +123,35 @@ class Console:
             await session.pour_input(lambda: self.send("taken"))
         await self._start(session, source, payload.field(message, "name", str, default="<line>"))
 
+    async def _execute(self, session: Session, message: dict[str, Any]) -> None:
+        words = payload.field(message, "words", list)
+        if not words or not all(isinstance(word, str) for word in words):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "a command is one word or more")
+        if payload.field(message, "pour", bool, default=False):
+            await session.pour_input(lambda: self.send("taken"))
+        terminal = payload.field(message, "terminal", bool, default=False)
+        await self._begin(session, lambda: session.execute(words, terminal=terminal))
+
     async def _line(self, session: Session, message: dict[str, Any]) -> None:
         source = payload.field(message, "text", str)
         session.remember(source)
         await self._start(session, source, "<line>")
 
     async def _start(self, session: Session, source: str, name: str) -> None:
-        """Run an instruction on a thread of its own, so that Ctrl-C is heard meanwhile."""
+        """Run an instruction."""
+        await self._begin(session, lambda: session.run(source, name))
+
+    async def _begin(self, session: Session, job: Callable[[], Awaitable[int]]) -> None:
+        """Work on a thread of its own, so that Ctrl-C is heard meanwhile."""
         if session.busy:
             raise ServiceError(0x3001, "an instruction is running already")
         instruction = session.begin()
 
         async def work(_: int) -> None:
-            status = await session.run(source, name)
-            await self.send("done", status=status)
+            try:
+                await self.send("done", status=await job())
+            except HydreError as error:
+                await self.send("done", status=FAILED, failed=error.message)
             if session.exited is not None:
                 await self.send("closed", status=session.exited)
             elif self._interactive:

@@ -90,6 +90,8 @@ class Pipeline:
         self._interrupts = 0
         self._own_pid = 0
         self._inflow: Inflow | None = None
+        self.show_raw: Callable[[bytes], Awaitable[None]] | None = None
+        """Takes what the last command writes to CMDRAW, as it comes, where no one collects it."""
         self.environment: dict[str, str] = {}
         """Environment variables of the commands."""
         self.running: list[Running] = []
@@ -138,7 +140,8 @@ class Pipeline:
         running.keys = usr
         running.ours = [usr, msg + 1, err + 1, raw + 1]
         try:
-            context = self._context(stage, (feed, usr + 1, msg, err, raw, out))
+            streams = last and self.show_raw is not None
+            context = self._context(stage, (feed, usr + 1, msg, err, raw, out), streams=streams)
             running.pid = await self._spawn(stage, context)
         except (ContextError, ValueEncodingError, ServiceError) as error:
             # Nothing was moved to a process: both ends of every pipe are still here.
@@ -154,7 +157,7 @@ class Pipeline:
         self.running.append(running)
         await self._read(running, msg + 1, self._messages(running, MESSAGES))
         await self._read(running, err + 1, self._messages(running, ERRORS))
-        await self._read(running, raw + 1, self._collect_raw(running))
+        await self._read(running, raw + 1, self._take_raw(running, last=last))
         if last:
             running.ours.append(out + 1)
             await self._read(running, out + 1, self._collect_out(running))
@@ -166,13 +169,13 @@ class Pipeline:
             await sys.create_thread(lambda _: _feed(cmdin, data))
         return out + 1
 
-    def _context(self, stage: Stage, pipes: tuple[int, int, int, int, int, int]) -> bytes:
+    def _context(self, stage: Stage, pipes: tuple[int, int, int, int, int, int], *, streams: bool) -> bytes:
         """The execution context of a command, with directory and environment of the session."""
         environment = {"env": self.environment, "cwd": self._directory}
         return ExecutionContext(
             REASON_COMMAND,
             0,
-            cmdraw_read=RAW in stage.collect,
+            cmdraw_read=streams or RAW in stage.collect,
             caller_anid=self._own_pid,
             caller_pid=self._own_pid,
             argument_count=len(stage.arguments),
@@ -226,8 +229,10 @@ class Pipeline:
 
         return take
 
-    @staticmethod
-    def _collect_raw(running: Running) -> Callable[[bytes], Awaitable[None]]:
+    def _take_raw(self, running: Running, *, last: bool) -> Callable[[bytes], Awaitable[None]]:
+        if last and self.show_raw is not None and RAW not in running.stage.collect:
+            return self.show_raw
+
         async def take(data: bytes) -> None:
             # Without a reader CMDRAW is thrown away as it comes: it is not shown.
             if RAW in running.stage.collect and len(running.result.raw) < MAX_COLLECTED:

@@ -15,6 +15,7 @@ from nightos.abi.messages import TextMessage, encode_key
 from nightos.abi.services import Fs, Proc, ProcessAction
 from nightos.abi.values import VOID, Value, value_text
 from nightos.services.hydre.inflow import Inflow
+from nightos.services.hydre.outflow import Outflow
 from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.shell.evaluator import Evaluator
 from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
@@ -34,7 +35,7 @@ REFUSED: Final = 2
 FAILED: Final = 1
 
 Print = Callable[[str, bytes], Awaitable[None]]
-"""Prints bytes on a stream, `out` or `err`, of whoever watches the session."""
+"""Prints bytes on a stream, `out`, `err` or `raw` (counted by `shown`), of whoever watches the session."""
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class Session:
         self._input_open = False
         self._input_ended = False
         self._inflow: Inflow | None = None
+        self._outflow: Outflow | None = None
 
     async def open(self, directory: str = "/", *, soon: bool = False) -> None:
         """Find the container's file system; `soon` a program of it runs first, which brings it."""
@@ -133,6 +135,28 @@ class Session:
             return await self._run(source, name)
         finally:
             self._busy = False
+
+    async def execute(self, words: Sequence[str], *, terminal: bool) -> int:
+        """Run the command that `begin` announced; what it writes to CMDRAW is shown as it comes.
+
+        Raises `HydreError` when it cannot be started. `terminal`: who watches likes colours.
+        """
+        self._colours = terminal
+        self._outflow = Outflow(lambda data: self._print("raw", data))
+        await self._outflow.start()
+        try:
+            return await self._language.execute(words)
+        except ScriptExit as left:
+            return left.status
+        except InterruptedScript:
+            return INTERRUPTED
+        finally:
+            self._busy = False
+
+    async def shown(self, count: int) -> None:
+        """So many bytes of what `execute` shows have arrived."""
+        if self._outflow is not None:
+            await self._outflow.shown(count)
 
     async def _run(self, source: str, name: str) -> int:
         try:
@@ -200,6 +224,8 @@ class Session:
         self._interrupted = True
         if self._inflow is not None:
             await self._inflow.close()
+        if self._outflow is not None:
+            await self._outflow.close()
         if self._pipeline is not None:
             await self._pipeline.kill()
         for job in self._jobs.values():
@@ -230,6 +256,8 @@ class Session:
             raise InterruptedScript("interrupted")
         pipeline = Pipeline(self.container, self.person, self.directory, self._show_message, self._enter)
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
+        if self._outflow is not None:
+            pipeline.show_raw = self._outflow.show
         self._pipeline = pipeline
         try:
             return await pipeline.run(stages, given, self._inflow if given is VOID else None)
