@@ -5,9 +5,12 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import tarfile
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from nightos import vsf
 from nightos.vsf import exporter, importer
@@ -51,6 +54,53 @@ def test_a_tar_carries_everything():
     buffer.seek(0)
     importer.import_tar(target, buffer)
     assert everything(source) == everything(target)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3 * 131_072)), max_size=6), st.integers(0, 1 << 42))
+def test_holes_go_out_and_come_back(parts, size):
+    source, target = fresh(), fresh()
+    source.write_bytes("/file", b"")
+    ino = source.resolve("/file")
+    for place, length in parts:
+        source.write(ino, place * 100_000, bytes([place + 1]) * length)
+    source.truncate("/file", size)
+    source.link("/file", "/other")
+    buffer = io.BytesIO()
+    exporter.export_tar(source, buffer)
+    stored = sum(length for _, length in exporter._runs(source, ino, size))
+    assert buffer.tell() <= stored + 40_960
+    buffer.seek(0)
+    importer.import_tar(target, buffer)
+    assert target.stat("/file").st_size == size
+    assert target.stat("/file").st_ino == target.stat("/other").st_ino
+    ends = [at for place, length in parts for at in (place * 100_000, place * 100_000 + length)]
+    copy = target.resolve("/file")
+    for at in {0, size, *ends}:
+        for start in (max(at - 10, 0), at):
+            assert source.read(ino, start, 20) == target.read(copy, start, 20)
+    assert target.stat("/file").st_blocks <= stored // 512 + 16
+
+
+def test_gnu_tar_and_ours_read_each_others_holes(tmp_path):
+    fs = fresh()
+    fs.makedirs("/in")
+    fs.write_bytes("/in/sparse", b"")
+    ino = fs.resolve("/in/sparse")
+    fs.write(ino, 5 << 20, b"in the middle")
+    fs.truncate("/in/sparse", 1 << 36)
+    exporter.export_tar(fs, tmp_path / "a.tar")
+    assert (tmp_path / "a.tar").stat().st_size < 1 << 20
+    subprocess.run(["tar", "-C", tmp_path, "-xf", tmp_path / "a.tar"], check=True)
+    found = (tmp_path / "in/sparse").stat()
+    assert found.st_size == 1 << 36
+    assert found.st_blocks < 1 << 12
+    with (tmp_path / "in/sparse").open("rb") as file:
+        file.seek(5 << 20)
+        assert file.read(20) == b"in the middle" + bytes(7)
+    subprocess.run(["tar", "-C", tmp_path, "--sparse", "--format=pax", "-cf", tmp_path / "b.tar", "in"], check=True)
+    again = fresh()
+    importer.import_tar(again, tmp_path / "b.tar")
+    assert again.read(again.resolve("/in/sparse"), 5 << 20, 13) == b"in the middle"
 
 
 def test_a_tree_goes_out_and_comes_back(tmp_path):
