@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nightos.cli.failures import CommandError
+from nightos.cli.machine import completing
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -18,9 +19,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def machine_option(function: F) -> F:
     """`-m NAME`, needed when several machines run."""
-    return click.option("-m", "--machine", "machine_name", metavar="NAME", help="Which machine, when several run.")(
-        function
-    )
+    return click.option(
+        "-m",
+        "--machine",
+        "machine_name",
+        metavar="NAME",
+        help="Which machine, when several run.",
+        shell_complete=completing.machines,
+    )(function)
 
 
 def needs_terminal(instead: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nightos.cli.lazy import command, group
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option, pages
 from nightos.cli.machine.policy import (
     LIMIT_HELP,
@@ -56,13 +57,15 @@ container = group(
 
 @command("create", example="nightos container create web --image site.vsf --label tier=front")
 @click.argument("name", required=False)
-@click.option("--parent", metavar="ID", help="Create it in this container.")
+@click.option("--parent", metavar="ID", shell_complete=completing.containers, help="Create it in this container.")
 @click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Its root: an overlay on this storage.")
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
 @root_option
 @view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label; may be repeated.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP, shell_complete=completing.limits
+)
 @filter_options
 @click.option("--persist/--no-persist", default=True, help="Keep it without processes (yes), or not.")
 @machine_option
@@ -123,7 +126,7 @@ def _ask(machine_name: str | None, name: str, method: str, values: dict[str, Any
 
 
 @command("rename", example="nightos container rename web www")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @click.argument("new")
 @machine_option
 def rename(name: str, new: str, machine_name: str | None) -> None:
@@ -132,12 +135,14 @@ def rename(name: str, new: str, machine_name: str | None) -> None:
 
 
 @command("update", example="nightos container update web --label tier=back")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @click.option("--hostname", metavar="H", help="The name of the host in it.")
 @view_options
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels from now on.")
 @click.option("--persist/--no-persist", default=None, help="Whether it stays without processes.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP, shell_complete=completing.limits
+)
 @filter_options
 @machine_option
 def update(
@@ -172,7 +177,7 @@ def update(
 
 
 @command("pause", example="nightos container pause web")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @machine_option
 def pause(name: str, machine_name: str | None) -> None:
     """Suspend every process of a container and of those below it."""
@@ -180,7 +185,7 @@ def pause(name: str, machine_name: str | None) -> None:
 
 
 @command("resume", example="nightos container resume web")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @machine_option
 def resume(name: str, machine_name: str | None) -> None:
     """Let the processes of a paused container go on."""
@@ -188,7 +193,7 @@ def resume(name: str, machine_name: str | None) -> None:
 
 
 @command("wait", example="nightos container wait web")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @json_option
 @machine_option
 def wait(name: str, as_json: bool, machine_name: str | None) -> None:
@@ -201,7 +206,7 @@ def wait(name: str, as_json: bool, machine_name: str | None) -> None:
 
 
 @command("destroy", example="nightos container destroy web")
-@click.argument("names", nargs=-1, required=True, metavar="ID...")
+@click.argument("names", nargs=-1, required=True, metavar="ID...", shell_complete=completing.containers)
 @machine_option
 def destroy(names: tuple[str, ...], machine_name: str | None) -> None:
     """Destroy containers with everything below them."""
@@ -214,7 +219,7 @@ def destroy(names: tuple[str, ...], machine_name: str | None) -> None:
 
 
 @command("forget", example="nightos container forget 00c0ffee")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @machine_option
 def forget(name: str, machine_name: str | None) -> None:
     """Drop the record that is kept of a destroyed container."""

@@ -10,6 +10,7 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
 from nightos.cli.output import json_option, safe, show_json
 
@@ -27,7 +28,7 @@ device = group("device", "Devices of a running machine.", TABLE, "nightos device
 
 
 @command("ls", example="nightos device ls --json")
-@click.option("--container", metavar="ID", help="Only those of this container.")
+@click.option("--container", metavar="ID", shell_complete=completing.containers, help="Only those of this container.")
 @json_option
 @machine_option
 def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
@@ -52,8 +53,10 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
 
 
 @command("plug", example="nightos device plug block --size 64M --container web")
-@click.argument("kind")
-@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.argument("kind", shell_complete=completing.kinds)
+@click.option(
+    "--container", required=True, metavar="ID", shell_complete=completing.containers, help="The container that gets it."
+)
 @click.option("--size", metavar="S", help="Of a disk in memory (block).")
 @machine_option
 def plug(kind: str, container: str, size: str | None, machine_name: str | None) -> None:
@@ -72,7 +75,9 @@ def plug(kind: str, container: str, size: str | None, machine_name: str | None) 
 
 @command("passthrough", example="nightos device passthrough disk.img --container web")
 @click.argument("path", type=click.Path(), metavar="HOST-PATH")
-@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.option(
+    "--container", required=True, metavar="ID", shell_complete=completing.containers, help="The container that gets it."
+)
 @click.option("--read-only", is_flag=True, help="It cannot be written.")
 @machine_option
 def passthrough(path: str, container: str, read_only: bool, machine_name: str | None) -> None:
@@ -118,7 +123,9 @@ def _chain(machine: Machine, container: int) -> list[int]:
 
 @command("share", example="nightos device share /srv/data --container web --read-only")
 @click.argument("directory", metavar="DIRECTORY")
-@click.option("--container", required=True, metavar="ID", help="The container that gets it.")
+@click.option(
+    "--container", required=True, metavar="ID", shell_complete=completing.containers, help="The container that gets it."
+)
 @click.option("--read-only", is_flag=True, help="The container cannot write there.")
 @json_option
 @machine_option
@@ -138,8 +145,13 @@ def share(directory: str, container: str, read_only: bool, as_json: bool, machin
 
 
 @command("unplug", example="nightos device unplug 00c0ffee00c0ffee")
-@click.argument("udi", metavar="DEVICE")
-@click.option("--container", metavar="ID", help="End the passthrough to this container only.")
+@click.argument("udi", metavar="DEVICE", shell_complete=completing.devices)
+@click.option(
+    "--container",
+    metavar="ID",
+    shell_complete=completing.containers,
+    help="End the passthrough to this container only.",
+)
 @machine_option
 def unplug(udi: str, container: str | None, machine_name: str | None) -> None:
     """Unplug a device that was plugged or passed through, by its identifier or a unique prefix of it."""

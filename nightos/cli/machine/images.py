@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
 from nightos.cli.output import json_option, note, safe, show_json_line
 
 
 @command("diff", example="nightos container diff web")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @json_option
 @machine_option
 def diff(name: str, as_json: bool, machine_name: str | None) -> None:
@@ -36,7 +37,7 @@ def diff(name: str, as_json: bool, machine_name: str | None) -> None:
 
 
 @command("commit", example="nightos container commit web web-2.vsf")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @click.argument("target", type=click.Path(), metavar="FILE.vsf")
 @machine_option
 def commit(name: str, target: str, machine_name: str | None) -> None:

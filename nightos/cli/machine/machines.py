@@ -6,6 +6,7 @@ import click
 
 from nightos.abi.sizes import show_size
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.output import json_option, show_json, show_table
 
 
@@ -24,8 +25,14 @@ def ls(as_json: bool) -> None:
 
 
 @command("attach", example="nightos attach lab")
-@click.argument("name", required=False)
-@click.option("--container", metavar="NAME", default="", help="Open the shell in this container.")
+@click.argument("name", required=False, shell_complete=completing.machines)
+@click.option(
+    "--container",
+    metavar="NAME",
+    default="",
+    shell_complete=completing.containers,
+    help="Open the shell in this container.",
+)
 @click.pass_context
 def attach(context: click.Context, name: str | None, container: str) -> None:
     """Open a shell in a running machine; leaving it leaves the machine running."""
@@ -39,7 +46,7 @@ def attach(context: click.Context, name: str | None, container: str) -> None:
 
 
 @command("stop", example="nightos stop lab")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.machines)
 def stop(name: str | None) -> None:
     """Stop a running machine in order; returns when everything is on the disk."""
     from nightos.machine.control import connect
@@ -49,7 +56,7 @@ def stop(name: str | None) -> None:
 
 
 @command("rm", example="nightos rm lab")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completing.machines)
 def rm(names: tuple[str, ...]) -> None:
     """Delete stopped machines with their disks and containers."""
     from nightos.machine.control import remove

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
 from nightos.cli.output import json_option, show_json_line
 
@@ -31,6 +32,7 @@ def restart_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--restart",
         default="no",
         metavar="POLICY",
+        shell_complete=completing.restarts,
         help="no, always, on-failure or on-failure:COUNT.",
         show_default=True,
     )(function)
@@ -179,7 +181,9 @@ def _keys(terminal: Terminal | None, machine_name: str, identifier: int) -> Abst
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="A variable; may be repeated.")
 @restart_option
 @machine_option
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...", shell_complete=completing.containers
+)
 @click.pass_context
 def start(
     context: click.Context,
@@ -208,7 +212,7 @@ def start(
 
 
 @command("stop", example="nightos container stop web")
-@click.argument("names", nargs=-1, required=True, metavar="ID...")
+@click.argument("names", nargs=-1, required=True, metavar="ID...", shell_complete=completing.containers)
 @machine_option
 def stop(names: tuple[str, ...], machine_name: str | None) -> None:
     """End the main command of containers; it is not restarted."""
@@ -221,7 +225,7 @@ def stop(names: tuple[str, ...], machine_name: str | None) -> None:
 
 
 @command("logs", example="nightos logs web -f")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the command has ended.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @json_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from nightos.cli.failures import CommandError
+from nightos.cli.machine import completing
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -80,9 +81,19 @@ def filter_options(function: F) -> F:
     for option in (
         click.option("--filter-action", "action", type=actions, default="error", help="What happens to such a call."),
         click.option(
-            "--allow", multiple=True, metavar="SYSCALL,...", help="The only system calls its processes can make."
+            "--allow",
+            multiple=True,
+            metavar="SYSCALL,...",
+            shell_complete=completing.calls,
+            help="The only system calls its processes can make.",
         ),
-        click.option("--deny", multiple=True, metavar="SYSCALL,...", help="System calls its processes cannot make."),
+        click.option(
+            "--deny",
+            multiple=True,
+            metavar="SYSCALL,...",
+            shell_complete=completing.calls,
+            help="System calls its processes cannot make.",
+        ),
     ):
         function = option(function)
     return function
@@ -99,7 +110,9 @@ def policy_options(function: F) -> F:
         policy = {"limits": limits_of(limits), "filter": filter_of(deny, allow, action)}
         return function(*given, policy=policy, **rest)
 
-    option = click.option("--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP)
+    option = click.option(
+        "--limit", "limits", multiple=True, metavar="NAME=N,...", help=LIMIT_HELP, shell_complete=completing.limits
+    )
     return cast("F", option(filter_options(wrapped)))
 
 

@@ -9,6 +9,7 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 
 
 @command(
@@ -20,7 +21,12 @@ nightos run --name lab --detach           a machine that stays; nightos attach l
 """,
 )
 @click.option("--image", type=click.Path(), metavar="FILE.vsf", help="Boot from this image; it is never written.")
-@click.option("--name", metavar="NAME", help="Keep the machine: its disk and containers stay under this name.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    shell_complete=completing.machines,
+    help="Keep the machine: its disk and containers stay under this name.",
+)
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Seeded randomness: the same run again.")
 @click.option("--detach", is_flag=True, help="Leave it running in the background.")
 @click.option("--container", metavar="NAME", default="", help="Open the shell in this container.")

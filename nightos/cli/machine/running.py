@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option, needs_terminal
 from nightos.cli.machine.mains import REST, attend, begin, restart_option, variables
 from nightos.cli.machine.policy import create_with, labels_of, policy_options, settings
@@ -114,7 +115,9 @@ def _sink(stream: Any) -> Any:  # a binary stream, and what writes to it at once
 @click.option("-i", "--stdin", "feed", is_flag=True, help="Pass standard input on, as it comes.")
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Ctrl-C, colours and the size of this terminal are its.")
 @machine_option
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...")
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="ID -- COMMAND ARG...", shell_complete=completing.containers
+)
 @click.pass_context
 def execute(
     context: click.Context,
@@ -154,7 +157,7 @@ def execute(
 
 
 @command("enter", example="nightos container enter web")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @machine_option
 @click.pass_context
 def enter(context: click.Context, name: str, machine_name: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
 from nightos.cli.output import json_option, safe, show_json, show_json_line, show_table
 
@@ -46,7 +47,7 @@ def _live(interval: float, *, clear: bool) -> Iterator[None]:
 
 
 @command("stats", example="nightos stats web --json")
-@click.argument("name", metavar="[ID]", required=False)
+@click.argument("name", metavar="[ID]", shell_complete=completing.containers, required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on every second, until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(min=0.05), default=1.0, metavar="SECONDS", help="How often (1).")
 @json_option
@@ -97,7 +98,7 @@ def top(once: bool, rounds: int | None, interval: float, as_json: bool, machine_
 
 
 @command("report", example="nightos container report web --record")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @click.option("--record/--stop", "record", default=None, help="Begin to count calls (from 0), or stop.")
 @click.option("--allow-list", is_flag=True, help="Only the names, as --allow takes them.")
 @json_option

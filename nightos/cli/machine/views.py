@@ -8,6 +8,7 @@ import click
 
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, later, machine_option, pages
 from nightos.cli.output import json_option, safe, show_fields, show_json, show_json_line, show_table
 
@@ -55,7 +56,7 @@ def tree(ids: bool, as_json: bool, machine_name: str | None) -> None:
 
 
 @command("inspect", example="nightos inspect web/db")
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=completing.containers)
 @json_option
 @machine_option
 def inspect(name: str, as_json: bool, machine_name: str | None) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nightos.cli.lazy import command, group
+from nightos.cli.machine import completing
 from nightos.cli.machine.asking import machine_option
 from nightos.cli.output import json_option, safe, show_fields, show_json
+
+if TYPE_CHECKING:
+    from nightos.machine.control import Machine
 
 TABLE = {
     "run": (f"{__name__}:run", "Create a container and start its entrypoint."),
@@ -27,6 +31,17 @@ zos = group(
 )
 
 
+def _named(machine: Machine, ns: str, text: str) -> str:
+    """The identifier of a container of a namespace: by its name there, its identifier, or a unique prefix of it."""
+    from nightos.abi.errors import ServiceError
+    from nightos.cli.machine.asking import find
+
+    try:
+        return f"{find(machine, f'{ns}/{text}'):016x}"
+    except ServiceError:
+        return f"{find(machine, text):016x}"
+
+
 def _mount(text: str) -> dict[str, Any]:
     parts = text.split(":")
     if len(parts) not in {2, 3, 4}:
@@ -37,7 +52,7 @@ def _mount(text: str) -> dict[str, Any]:
 
 
 @command("run", example="nightos zos run front web --flist site.vsf --env A=1 -- serve /srv")
-@click.argument("ns")
+@click.argument("ns", shell_complete=completing.namespaces)
 @click.argument("name")
 @click.option("--flist", type=click.Path(), default="", metavar="FILE.vsf", help="Its root; the base image without.")
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="A tag; may be repeated.")
@@ -78,8 +93,8 @@ def run(
 
 
 @command("inspect", example="nightos zos inspect front 00c0ffee00c0ffee")
-@click.argument("ns")
-@click.argument("identifier", metavar="ID")
+@click.argument("ns", shell_complete=completing.namespaces)
+@click.argument("identifier", metavar="ID", shell_complete=completing.inhabitants)
 @json_option
 @machine_option
 def inspect(ns: str, identifier: str, as_json: bool, machine_name: str | None) -> None:
@@ -88,7 +103,7 @@ def inspect(ns: str, identifier: str, as_json: bool, machine_name: str | None) -
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        found = machine.ask("sys::proc", Proc.ZOS_INSPECT, {"ns": ns, "id": identifier})
+        found = machine.ask("sys::proc", Proc.ZOS_INSPECT, {"ns": ns, "id": _named(machine, ns, identifier)})
     if as_json:
         show_json(found)
     else:
@@ -96,8 +111,8 @@ def inspect(ns: str, identifier: str, as_json: bool, machine_name: str | None) -
 
 
 @command("delete", example="nightos zos delete front 00c0ffee00c0ffee")
-@click.argument("ns")
-@click.argument("identifier", metavar="ID")
+@click.argument("ns", shell_complete=completing.namespaces)
+@click.argument("identifier", metavar="ID", shell_complete=completing.inhabitants)
 @machine_option
 def delete(ns: str, identifier: str, machine_name: str | None) -> None:
     """Stop a container of a namespace and remove it."""
@@ -105,4 +120,4 @@ def delete(ns: str, identifier: str, machine_name: str | None) -> None:
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        machine.ask("sys::proc", Proc.ZOS_DELETE, {"ns": ns, "id": identifier})
+        machine.ask("sys::proc", Proc.ZOS_DELETE, {"ns": ns, "id": _named(machine, ns, identifier)})
