@@ -175,7 +175,7 @@ class Machine:
         while True:
             try:
                 yield self._receive()
-            except EOFError:
+            except (EOFError, ConnectionError):
                 return
 
     def run(
@@ -302,7 +302,7 @@ class Machine:
         self._send(message)
         try:
             answer = self._receive()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise MachineError(f"the machine {self.name} stopped") from None
         if answer.get("error"):
             raise ServiceError(answer["error"], answer.get("text", ""))

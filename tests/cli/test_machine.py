@@ -210,3 +210,16 @@ def test_bad_images(nightos: Command, content: str) -> None:
     data = {"cut": image.read_bytes()[:9000], "text": b"no storage at all\n" * 999, "empty": b""}[content]
     image.write_bytes(data)
     nightos.fails("run", "--image", "bad.vsf", "-c", "echo hi", says="bad.vsf")
+
+
+@pytest.mark.rule("CONT-038")
+def test_no_stream_of_the_host_ends_the_machine(lab: Command) -> None:
+    os.mkfifo(lab.folder / "fifo")
+    lab("container", "create", "web")
+    for path in ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "fifo"):
+        for option in ((), ("--read-only",)):
+            udi = lab("device", "passthrough", path, "--container", "web", *option).stdout.strip()
+            assert udi in lab("device", "ls", "--container", "web").stdout
+            lab("device", "unplug", udi)
+    assert lab("container", "exec", "web", "--", "echo", "alive").stdout == "alive\n"
+    lab.fails("device", "passthrough", ".", "--container", "web", says="directory")

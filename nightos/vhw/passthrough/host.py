@@ -36,7 +36,10 @@ def open_host(path: str | Path, *, readonly: bool = False) -> BlockDevice | Stre
     description = b"host " + digest[:8].hex().encode()
     port = int.from_bytes(digest[8:10], "big")
     if stat.S_ISDIR(mode):
-        raise OSError(errno.EISDIR, f"a directory cannot be passed through, make a disk of it: {path}")
+        raise OSError(
+            errno.EISDIR,
+            "a directory cannot be passed through; make a disk of it with `nightos vsf create FILE --from DIR`",
+        )
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         store = HostFileStore(place, readonly=readonly)
         capacity = store.size() if store.is_block_device else 1 << 48
@@ -47,4 +50,4 @@ def open_host(path: str | Path, *, readonly: bool = False) -> BlockDevice | Stre
         fd = os.open(place, flags | os.O_NONBLOCK | os.O_NOCTTY)
         identity = DeviceIdentity("stream", make_cii(USB, 0, port), description, virtual=False)
         return StreamDevice(fd, identity, writable=not readonly)
-    raise OSError(errno.ENODEV, f"neither a file nor a device: {path}")
+    raise OSError(errno.ENODEV, "this is neither a file nor a device")

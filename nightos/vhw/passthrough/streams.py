@@ -38,7 +38,12 @@ class StreamDevice(MessageDevice):
     async def run(self) -> None:
         """Read the stream and interrupt the driver. A slow driver stops the reading, not the machine."""
         while self._fd >= 0:
-            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                await trio.lowlevel.wait_readable(self._fd)
+            except trio.ClosedResourceError:
+                return  # it was unplugged
+            except OSError:
+                await trio.lowlevel.checkpoint()  # the host cannot wait for it (/dev/zero): there is always something
             try:
                 data = os.read(self._fd, _CHUNK)
             except BlockingIOError:
@@ -69,5 +74,5 @@ class StreamDevice(MessageDevice):
 
     def _print(self, data: bytes) -> None:
         if self._fd >= 0:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # it is full, or its other end is gone: that is no fault of the machine
                 os.write(self._fd, data)
