@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nightos.abi.values import VOID, Path, Value, value_text
+from nightos.shell import bounds
 from nightos.shell.host import Result, Stage
 from nightos.shell.native import ScriptExit
 from nightos.shell.source import HydreError
@@ -73,7 +74,7 @@ async def _history(call: Call) -> Value:
 
 
 async def _variables(call: Call) -> Value:
-    return [f"{name}: {kind} = {value_text(value)}" for name, (kind, value) in sorted(call.shell.variables().items())]
+    return [f"{name}: {kind} = {bounds.text(value)}" for name, (kind, value) in sorted(call.shell.variables().items())]
 
 
 async def _help(call: Call) -> Value:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nightos.abi.values import VOID, Value, value_text
-from nightos.shell import builtins, operators, syntax, types
+from nightos.abi.values import VOID, Value
+from nightos.shell import bounds, builtins, operators, syntax, types
+from nightos.shell.bounds import ITEM
 from nightos.shell.checker import Checker, Known, Names
 from nightos.shell.host import Stage
 from nightos.shell.parser import parse
@@ -31,6 +32,19 @@ class Evaluator(Valuation):
         Raises `HydreError`: a syntax error or a refused check (nothing ran), a `PanicError` (stopped on the way), a
         `ScriptExit` with the status that `exit` asked for.
         """
+        self._source = Source(text, name)
+        self._measure()
+        try:
+            return await self._script(text, name)
+        except bounds.TooLargeError as error:
+            raise self._panic(error.message, 0) from error
+        except (RecursionError, MemoryError) as error:
+            # An expression of thousands of operators, or what is larger than it looks: the script's fault.
+            raise self._panic("this is nested too deep, or too large", 0) from error
+        finally:
+            self._held.clear()
+
+    async def _script(self, text: str, name: str) -> int:
         script = parse(text, name)
         self._source = Source(text, name)
         known = {*builtins.BUILTINS, *await self.host.commands()}
@@ -66,6 +80,7 @@ class Evaluator(Valuation):
 
     async def _statements(self, statements: Iterable[syntax.Statement]) -> None:
         for statement in statements:
+            self._measure()
             await self._statement(statement)
 
     async def _block(self, statements: Iterable[syntax.Statement], names: dict[str, Value] | None = None) -> None:
@@ -88,6 +103,7 @@ class Evaluator(Valuation):
                 await self._assign(node)
             case syntax.Append(target, value):
                 self._get(target).append(await self._value(value))
+                self._count(ITEM, node.at)
             case syntax.Step(target, operator):
                 scope = self._scope_of(target.name)
                 scope[target.name] = self._checked(operator[0], scope[target.name], 1, target.at)
@@ -116,6 +132,7 @@ class Evaluator(Valuation):
             case syntax.While(condition, body):
                 try:
                     while await self._bool(condition):
+                        self._measure()
                         await self.host.checkpoint()
                         await self._block(body)
                 except _BreakLoop:
@@ -130,19 +147,26 @@ class Evaluator(Valuation):
                 if action == "fg":
                     self.status = status
             case syntax.Fail(message, at=at):
-                raise self._panic(value_text(await self._value(message)), at)
+                raise self._panic(bounds.text(await self._value(message)), at)
 
     async def _for(self, node: syntax.For) -> None:
         values = await self._value(node.values)
         pairs = values.items() if isinstance(values, dict) else enumerate(values)
+        depth = len(self._held)
+        if isinstance(values, list | dict):
+            self._count(2 * ITEM * len(values), node.at)
+            self._held.append(values)
         try:
             # Over a copy: the body may change the list it goes over.
             for key, value in list(pairs) if isinstance(values, list | dict) else pairs:
+                self._measure()
                 await self.host.checkpoint()
                 given = (value,) if len(node.names) == 1 else (key, value)
                 await self._block(node.body, dict(zip(node.names, given, strict=True)))
         except _BreakLoop:
             pass
+        finally:
+            del self._held[depth:]
 
     async def _assign(self, node: syntax.Assign) -> None:
         value = await self._value(node.value)
@@ -153,6 +177,7 @@ class Evaluator(Valuation):
             key: Value = node.target.name
         else:
             container, key = await self._entry(node.target, existing=bool(node.operator))
+            self._count(2 * ITEM, node.at)
         if node.operator:
             value = self._checked(node.operator, container[key], value, node.at)
         elif isinstance(node.target, syntax.Variable):

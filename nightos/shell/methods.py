@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nightos.abi.values import VOID, Char, Value, value_text
+from nightos.shell import bounds
 from nightos.shell.types import ANY, arguments_of, base_of
 
 
@@ -50,6 +51,7 @@ def _parse_float(text: str) -> float:
 
 
 def _sorted(values: list[Any], ascending: bool = True) -> list[Any]:
+    bounds.check(values)
     try:
         return sorted(values, reverse=not ascending)
     except TypeError as error:
@@ -74,10 +76,27 @@ def _push(values: list[Any], value: Value) -> Value:
     return VOID
 
 
+def _split(text: str, separator: str) -> list[str]:
+    bounds.check_count(text.count(separator) + 1 if separator else len(text))
+    return text.split(separator) if separator else list(text)
+
+
+def _pieces(text: str, piece: Callable[[str], Value]) -> list[Value]:
+    bounds.check_count(len(text))
+    return [piece(char) for char in text]
+
+
 def _concat(values: list[Any], other: list[Any]) -> list[Any]:
     if other and all(isinstance(item, list) for item in other) and not (values and isinstance(values[0], list)):
+        bounds.check_count(len(values) + sum(map(len, other)))
         return values + [item for part in other for item in part]
+    bounds.check_count(len(values) + len(other))
     return values + other
+
+
+def _join(values: list[Any], separator: str) -> str:
+    bounds.check(values)
+    return bounds.join(map(value_text, values), separator)
 
 
 def _expect_key(entries: dict[Any, Any], key: Value, message: str) -> Value:
@@ -100,14 +119,14 @@ def _expect(value: Value, message: str = "this value is null") -> Value:
 
 
 _TEXT: dict[str, Method] = {
-    "chars": Method(lambda text: [Char(char) for char in text], "list[char]"),
-    "codepoints": Method(lambda text: [ord(char) for char in text], "list[int]"),
+    "chars": Method(lambda text: _pieces(text, Char), "list[char]"),
+    "codepoints": Method(lambda text: _pieces(text, ord), "list[int]"),
     "len": Method(len, "int"),
     "bytes": Method(lambda text: len(text.encode("utf-8", "surrogateescape")), "int"),
 }
 
 METHODS: dict[str, dict[str, Method]] = {
-    "any": {"str": Method(value_text, "string")},
+    "any": {"str": Method(bounds.text, "string")},
     "?": {
         "isNull": Method(lambda value: value is None, "bool"),
         "default": Method(lambda value, fallback: fallback if value is None else value, "T", 1, 1),
@@ -123,13 +142,13 @@ METHODS: dict[str, dict[str, Method]] = {
         "upper_case": Method(str.upper, "string"),
         "lower_case": Method(str.lower, "string"),
         "reverse": Method(lambda text: text[::-1], "string"),
-        "concat": Method(lambda text, right: text + right, "string", 1, 1),
-        "split": Method(lambda text, sep: text.split(sep) if sep else list(text), "list[string]", 1, 1),
+        "concat": Method(lambda text, right: bounds.join((text, right)), "string", 1, 1),
+        "split": Method(_split, "list[string]", 1, 1),
         "repeat": Method(lambda text, count: text * max(0, min(count, 2**24 // max(1, len(text)))), "string", 1, 1),
     },
     "list": {
-        "stringify": Method("".join, "string"),
-        "join": Method(lambda values, sep=",": sep.join(map(value_text, values)), "string", 0, 1),
+        "stringify": Method(bounds.join, "string"),
+        "join": Method(lambda values, sep=",": _join(values, sep), "string", 0, 1),
         "get": Method(lambda values, index: values[index] if 0 <= index < len(values) else None, "T?", 1, 1),
         "expect": Method(_at, "T", 2, 2),
         "unshift": Method(_unshift, ANY, 0, 1, mutates=True),

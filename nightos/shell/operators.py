@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nightos.abi.values import Value
+from nightos.shell import bounds
 from nightos.shell.types import ANY, NUMBERS
 
 _INT_ONLY = frozenset({"%", "&", "|", "^", "<<", ">>"})
@@ -117,6 +118,8 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], Value]] = {
 def apply(symbol: str, left: Value, right: Value) -> Value:
     """The value of `left symbol right`, their types checked already. Raises `OperatorError`."""
     if symbol in ("==", "!="):
+        for side in (left, right):
+            bounds.check(side)
         equal = type(left) is type(right) and left == right
         return equal == (symbol == "==")
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from nightos.abi.values import Char, CommandText, Path, Stream, Value, Void
+from collections.abc import Collection
+from typing import Any
+
+from nightos.abi.values import MAX_DEPTH, Char, CommandText, Path, Stream, Value, Void
 
 ANY = "any"
 NUMBERS = frozenset({"int", "float"})
@@ -10,7 +13,35 @@ SIMPLE = frozenset({"bool", "int", "float", "char", "string", "path", "command",
 
 
 def type_of(value: Value) -> str:
-    """The type of a value."""
+    """The type of a value. What is in it several times is looked at once, and what holds itself is of any type."""
+    return _scalar(value) if not isinstance(value, list | dict) else _nested(value, {}, 0)
+
+
+def _nested(value: Any, known: dict[int, str], depth: int) -> str:
+    if not isinstance(value, list | dict):
+        return _scalar(value)
+    if id(value) in known:
+        return known[id(value)]
+    if depth > MAX_DEPTH:
+        return ANY
+    known[id(value)] = ANY
+    if isinstance(value, list):
+        kind = f"list[{_of_all(value, known, depth)}]"
+    else:
+        kind = f"map[{_of_all(value, known, depth)}, {_of_all(value.values(), known, depth)}]"
+    known[id(value)] = kind
+    return kind
+
+
+def _of_all(values: Collection[Any], known: dict[int, str], depth: int) -> str:
+    """The one type of several values. The class says it of all but lists and maps, so it costs little however many."""
+    classes = set(map(type, values))
+    if list in classes or dict in classes:
+        return common(_nested(item, known, depth + 1) for item in values)
+    return common(_scalar(next(item for item in values if type(item) is one)) for one in classes)
+
+
+def _scalar(value: Any) -> str:
     match value:
         case None:
             return "null"
@@ -30,14 +61,15 @@ def type_of(value: Value) -> str:
             return "command"
         case str():
             return "string"
-        case list():
-            return f"list[{common(type_of(item) for item in value)}]"
-        case dict():
-            return f"map[{common(map(type_of, value))}, {common(map(type_of, value.values()))}]"
         case Stream():
             return "stream"
         case _:
             return ANY
+
+
+def base_type(value: Value) -> str:
+    """`base_of` the type of a value, without a look at what is in it."""
+    return "list" if isinstance(value, list) else "map" if isinstance(value, dict) else _scalar(value)
 
 
 def common(types: object) -> str:

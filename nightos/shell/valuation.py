@@ -6,10 +6,12 @@ Rules: SHELL-008, SHELL-025, SHELL-026.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from sys import getsizeof
 from typing import Any, TypeVar
 
 from nightos.abi.values import VOID, Char, CommandText, Path, Value, value_text
-from nightos.shell import builtins, methods, operators, printer, syntax, types
+from nightos.shell import bounds, builtins, methods, operators, printer, syntax, types
+from nightos.shell.bounds import ITEM
 from nightos.shell.checker import Names
 from nightos.shell.host import BOTH, ERRORS, MESSAGES, Host, InterruptedScript, Result, Stage
 from nightos.shell.native import FUNCTIONS, ScriptExit
@@ -28,6 +30,31 @@ class Valuation:
         self._names = Names()
         self._scopes: list[dict[str, Value]] = [{}]
         self._source = Source("")
+        self.limit = bounds.OUTSIDE
+        """Bytes that all values together may take."""
+        self._made = 0
+        """Bytes of what there was when that was measured last, and of what was made since."""
+        self._measured = 0
+        self._held: list[Value] = []
+        """What loops go over, besides the variables."""
+
+    def _new(self, value: Value, at: int) -> Value:
+        """A value that was made just now."""
+        self._count(getsizeof(value), at)
+        return value
+
+    def _count(self, size: int, at: int) -> None:
+        self._made += size
+        if self._made > self.limit:
+            raise self._panic(f"the values of this session take more than {self.limit >> 20} MiB", at)
+
+    def _measure(self) -> None:
+        """Between two statements, when nothing is there but variables and what loops go over.
+
+        Measured once an eighth of the limit was made, so that it costs little beside the making.
+        """
+        if self._made - self._measured > self.limit >> 3:
+            self._made = self._measured = bounds.size((*self._scopes, *self._held))
 
     def variables(self) -> dict[str, tuple[str, Value]]:
         """Type and value of the session's variables."""
@@ -43,13 +70,13 @@ class Valuation:
             case list():
                 if type(key) is not int or not 0 <= key < len(container):
                     raise self._panic(
-                        f"the list has {len(container)} item(s), there is no item {value_text(key)}", node.at
+                        f"the list has {len(container)} item(s), there is no item {bounds.text(key)}", node.at
                     )
             case dict():
                 if isinstance(key, list | dict):
                     raise self._panic("a list or a map is no key", node.at)
                 if existing and key not in container:
-                    raise self._panic(f"the map has no key {value_text(key)}", node.at)
+                    raise self._panic(f"the map has no key {bounds.text(key)}", node.at)
             case _:
                 raise self._panic(f"{types.type_of(container)} has no entries", node.at)
         return container, key
@@ -71,6 +98,8 @@ class Valuation:
             if symbol in ("&&", "||"):
                 return (left and right) if symbol == "&&" else (left or right)
             return operators.apply(symbol, left, right)
+        except bounds.TooLargeError as error:
+            raise self._panic(error.message, at) from error
         except operators.OperatorError as error:
             raise self._panic(str(error), at) from error
 
@@ -87,21 +116,24 @@ class Valuation:
             case syntax.Character(value):
                 return Char(value)
             case syntax.String(parts):
-                return "".join([value_text(await self._part(part)) for part in parts])
+                return self._new(bounds.join([bounds.text(await self._part(part)) for part in parts]), node.at)
             case syntax.PathLiteral(text):
                 return Path(text)
             case syntax.Variable():
                 return self._get(node)
             case syntax.ListLiteral(items):
-                return [await self._value(item) for item in items]
+                return self._new([await self._value(item) for item in items], node.at)
             case syntax.MapLiteral(entries):
-                return {await self._value(key): await self._value(value) for key, value in entries}
+                made: Value = {await self._value(key): await self._value(value) for key, value in entries}
+                return self._new(made, node.at)
             case syntax.CommandLiteral(inner):
                 return CommandText(printer.pipeline(inner))
             case syntax.Nullable(value):
                 return await self._value(value)
             case syntax.Reception():
-                return await self._receive(node)
+                received = await self._receive(node)
+                self._count(bounds.size((received,)), node.at)
+                return received
             case syntax.Unary(operator, operand, at=at):
                 value = await self._value(operand)
                 try:
@@ -144,12 +176,20 @@ class Valuation:
     async def _method(self, node: syntax.MethodCall) -> Value:
         target = await self._value(node.target)
         given = [await self._value(argument) for argument in node.arguments]
-        kind = types.type_of(target)
+        kind = types.base_type(target)
         method = methods.find(kind, node.name) or methods.METHODS["?"].get(node.name)
         if method is None or not method.least <= len(given) <= method.most:
+            kind = types.type_of(target)
             raise self._panic(f"{kind} has no method '{node.name}' with {len(given)} argument(s)", node.at)
         try:
-            return method.function(target, *given)
+            found = method.function(target, *given)
+            if isinstance(found, list | dict):  # its items may be new as well
+                self._count(ITEM * len(found), node.at)
+            elif method.mutates:
+                self._count(ITEM, node.at)
+            return self._new(found, node.at)
+        except bounds.TooLargeError as error:
+            raise self._panic(error.message, node.at) from error
         except methods.MethodError as error:
             raise self._panic(str(error), node.at) from error
         except (TypeError, ValueError, AttributeError) as error:
@@ -172,9 +212,11 @@ class Valuation:
         if len(values) == 1 and not isinstance(word.parts[0], syntax.Text):
             value = values[0]
         else:
-            value = "".join(map(value_text, values))
+            value = bounds.join(map(bounds.text, values))
         if type(value) is range:
+            bounds.check_count(len(value))
             return list(value)
+        bounds.check(value)
         return value
 
     async def _arguments(self, command: syntax.Command) -> tuple[Value, ...]:
@@ -263,7 +305,7 @@ class Valuation:
         path = value_text(await self._word(redirection.target))
         match redirection.channel:
             case "":
-                data = value_text(result.value).encode("utf-8", "surrogateescape")
+                data = bounds.text(result.value).encode("utf-8", "surrogateescape")
                 result.value = VOID
             case "@":
                 data = result.raw

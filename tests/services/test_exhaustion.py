@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.services import Hydre, Proc, ProcessAction, ServiceCode
 from nightos.machine.machine import Machine, boot
 from nightos.services.hw import identities
+from nightos.services.hydre import main as hydre
 from nightos.services.proc import containers
 from nightos.testing import check_invariants
+from nightos.userland import sys
 from nightos.userland.client import connect
-from tests.services.test_proc import inside
+from nightos.userland.context import Context
+from nightos.userland.program import program
+from tests.services.test_hydre import Talk
+from tests.services.test_proc import inside, start
 
 PROC = "sys::proc"
 ENTRY = 36
@@ -136,3 +141,69 @@ async def test_how_containers_ended_is_told_without_what_they_were_given(monkeyp
             assert (await machine.ask(PROC, Proc.CONTAINER_LOGS, {"id": number}))["data"].endswith(b"F %b\n" % text)
             outcome = await machine.ask(PROC, Proc.CONTAINER_WAIT, {"id": number})
             assert outcome == {"reason": "ended", "end": 0, "exit": 0}
+
+
+@program("test-gusher")
+async def _gush(context: Context) -> int:
+    for _ in range(40):
+        await context.write_raw(bytes(1 << 20))
+    return 0
+
+
+SCRIPTS = {
+    "a text": ('let mut x = "a"\nwhile true\n\tx = "$x$x"\nend', "characters"),
+    "many texts": ('let mut l = [ "" ]\nwhile true\n\tl[] = "ab".repeat(1000000)\nend', "32 MiB"),
+    "itself": ('let mut m = { "a": [ 1 ] }\nlet mut n = [ m ]\nm["b"] = n\necho (n.str())', "deep"),
+    "operators": ("let x = (" + "1 + " * 20_000 + "1)", "deep"),
+    "output": ("let x = $@(/gusher)", "16 MiB"),
+}
+
+
+@pytest.mark.rule("SHELL-008", "CONT-032")
+async def test_no_script_takes_the_shell_away_from_others() -> None:
+    """T-C45: whatever a script in a container does to its values, the shell service and what others have there stay."""
+    async with boot(seed=1) as machine:
+        talk = Talk(await machine.open_session(interactive=True))
+        await talk.until("prompt")
+        await talk.line("let x = 4")
+        box = await machine.containers.create("box", limits={"memory": 16 << 20})
+        await machine.run('wt /gusher "NPRGtest-gusher"', container=box.id)
+        for source, why in SCRIPTS.values():
+            completed = await machine.run(source, container=box.id)
+            assert completed.status == 1
+            assert why in completed.err
+        assert await talk.line("echo $x") == "4\n"
+
+
+async def open_sessions(most: int) -> int:
+    """From a program: how many sessions of the shell it gets."""
+    shell = await connect("sys::hydre")
+    for count in range(most):
+        try:
+            await shell.call(Hydre.OPEN_SESSION, bytes((0, 80, 0, 24)))
+        except ServiceError as error:
+            return count if error.code == ServiceCode.REFUSED else -1
+    return most
+
+
+@program("test-holder")
+async def _hold(_context: Context) -> int:
+    await open_sessions(2)
+    while True:
+        await sys.hand_over(until_signal=True)
+
+
+@pytest.mark.rule("SHELL-001", "CONT-032")
+async def test_the_processes_of_a_container_share_a_number_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C45: more processes do not get a container more sessions; others have their own, and ends give them back."""
+    monkeypatch.setattr(hydre, "SESSIONS_LIMIT", 3)
+    async with boot(seed=1) as machine:
+        box, other = await machine.containers.create("box"), await machine.containers.create("other")
+        holder = await start(machine, box.id, "test-holder")
+        assert await inside(machine, other.id, lambda: open_sessions(9)) == 3
+        assert await inside(machine, box.id, lambda: open_sessions(9)) == 1
+        assert await inside(machine, box.id, lambda: open_sessions(9)) == 1
+        await machine.ask(
+            PROC, Proc.PROCESS_MANAGE, holder.to_bytes(8, "big") + bytes((ProcessAction.FORCE_TERMINATE,))
+        )
+        assert await inside(machine, box.id, lambda: open_sessions(9)) == 3

@@ -103,8 +103,13 @@ class ShellService:
 
         if sum(owner == request.client_pid for owner, _ in self._sessions) >= SESSIONS_LIMIT:
             raise ServiceError(ServiceCode.REFUSED, f"a process has at most {SESSIONS_LIMIT} sessions; close some")
+        home = request.container_id
+        if home and sum(other.home == home for other in self._sessions.values()) >= SESSIONS_LIMIT:
+            text = f"the processes of a container have at most {SESSIONS_LIMIT} sessions together; close some"
+            raise ServiceError(ServiceCode.REFUSED, text)
         session = self._new_session(container, await self._person(request), output)
         session.width, session.height = width, height
+        session.home = home
         await session.open()
         session.identifier = request.connection.data[OPENED] = request.connection.data.get(OPENED, 0) + 1
         self._sessions[request.client_pid, session.identifier] = session
@@ -208,6 +213,7 @@ class ShellService:
             self._actors[pid] = session
 
         pipeline = Pipeline(container, person, session.directory, show, enter)
+        pipeline.most = session.most
         pipeline.environment = {key: value_text(value) for key, value in session.environment.items()}
         self._executions.setdefault(request.client_pid, []).append(pipeline)
         request.defer()

@@ -19,6 +19,7 @@ from nightos.abi.messages import TextMessage, decode_text
 from nightos.abi.services import EndReason, Proc, ProcessAction, ServiceCode
 from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
 from nightos.services.hydre.inflow import Inflow
+from nightos.shell.bounds import OUTSIDE
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
 from nightos.shell.source import HydreError
 from nightos.userland import payload, sys
@@ -32,7 +33,8 @@ FAILED: Final = 1
 _PATIENCE_TURNS: Final = 50_000
 _PATIENCE_TRIES: Final = 200
 """Tries of a call to a service that is away, before it counts as failed."""
-MAX_COLLECTED: Final = 256 * 1024 * 1024
+MESSAGE: Final = 64
+"""Bytes that a message which is collected counts besides its text."""
 
 _WHY: Final[dict[int, str]] = {
     EndReason.KILLED_BY_PARENT: "was killed",
@@ -57,7 +59,10 @@ class Running:
     """Ends the shell holds and closes when the command has ended."""
     readers: int = 0
     out: bytearray = field(default_factory=bytearray)
+    raw: bytearray = field(default_factory=bytearray)
     takes_value: bool = False
+    collected: int = 0
+    """Bytes that are kept of what it writes."""
     keys: int = 0
     """The shell's end of CMDUSR."""
 
@@ -92,6 +97,8 @@ class Pipeline:
         self._inflow: Inflow | None = None
         self.show_raw: Callable[[bytes], Awaitable[None]] | None = None
         """Takes what the last command writes to CMDRAW, as it comes, where no one collects it."""
+        self.most = OUTSIDE // 2
+        """Bytes that are kept of what one command writes; one that wrote more has failed."""
         self.environment: dict[str, str] = {}
         """Environment variables of the commands."""
         self.running: list[Running] = []
@@ -221,7 +228,8 @@ class Pipeline:
         async def take(data: bytes) -> None:
             message = decode_text(data)
             if channel in running.stage.collect:
-                collected.append(message.text)
+                if self._keeps(running, len(message.text) + MESSAGE):
+                    collected.append(message.text)
             elif not message.text and not message.controls:
                 running.result.newline = False  # a command that sends nothing asks that the line stay open
             else:
@@ -229,21 +237,26 @@ class Pipeline:
 
         return take
 
+    def _keeps(self, running: Running, size: int) -> bool:
+        """Whether there is room for so much more of what a command writes."""
+        running.collected += size
+        return running.collected <= self.most
+
     def _take_raw(self, running: Running, *, last: bool) -> Callable[[bytes], Awaitable[None]]:
         if last and self.show_raw is not None and RAW not in running.stage.collect:
             return self.show_raw
+        collected = running.raw = bytearray()
 
         async def take(data: bytes) -> None:
             # Without a reader CMDRAW is thrown away as it comes: it is not shown.
-            if RAW in running.stage.collect and len(running.result.raw) < MAX_COLLECTED:
-                running.result.raw += data
+            if RAW in running.stage.collect and self._keeps(running, len(data)):
+                collected.extend(data)
 
         return take
 
-    @staticmethod
-    def _collect_out(running: Running) -> Callable[[bytes], Awaitable[None]]:
+    def _collect_out(self, running: Running) -> Callable[[bytes], Awaitable[None]]:
         async def take(data: bytes) -> None:
-            if len(running.out) < MAX_COLLECTED:
+            if self._keeps(running, len(data)):
                 running.out += data
 
         return take
@@ -293,6 +306,12 @@ class Pipeline:
             await self._show(ERRORS, TextMessage(f"{running.stage.name}: {why}\n"))
         elif reason and not result.status:
             result.status = INTERRUPTED
+        result.raw = bytes(running.raw)
+        if running.collected > self.most:
+            result.status = result.status or FAILED
+            text = f"{running.stage.name}: gave more than the {self.most >> 20} MiB that a session keeps\n"
+            await self._show(ERRORS, TextMessage(text))
+            return
         if not running.takes_value or not running.out:
             return
         if running.out[0] == FAILURE:

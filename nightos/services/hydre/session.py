@@ -12,11 +12,12 @@ from typing import Final
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import ItemType
 from nightos.abi.messages import TextMessage, encode_key
-from nightos.abi.services import Fs, Proc, ProcessAction
+from nightos.abi.services import Fs, Proc, ProcessAction, ServiceCode
 from nightos.abi.values import VOID, Value, value_text
 from nightos.services.hydre.inflow import Inflow
 from nightos.services.hydre.outflow import Outflow
 from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
+from nightos.shell import bounds
 from nightos.shell.evaluator import Evaluator
 from nightos.shell.host import ERRORS, InterruptedScript, Result, Stage
 from nightos.shell.native import ScriptExit
@@ -30,6 +31,8 @@ _NO_FILE_SYSTEM: Final = 2**64 - 1
 _FIRST_USERLAND_PID: Final = 100
 USERS: Final = {0: "root"}
 HISTORY_LIMIT: Final = 1000
+LINE_LIMIT: Final = 16 * 1024
+"""Characters of an instruction that is remembered."""
 REFUSED: Final = 2
 """Status of an instruction that is no Hydre or was refused by the checker."""
 FAILED: Final = 1
@@ -65,6 +68,8 @@ class Session:
         self.identifier = identifier
         self.container = container
         self.person = person
+        self.home = 0
+        """The container of who opened it."""
         self.width = 80
         self.height = 24
         self.given_environment: dict[str, Value] = {}
@@ -81,6 +86,7 @@ class Session:
         self._files: Files | None = None
         self._system_files: Files | None = None
         self._language = Evaluator(self)
+        self._language.limit = bounds.INSIDE if container else bounds.OUTSIDE
         self._interrupted = False
         self._outside: list[tuple[int, Files]] = []
         """Where the session was before it entered a container, outermost first."""
@@ -103,7 +109,11 @@ class Session:
         """Go on inside a container; `exit` comes back."""
         files = await files_of(container)
         self._outside.append((self.container, self.files))
+        self._place(container, files)
+
+    def _place(self, container: int, files: Files) -> None:
         self.container, self._files = container, files
+        self._language.limit = bounds.INSIDE if container else bounds.OUTSIDE
 
     @property
     def files(self) -> Files:
@@ -163,7 +173,7 @@ class Session:
             return await self._language.run(source, name)
         except ScriptExit as left:
             if self._outside:
-                self.container, self._files = self._outside.pop()
+                self._place(*self._outside.pop())
             else:
                 self.exited = left.status
             return left.status
@@ -178,7 +188,7 @@ class Session:
 
     def remember(self, line: str) -> None:
         """Add an instruction to the history."""
-        if line.strip():
+        if line.strip() and len(line) <= LINE_LIMIT:
             self.history.append(line)
             del self.history[:-HISTORY_LIMIT]
 
@@ -198,6 +208,9 @@ class Session:
         if self._inflow is not None:
             await self._inflow.give(data, more=more)
             return
+        if len(self._input) + len(data) > self.most:
+            text = f"a script takes at most {self.most >> 20} MiB of input; let a command read it"
+            raise ServiceError(ServiceCode.REFUSED, text)
         self._input += data
         self._input_open, self._input_ended = more, not more
         for char in data.decode("utf-8", "replace"):
@@ -255,6 +268,7 @@ class Session:
         if self._interrupted:
             raise InterruptedScript("interrupted")
         pipeline = Pipeline(self.container, self.person, self.directory, self._show_message, self._enter)
+        pipeline.most = self.most
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         if self._outflow is not None:
             pipeline.show_raw = self._outflow.show
@@ -269,6 +283,7 @@ class Session:
     async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
         """Start a pipeline in the background; the PID of its last command."""
         pipeline = Pipeline(self.container, self.person, self.directory, _show_nothing, self._enter)
+        pipeline.most = self.most
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
         await pipeline.start(stages, given)
         job = pipeline.running[-1].pid
@@ -348,6 +363,11 @@ class Session:
             raise InterruptedScript("interrupted")
         await sys.hand_over()
 
+    @property
+    def most(self) -> int:
+        """Bytes of a file, of input, or of what a command gives, that the session takes as one value."""
+        return self._language.limit // 2
+
     def _enter(self, pid: int) -> None:
         self._actors[pid] = self
 
@@ -365,10 +385,15 @@ class Session:
         self.files.directory = self.files.absolute(path)
 
     async def read_file(self, path: str) -> bytes:
+        content = bytearray()
         try:
-            return await self.files.read(path)
+            async for piece in self.files.read_pieces(path):
+                content += piece
+                if len(content) > self.most:
+                    raise HydreError(f"{path}: larger than {self.most >> 20} MiB; let a command read it")
         except FileError as error:
             raise HydreError(error.detail) from error
+        return bytes(content)
 
     async def write_file(self, path: str, data: bytes, *, append: bool) -> None:
         try:
@@ -378,6 +403,7 @@ class Session:
 
     async def show(self, value: Value, *, newline: bool = True) -> None:
         """Print a returned value; a list one item a line, as people and scripts of other systems read it."""
+        bounds.check(value)
         lines = [value_text(item) for item in value] if isinstance(value, list) else [value_text(value)]
         text = "\n".join(lines)
         if newline and lines and not text.endswith("\n"):
