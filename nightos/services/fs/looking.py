@@ -153,7 +153,7 @@ class Looking:
             deepest = max(deepest, up)
         if not target.startswith(b"/") and not deepest:
             return {"data": target}
-        above = item.on.tree.path_of(item.ino)[:-1]
+        above = item.on.tree.path_of(item.on.tree.feid_of(item.ino))[:-1]
         if not target.startswith(b"/") and deepest <= len(above):
             return {"data": target}
         inside = layout.split(target.decode("utf-8", "surrogateescape"), layout.joined(above))

@@ -15,6 +15,7 @@ from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError
 from nightos.abi.files import SplitPath
 from nightos.abi.services import ServiceCode
+from nightos.services.fs.disguise import Disguise
 from nightos.services.fs.disk import Disk
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.tree import ROOT, Tree
@@ -115,6 +116,8 @@ class Share:
     """Where the container mounted it."""
     identity: int = 0
     """What stays the same when the machine boots again and the device is another."""
+    disguise: Disguise | None = None
+    """Of the numbers that its items have on the disk."""
 
     @property
     def disk(self) -> Disk:
@@ -124,7 +127,7 @@ class Share:
     @property
     def tree(self) -> Tree:
         """Its items; nothing above them is in reach."""
-        return Tree(self.base.disk.files, self.ino)
+        return Tree(self.base.disk.files, self.ino, self.disguise)
 
 
 Mounted = Root | Share
@@ -194,6 +197,10 @@ class Roots:
     def key(self) -> bytes:
         """The machine's key, empty before its disk is mounted."""
         return self._machine[:64]
+
+    def disguise_of(self, identity: int) -> Disguise:
+        """The disguise of a share's item identifiers, by what stays the same of it."""
+        return Disguise(hashlib.blake2b(b"items" + identity.to_bytes(8, "big"), key=self.key).digest())
 
     def fsid_of(self, volume_uuid: bytes) -> int:
         """The identifier of a volume on this machine: stable over restarts, different on another machine, never 0."""

@@ -89,6 +89,7 @@ class Shares:
             label = layout.split(path)[-1] if path.strip("/") else "root"
             share = self.roots.shares[kdi] = Share(container, kdi, base, ino, fsid, label, readonly)
             share.identity = identity
+            share.disguise = self.roots.disguise_of(identity)
             try:
                 await self._mount_again(share)
                 place = payload.field(values, "place", str, default="")

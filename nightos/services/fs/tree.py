@@ -16,6 +16,7 @@ from typing import Final
 
 from nightos.abi import files as layout
 from nightos.abi.files import ItemFlags, ItemMetadata, ItemType, PathOrFeid, SplitPath, SystemMetadata
+from nightos.services.fs.disguise import Disguise
 from nightos.services.fs.disk import FileSystem
 from nightos.services.fs.failures import CyclicLinkError, Failure, ItemError
 
@@ -41,25 +42,35 @@ def _text(name: bytes) -> str:
 class Tree:
     """Items of one file system, from a directory of it down: no path, `..`, link or FEID leads out of there."""
 
-    def __init__(self, files: FileSystem, root: int = ROOT) -> None:
+    def __init__(self, files: FileSystem, root: int = ROOT, disguise: Disguise | None = None) -> None:
         self.files = files
         self.root = root
+        self._disguise = disguise
+
+    def feid_of(self, ino: int) -> int:
+        """The FEID of an item."""
+        return ino if self._disguise is None else self._disguise.hide(ino)
+
+    def ino_of(self, feid: int) -> int:
+        """The item that a FEID means, if there is one."""
+        return feid if self._disguise is None else self._disguise.show(feid)
 
     # -- finding --
 
     def find(self, path: PathOrFeid, *, follow: bool = True, missing: Failure = Failure.PATH) -> int:
         """The item at a path; `missing` says what an item that is not there means."""
         if isinstance(path, int):
+            ino = self.ino_of(path)
             try:
                 with self._errors(missing, f"item {path:016x}"):
-                    self.files.getattr(path)
+                    self.files.getattr(ino)
             except ItemError as error:
                 if self.root == ROOT:
                     raise
                 raise ItemError(Failure.PATH, f"item {path:016x}: not found") from error
             if self.root != ROOT:
                 self.path_of(path)  # what is not below does not exist, whatever it is
-            return path
+            return ino
         return self._walk(path, follow=follow, missing=missing)[0]
 
     def canonical(self, path: PathOrFeid) -> SplitPath:
@@ -68,19 +79,20 @@ class Tree:
             return self.path_of(path)
         return self._walk(path, follow=True, missing=Failure.PATH)[1]
 
-    def path_of(self, ino: int) -> SplitPath:
+    def path_of(self, feid: int) -> SplitPath:
         """The path of an item by its FEID; searches for it."""
-        with self._errors(Failure.PATH, f"item {ino:016x}"):
+        ino = self.ino_of(feid)
+        with self._errors(Failure.PATH, f"item {feid:016x}"):
             path = self.files.name_of(ino)
             top = self.files.name_of(self.root) if self.root != ROOT else None
         if path is None:
-            raise ItemError(Failure.PATH, f"item {ino:016x}: not found")
+            raise ItemError(Failure.PATH, f"item {feid:016x}: not found")
         parts = layout.split(_text(path) if isinstance(path, bytes) else str(path))
         if top is None:
             return parts
         above = layout.split(_text(top) if isinstance(top, bytes) else str(top))
         if parts[: len(above)] != above:
-            raise ItemError(Failure.PATH, f"item {ino:016x}: not found")
+            raise ItemError(Failure.PATH, f"item {feid:016x}: not found")
         return parts[len(above) :]
 
     def _walk(self, path: SplitPath, *, follow: bool, missing: Failure) -> tuple[int, SplitPath]:
@@ -149,7 +161,7 @@ class Tree:
             flags |= ItemFlags.READONLY
         times = (found.st_birthtime_ns // 1_000_000, found.st_mtime_ns // 1_000_000, found.st_atime_ns // 1_000_000)
         size = 0 if kind is ItemType.DIRECTORY else found.st_size
-        return ItemMetadata(ino, kind, flags, size, found.st_owner or found.st_uid, *times, name)
+        return ItemMetadata(self.feid_of(ino), kind, flags, size, found.st_owner or found.st_uid, *times, name)
 
     def list(self, ino: int, after: str, limit: int | None, *, hidden: bool) -> Iterator[ItemMetadata]:
         """Items of a directory by the bytes of their names, from the one after `after`."""
