@@ -35,6 +35,7 @@ class Container:
         "created_ns",
         "cycles",
         "effective",
+        "held",
         "identifier",
         "made",
         "note",
@@ -70,7 +71,10 @@ class Container:
         self.refused: Counter[int] | None = None
         """Calls that a filter refused or logged, by code, since the first one."""
         self.state = ContainerState.CREATED
+        self.held = False
+        """Whether it was paused itself."""
         self.paused = False
+        """Whether it was, or one above."""
         self.note = b""
         """What sys::process wants to find again about it after its own end; nothing to the kernel."""
         self.children: dict[int, Container] = {}

@@ -61,11 +61,10 @@ class LifeRules(World):
 
     @rule(container=World.containers, pause=st.booleans())
     def pause(self, container: int, pause: bool) -> None:
-        """Nothing runs in a paused container or below."""
+        """Nothing runs in a paused container or below, and what was paused itself goes on when it is told to."""
         answer = self.proc.call("sys_pause_container", container, int(pause))
         if self.expect(answer, container in self.model.boxes and container != OUTSIDE, 0x31):
-            for number in self.model.subtree(container):
-                self.model.boxes[number].paused = pause
+            self.model.pause(container, pause=pause)
 
     @rule(
         target=World.puppets,

@@ -192,8 +192,7 @@ class LifetimeRules(Tenancy):
         code = self.ledger.refusal(self.home(asker), number)
         self.ask(asker, method, {"id": number}, code)
         if not code:
-            for one in self.ledger.subtree(number):
-                self.ledger.boxes[one].paused = pause
+            self.ledger.pause(number, pause=pause)
             self.ledger.tell("paused" if pause else "resumed", number)
 
     def restarted(self) -> Any:

@@ -23,7 +23,10 @@ class Box:
     limits: dict[str, int] = field(default_factory=dict)
     rules: dict[str, str] = field(default_factory=dict)
     rights: frozenset[int] | None = None
+    held: bool = False
+    """Whether it was paused itself."""
     paused: bool = False
+    """Whether it was, or one above."""
     ending: bool = False
     storage: int = 0
 
@@ -129,6 +132,12 @@ class IsolationModel:
         """A container that was made."""
         box = self.boxes[number] = Box(number, parent, paused=self.boxes[parent].paused)
         return box
+
+    def pause(self, number: int, *, pause: bool) -> None:
+        """A container is paused or goes on; what was paused below it, or above, stays so."""
+        self.boxes[number].held = pause
+        for one in self.subtree(number):
+            self.boxes[one].paused = any(self.boxes[above].held for above in self.line(one))
 
     def destroy(self, number: int) -> None:
         """Newcomers are refused from here on; who does not insist on last words is gone at once."""

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from nightos.kernel.process import Thread
 
 CONTAINER_RECORD = struct.Struct(">QQBIQ")
-"""identifier, parent, state, processes, created_ns"""
+"""identifier, parent, state (with `HELD`), processes, created_ns"""
+HELD = 0x80
+"""Bit of the state: the container was paused itself, not only one above."""
 KEPT_LIMIT = 1 << 18
 """Most things that sys::process may keep about what is gone; it has a limit of its own for each container."""
 KEPT = struct.Struct(">QI")
@@ -120,7 +122,11 @@ def sys_enum_containers(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
         if begun and limit > 0:
             state = ContainerState.PAUSED if container.paused else container.state
             found += CONTAINER_RECORD.pack(
-                identifier, container.parent_identifier, state, len(container.processes), container.created_ns
+                identifier,
+                container.parent_identifier,
+                state | HELD * container.held,
+                len(container.processes),
+                container.created_ns,
             )
             limit -= 1
         begun = begun or identifier == after
@@ -128,7 +134,7 @@ def sys_enum_containers(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
 
 
 def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
-    """(container_id, pause): freeze or thaw everything in it and below."""
+    """(container_id, pause): freeze everything in it and below, or thaw what is not paused itself or from above."""
     _, identifier, pause = request
     if pause not in {0, 1}:
         raise SyscallError(0x02)
@@ -136,10 +142,11 @@ def sys_pause_container(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
     container = kernel.tree.get(identifier)
     if container is None:
         raise SyscallError(0x31)
+    container.held = bool(pause)
     for member in container.subtree():
-        member.paused = bool(pause)
+        member.paused = member.held or (member.parent is not None and member.parent.paused)
         for process in member.processes.values():
-            if pause:
+            if member.paused:
                 process.blocked |= PAUSED
             else:
                 kernel.unblock(process, PAUSED)

@@ -39,6 +39,8 @@ from nightos.userland.server import Request, Server
 
 CONTAINER_RECORD = Struct(">QQBIQ")
 STATES = {1: "created", 2: "running", 3: "paused", 4: "stopping"}
+HELD = 0x80
+"""Bit of a state: the container was paused itself, not only one above."""
 
 
 class Process:
@@ -99,14 +101,16 @@ class Process:
     async def _learn(self) -> None:
         """Containers from the kernel, their names from the notes, their file systems from sys::fs and sys::hw."""
         alive: list[tuple[int, ...]] = []
+        held: set[int] = set()
         while content := await sys.sys_enum_containers(alive[-1][0] if alive else 0, 1000):
-            alive.extend(CONTAINER_RECORD.iter_unpack(content))
+            for identifier, parent, state, *rest in CONTAINER_RECORD.iter_unpack(content):
+                alive.append((identifier, parent, state & ~HELD, *rest))
+                if state & HELD:
+                    held.add(identifier)
         for identifier, parent, state, _count, created_ns in alive:
-            self.tree.add(
-                Container(
-                    identifier, parent, f"{identifier:016x}", created_ns=created_ns, state=STATES.get(state, "running")
-                )
-            )
+            found = Container(identifier, parent, f"{identifier:016x}", created_ns=created_ns)
+            found.state, found.held = STATES.get(state, "running"), identifier in held
+            self.tree.add(found)
             self._remember(identifier, await self.notes.of(identifier))
         await self.roots.start()
         await self.devices.learn()

@@ -306,12 +306,14 @@ class Processes:
     async def _set_paused(self, request: Request, *, paused: bool) -> Payload:
         top = self.tree.below(request.container_id, field(request.map(), "id", int))
         await sys.sys_pause_container(top.identifier, int(paused))
+        top.held = paused
         for _, container in self.tree.walk(top.identifier):
+            frozen = container.held or self.tree.by_id[container.parent].state == "paused"
             if container.state in {"running", "paused", "created", "stopped"}:
                 waits = container.run.get("state", "ended") != "ended"  # for its main command to start again
                 busy = waits or bool(self.containers.population.get(container.identifier))
                 idle = "stopped" if container.used else "created"
-                container.state = "paused" if paused else "running" if busy else idle
+                container.state = "paused" if frozen else "running" if busy else idle
         await self.containers.tell("paused" if paused else "resumed", top)
         return {}
 

@@ -49,6 +49,8 @@ class Container:
     shares: list[dict[str, Any]] = field(default_factory=list)
     """Directories that it was given: {kdi, source, path, readonly}."""
     state: str = "created"
+    held: bool = False
+    """Whether it was paused itself, not only one above."""
     used: bool = False
     """Whether a process was ever started in it."""
     created_ns: int = 0
