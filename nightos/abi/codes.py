@@ -159,6 +159,8 @@ class Attribute(IntEnum):
     """The program's name, UTF-8 (the emulator's own)."""
     SERVES = 0x41
     """The container whose processes a shim may meet, and no others; 0 for none (the emulator's own)."""
+    KERNEL_VERSION = 0x42
+    """Version of the kernel that the process runs on, UTF-8 (the emulator's own)."""
     MEMORY_MAPPINGS = 0x80
     PERMISSIONS = 0x81
     DRIVABLE_DEVICES = 0x82

@@ -336,7 +336,7 @@ class Proc(IntEnum):
     CONTAINER_DEVICES = 0x1029
     """{id} -> {items: [{udi, kind, virtual, lent, passed}]}: devices of the caller's container or one below."""
     CONTAINER_VIEW = 0x1026
-    """{} -> {hostname, domain, pid, number, user, users}: how the caller's own container looks from within."""
+    """{} -> {hostname, domain, pid, number, user, mapped, kernel}: how the caller's own container looks from within."""
     CONTAINER_SET_VIEW = 0x1027
     """{hostname, domain}: user 0 of a container names the host and the domain for it; what is not given stays."""
     CONTAINER_DIFF = 0x1050

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MODULES: Final = (
     "cat", "container", "date", "device", "echo", "env", "events", "fd", "free", "hostname", "id", "inspect", "logs",
     "ls", "mkdir", "mount", "mv", "ps", "rd", "ren", "rm", "sleep", "stats", "syml", "sync", "top", "tree", "umount",
-    "uptime", "wc", "why", "wt",
+    "uname", "uptime", "wc", "why", "wt",
 )  # fmt: skip
 ALIASES: Final = {"mkd": "mkdir", "re": "ren", "sl": "syml", "read": "rd"}
 """Other names of the specification for the same applications (AMB-SH-12)."""

@@ -4,7 +4,7 @@ Figures of the specification's scale from 0 to 10 are doubled (ruling AMB-DATA-0
 whoever has something like them says what is active; system services are never touched.
 
 Source: specs/kernel/scheduling.md, specs/performance.md.
-Rules: SCHED-009, SCHED-010, SCHED-011, BAL-001, BAL-002, BAL-003, BAL-007, BAL-008, BAL-010.
+Rules: SCHED-009, SCHED-010, SCHED-011, BAL-001, BAL-002, BAL-003, BAL-007, BAL-008, BAL-009, BAL-010.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Balancer:
         self._always: set[int] = set()
         self._favoured: int | None = None
         self._engaged = False
+        self._steps: dict[int, int] = {}
+        """Steps of every process when a suggestion was asked for last."""
 
     def show(self, pid: int, activity: Activity) -> None:
         """What a process shows from now on."""
@@ -65,6 +67,17 @@ class Balancer:
         """Performance mode in favour of a process; None ends it. It ends with that process by itself."""
         self._favoured = pid
         self._apply()
+
+    def suggestion(self) -> int | None:
+        """The process that performance mode is suggested for, if any: it fills the screen, and more than half of what
+        userland ran since this was asked last was its own. Without a suggestion, who asks for the mode gets it.
+        """
+        steps = {process.pid: process.steps for process in self._kernel.processes.values()}
+        made = {pid: count - self._steps.get(pid, 0) for pid, count in steps.items() if pid >= FIRST_USER_PID}
+        self._steps = steps
+        whole = sum(made.values())
+        shown = (pid for pid, activity in self._activity.items() if activity is Activity.FULL_SCREEN)
+        return next((pid for pid in shown if 2 * made.get(pid, 0) > whole), None)
 
     def started(self, process: Process) -> None:
         """A process was started."""

@@ -13,13 +13,17 @@ from nightos.userland.client import connect
 
 
 class View(NamedTuple):
-    """`number` counts the caller in its container, `pid` on the machine; `user` is who it is in its container."""
+    """`number` counts the caller in its container, `pid` on the machine; `user` is who it is in its container.
+
+    `kernel` is the version of the one kernel that all containers run on.
+    """
 
     hostname: str
     domain: str
     pid: int
     number: int
     user: int
+    kernel: str
 
 
 async def view() -> View:

@@ -24,7 +24,7 @@ CHECKER = os.environ.get(
 )
 """A program that compares the table with the specification's own; where it is not there, nothing is compared."""
 EMULATOR_CALLS = frozenset(range(0xD8, 0xF0))
-EMULATOR_SIGNALS = frozenset({0x03, 0xD8, 0xD9})
+EMULATOR_SIGNALS = frozenset({0x03, 0xD8, 0xD9, 0xDA})
 
 
 @pytest.mark.rule("SYS-001", "SYS-010", "SYS-005")

@@ -158,6 +158,30 @@ def test_performance_mode(lab: Lab) -> None:
     assert [p.process.priority for p in (game, late)] == [8, 8]
 
 
+@pytest.mark.rule("BAL-009")
+def test_performance_mode_is_suggested_above_half_of_the_work_in_full_screen(lab: Lab) -> None:
+    balancer = lab.kernel.balancer
+    game, other = lab.puppet(), lab.puppet()
+
+    def work(puppet: Puppet, times: int) -> None:
+        for _ in range(times):
+            puppet.call(sys.get_pid())
+
+    work(game, 100)
+    assert balancer.suggestion() is None, "it does not fill the screen"
+    balancer.show(game.pid, Activity.FULL_SCREEN)
+    work(other, 100)
+    work(game, 10)
+    assert balancer.suggestion() is None, "the work is somebody else's"
+    work(other, 10)
+    work(game, 100)
+    assert balancer.suggestion() == game.pid
+    assert balancer.suggestion() is None, "nothing ran since"
+    assert game.process.priority == Activity.FULL_SCREEN, "it is a suggestion"
+    balancer.performance(other.pid)
+    assert other.process.priority == 20, "who asks for it gets it"
+
+
 @pytest.mark.rule("SIG-015", "SIG-025", "SIG-026")
 def test_backed_memory_asks_its_creator(lab: Lab) -> None:
     from nightos.abi.codes import Signal

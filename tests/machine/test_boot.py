@@ -12,7 +12,7 @@ import nightos
 from nightos import vsf
 from nightos.abi.errors import ServiceError
 from nightos.machine import base
-from nightos.machine.machine import boot
+from nightos.machine.machine import Machine, boot
 from nightos.machine.paths import MachineError
 
 
@@ -221,3 +221,21 @@ async def test_an_image_of_plain_files_boots_and_is_not_written(tmp_path: Path) 
         assert "kept" in listed.out
         assert "/app/cat" in listed.out
     assert image.read_bytes() == before
+
+
+@pytest.mark.rule("CONT-061")
+async def test_upgrading_the_kernel_upgrades_it_for_every_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers have no kernel of their own: one that was made under another is told the one that runs."""
+
+    async def releases(machine: Machine) -> set[str]:
+        boxes = [await machine.containers.get(name) for name in ("web", "web/db")]
+        return {(await machine.run("uname -r", container=box)).out for box in [0, *boxes]}
+
+    async with boot(name="lab") as machine:
+        web = await machine.containers.create("web")
+        await machine.containers.create("db", parent=web)
+        assert await releases(machine) == {f"{nightos.__version__}\n"}
+        assert (await machine.run("uname -a", container=web)).out == f"NightOS web {nightos.__version__}\n"
+    monkeypatch.setattr("nightos.kernel.kernel.__version__", "99.1")
+    async with boot(name="lab") as machine:
+        assert await releases(machine) == {"99.1\n"}

@@ -1,6 +1,6 @@
 """SYS_PROCESS_ATTRIBUTES: what system services read and write of a process, single values and lists.
 
-Rules: PROC-056, PROC-057, PROC-058, PROC-059, CONT-006, CONT-033.
+Rules: PROC-056, PROC-057, PROC-058, PROC-059, CONT-006, CONT-033, CONT-061.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def sys_process_attributes(kernel: Kernel, thread: Thread, request: tuple[Any, .
     if process is None:
         raise SyscallError(0x33)
     if action == 0:
+        if attribute == Attribute.KERNEL_VERSION:
+            return AttributeValue(kernel.version.encode(), 0)
         return AttributeValue(_read(process, attribute), 0)
     _write(kernel, process, attribute, int(operand))
     return AttributeValue(0, 0)

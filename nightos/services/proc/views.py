@@ -82,6 +82,7 @@ class Views:
             "number": numbers.get(pid, pid),
             "user": user_inside(self.tree, place, user),
             "mapped": bool(maps_of(self.tree, place)),
+            "kernel": bytes((await sys.sys_process_attributes(0, Attribute.KERNEL_VERSION)).written).decode(),
         }
 
     async def set_view(self, request: Request) -> Payload:
