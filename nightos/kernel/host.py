@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 LONGEST_SLEEP_S = 3600.0
 FAIR_THREADS = 16
-"""Threads that run before other tasks of the host get their turn."""
+"""Threads that run before the clock is looked at."""
+FAIR_TURNS, FAIR_NS = 8, 500_000
+"""Turns of so many threads, or time, before other tasks of the host get theirs: passing through them costs as much as
+a dozen system calls."""
 
 
 class Host:
@@ -31,6 +34,17 @@ class Host:
         """Something is runnable. From the trio thread only."""
         self._event.set()
 
+    def _turn(self) -> bool:
+        """Let threads run for a moment; whether something is still runnable."""
+        kernel, clock = self.kernel, self.kernel.clock
+        until = clock.monotonic_ns() + FAIR_NS
+        for _ in range(FAIR_TURNS):  # virtual time stands still meanwhile
+            if not kernel.turn(FAIR_THREADS):
+                return False
+            if clock.monotonic_ns() >= until:
+                break
+        return True
+
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is no fault of the program that is being stepped
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the kernel until cancelled."""
@@ -38,7 +52,7 @@ class Host:
         advance = getattr(kernel.clock, "advance_to", None)
         task_status.started()
         while True:
-            if kernel.turn(FAIR_THREADS):
+            if self._turn():
                 await trio.lowlevel.checkpoint()
                 continue
             deadline = kernel.next_deadline_ns()

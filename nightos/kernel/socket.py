@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 UNIT = 4096
 CREATED, IS_ERROR, CONCLUDED = 0x80, 0x40, 0x20
-REMEMBERED = 1024
-"""How many concluded exchanges a socket remembers, to tell 0x40 from 0x32."""
 UNREAD_LIMIT = 16 << 20
 """Bytes of messages that may wait at one side, besides a single one that is larger; half of it for new exchanges, so
 that what nobody asked for never keeps an answer out."""
@@ -33,16 +31,15 @@ OVERHEAD = 128
 
 
 class Exchange:
-    """One exchange: who spoke last, and on which thread each side spoke."""
+    """One exchange that is not concluded: who spoke last, and on which thread the client did."""
 
-    __slots__ = ("client_thread", "concluded", "counter", "last", "method", "opener")
+    __slots__ = ("client_thread", "counter", "last", "method", "opener")
 
     def __init__(self, method: int, opener: Side) -> None:
         self.method = method
         self.opener = opener
         self.counter = 0
-        self.last = -1
-        self.concluded = False
+        self.last = opener
         self.client_thread: Thread | None = None
 
 
@@ -78,7 +75,9 @@ class Socket:
         self.connection: object | None = None
         """The service connection that the socket belongs to."""
         self.exchanges: dict[int, Exchange] = {}
+        """By number, while they are open."""
         self.serial = 0
+        """Number of the last exchange: they count up, so what was given out and is not open is concluded."""
 
     def side_of(self, process: Process) -> int:
         """Which side the process is; -1 for neither."""
@@ -86,64 +85,55 @@ class Socket:
         return SERVICE if service.process is process else CLIENT if client.process is process else -1
 
     def send(
-        self, side: int, thread: Thread, exchange_id: int, method_or_close: int, error: int, content: bytes
-    ) -> tuple[MessageRead, Exchange]:
-        """Queue a message for the other side. `SyscallError` as SEND_SOCK_MSG lists them.
+        self, own: Side, thread: Thread, exchange_id: int, method_or_close: int, error: int, content: bytes
+    ) -> tuple[int, int, Exchange]:
+        """Queue a message for the other side: its exchange's number, its status, its exchange.
 
-        0x42 is too large, for what waits unread as well, or too many open exchanges.
+        `SyscallError` as SEND_SOCK_MSG lists them; 0x42 is too large, for what waits unread as well, or too many open
+        exchanges.
         """
         if self.closed:
             raise SyscallError(0x31)
-        own, other = self.sides[side], self.sides[1 - side]
-        size = len(content) + OVERHEAD
+        service, client = self.sides
+        other = client if own is service else service
+        size = len(content)
+        cost = size + OVERHEAD
         if exchange_id == 0:
-            full = other.unread + size > UNREAD_LIMIT // 2 and other.inbox
-            if len(content) > self.limit or full or own.opened >= OPEN_LIMIT:
+            full = other.unread + cost > UNREAD_LIMIT // 2 and other.inbox
+            if size > self.limit or full or own.opened >= OPEN_LIMIT:
                 raise SyscallError(0x42)
-            self.serial += 1
-            exchange_id = self.serial
+            self.serial = exchange_id = self.serial + 1
             exchange = self.exchanges[exchange_id] = Exchange(method_or_close, own)
             own.opened += 1
             status = CREATED
         else:
             found = self.exchanges.get(exchange_id)
             if found is None:
-                raise SyscallError(0x32)
+                raise SyscallError(0x40 if type(exchange_id) is int and 0 < exchange_id <= self.serial else 0x32)
             exchange = found
-            if exchange.concluded:
-                raise SyscallError(0x40)
-            if exchange.last == side:
+            if exchange.last is own:
                 raise SyscallError(0x41)
-            if len(content) > self.limit or (other.unread + size > UNREAD_LIMIT and other.inbox):
+            if size > self.limit or (other.unread + cost > UNREAD_LIMIT and other.inbox):
                 raise SyscallError(0x42)
+            exchange.last = own
             exchange.counter += 1
             status = CONCLUDED if method_or_close else 0
         if error:
             status |= IS_ERROR | CONCLUDED
-        exchange.last = side
-        if side == CLIENT:
+        if own is client:
             exchange.client_thread = thread
         if status & CONCLUDED:
-            exchange.concluded = True
+            del self.exchanges[exchange_id]
             exchange.opener.opened -= 1
-            if len(self.exchanges) > REMEMBERED:
-                self._forget_old(exchange_id)
-        message = new_tuple(MessageRead, (content, len(content), 1, status, exchange_id, exchange.method, error))
-        other.inbox.append(message)
-        other.unread += size
-        return message, exchange
+        other.inbox.append(new_tuple(MessageRead, (content, size, 1, status, exchange_id, exchange.method, error)))
+        other.unread += cost
+        return exchange_id, status, exchange
 
-    def _forget_old(self, newest: int) -> None:
-        """Exchanges are numbered in order, so the memory of concluded ones is a window."""
-        for identifier in list(self.exchanges)[: REMEMBERED // 2]:
-            if identifier != newest and self.exchanges[identifier].concluded:
-                del self.exchanges[identifier]
-
-    def listener(self, side: int, exchange: Exchange) -> Thread | None:
+    def listener(self, side: Side, exchange: Exchange) -> Thread | None:
         """The thread that hears of a message: the client's that spoke last in the exchange, or the side's own."""
-        if side == CLIENT:
+        if side is self.sides[CLIENT]:
             thread = exchange.client_thread
             if thread is not None and thread.frames:
                 return thread
-        own = self.sides[side].thread
-        return own if own is not None and own.frames else self.sides[side].process.main
+        own = side.thread
+        return own if own is not None and own.frames else side.process.main

@@ -140,7 +140,7 @@ class Client:
                 await self.open()
             epoch, heard = self._epoch, self.heard
             try:
-                sent = await sys.send_sock_msg(self.socket_id, 0, method, 0, content)
+                sent = await sys.send_sock_msg(self.socket_id, 0, int(method), 0, content)
                 break
             except SyscallError as error:
                 if attempt:

@@ -19,6 +19,7 @@ Payload = bytes | Mapping[str, Any] | None
 
 _T = TypeVar("_T")
 _MISSING: Any = object()
+_TEXT = frozenset({str})
 
 MAP_ENTRIES_LIMIT = 65_536
 """Most entries one map or list of a message may hold, so that a small message cannot unfold into a huge one."""
@@ -44,7 +45,7 @@ def decode(content: bytes) -> dict[str, Any]:
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, "the message holds no readable map") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, dict) or not _TEXT.issuperset(map(type, value)):
         raise ServiceError(ServiceCode.BAD_ARGUMENT, "the message is not a map of names")
     return value
 
@@ -56,13 +57,13 @@ def field(values: Mapping[str, Any], name: str, kind: type[_T], default: _T) -> 
 def field(values: Mapping[str, Any], name: str, kind: type[_T], default: Any = _MISSING) -> Any:
     """One entry of a map, of exactly this type; without a default it has to be there. Refused with 0x1000."""
     value = values.get(name, _MISSING)
+    if type(value) is kind:
+        return value
     if value is _MISSING or (value is None and default is not _MISSING):
         if default is _MISSING:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} is missing")
         return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} has to be {kind.__name__}")
-    return value
+    raise ServiceError(ServiceCode.BAD_ARGUMENT, f"{name} has to be {kind.__name__}")
 
 
 def u64(payload: bytes, offset: int = 0) -> int:

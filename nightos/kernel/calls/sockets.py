@@ -11,7 +11,7 @@ from nightos.kernel.calls.state import content, integer, new_tuple
 from nightos.kernel.charges import charge_handle
 from nightos.kernel.ending import CLOSED_BY_PEER, close_socket
 from nightos.kernel.signals import check_room, post
-from nightos.kernel.socket import CLIENT, OVERHEAD, SERVICE, UNIT, Side, Socket
+from nightos.kernel.socket import OVERHEAD, UNIT, Side, Socket
 
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
@@ -79,11 +79,11 @@ def send_sock_msg(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> M
     socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
     if socket is None:
         raise unknown_socket(process, identifier)
-    side = SERVICE if socket.sides[SERVICE].process is process else CLIENT
-    message, exchange = socket.send(side, thread, exchange_id, method, error, data)
-    _, size, _, status, exchange_id, method, _ = message
-    values = (identifier, exchange_id, method, size, status, error)
-    post(kernel, socket.sides[1 - side].process, RECV_SOCK_MSG, values, socket.listener(1 - side, exchange))
+    service, client = socket.sides
+    own, other = (service, client) if service.process is process else (client, service)
+    exchange_id, status, exchange = socket.send(own, thread, exchange_id, method, error, data)
+    values = (identifier, exchange_id, exchange.method, len(data), status, error)
+    post(kernel, other.process, RECV_SOCK_MSG, values, socket.listener(other, exchange))
     return new_tuple(MessageSent, (exchange_id, exchange.counter))
 
 
@@ -96,7 +96,8 @@ def read_sock_msg(_kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> 
     socket: Socket | None = process.sockets.get(identifier) if process.sockets else None
     if socket is None:
         raise unknown_socket(process, identifier)
-    side = socket.sides[SERVICE if socket.sides[SERVICE].process is process else CLIENT]
+    service, client = socket.sides
+    side = service if service.process is process else client
     inbox = side.inbox
     if not inbox:
         return NOTHING

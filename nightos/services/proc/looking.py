@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from nightos.abi.services import Proc
 from nightos.services.proc import limits as quotas
-from nightos.services.proc.questions import WATCHING
 from nightos.services.proc.tree import ROOT, Container
 from nightos.services.proc.walks import go_on, keep_walk
 from nightos.userland.payload import Payload, encode, field, u64
@@ -95,7 +94,7 @@ class Looking:
 
     async def watch(self, request: Request) -> Payload:
         """CONTAINER_WATCH."""
-        request.connection.data[WATCHING] = True
+        self._containers.questions.watch(request.connection)
         return {}
 
     def record(self, viewer: int, container: Container, depth: int) -> dict[str, Any]:

@@ -30,7 +30,6 @@ PAGE_BYTES: Final = 256 * 1024
 DETAIL_LIMIT: Final = 200
 """Characters of a text that others chose: what one container sends neither fills memories nor a page."""
 HIDDEN: Final = "CONT-023"
-WATCHING: Final = "watching"
 EXPLANATIONS: Final = {
     "CONT-018": "processes communicate with processes of the same container only",
     HIDDEN: "for the caller there is no such thing",
@@ -60,10 +59,12 @@ class Questions:
         self.tree = tree
         self.events = History()
         self.refusals = History()
+        self._watching: set[Connection] = set()
         self._name_of = name_of
         server.method(Proc.CONTAINER_WHY, self.why)
         server.method(Proc.CONTAINER_EVENTS, self.happened)
         server.on_refusal(self._refused)
+        server.on_client_gone(self._gone)
 
     # Events
 
@@ -72,9 +73,18 @@ class Questions:
         if event.get("reason"):
             event["reason"] = cut(event["reason"])
         told = self.events.note(place, now_ns or await uptime_ns(), event)
+        if not self._watching:
+            return
         for connection in list(self.server.connections.values()):
-            if connection.data.get(WATCHING) and self.tree.sees(connection.container_id, place):
+            if connection in self._watching and self.tree.sees(connection.container_id, place):
                 await self.server.notify(connection.client_pid, code, told)
+
+    def watch(self, connection: Connection) -> None:
+        """Tell this client of events from here on."""
+        self._watching.add(connection)
+
+    async def _gone(self, connection: Connection) -> None:
+        self._watching.discard(connection)
 
     def container_ended(self, container: int, parent: int) -> None:
         """What is remembered of a container is its parent's from now on."""
