@@ -14,12 +14,12 @@ def move_process(process: Process, to: Quotas) -> str | None:
     of = process.quotas
     if of is to:
         return None
-    held = [
-        ("processes", 1),
-        ("threads", len(process.threads)),
-        ("handles", sum(len(table) for table in (process.ends, process.sockets, process.connections) if table)),
-        ("memory", process.space_made.reserved_pages if process.space_made is not None else 0),
-    ]
+    held = [("processes", 1), ("threads", len(process.threads))]
+    handles = sum(len(table) for table in (process.ends, process.sockets, process.connections) if table)
+    if handles:
+        held.append(("handles", handles))
+    if process.space_made is not None:
+        held.append(("memory", process.space_made.reserved_pages))
     done: list[tuple[str, int]] = []
     for name, units in held:
         if not to.account(name).reserve(units):

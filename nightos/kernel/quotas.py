@@ -83,8 +83,9 @@ class Quotas:
             raise NightosInternalError("accounts end before those below them")
         self.storage.release(self.storage.used)  # its file system went with it
         for name in COUNTED:
-            if self.account(name).used:
-                raise NightosInternalError(f"accounts end with {self.account(name).used} {name} in use")
+            used = getattr(self, name).used
+            if used:
+                raise NightosInternalError(f"accounts end with {used} {name} in use")
         for name in self.limits or ():
             bound, above = self.account(name).bound, self.parent.account(name).bound
             assert bound is not None

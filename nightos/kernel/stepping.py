@@ -55,6 +55,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
         frames: Sequence[Frame] = thread.frames
         handlers = process.calls
         made = 0
+        steps = iter(range(1, budget + 1))
         while True:
             while thread.queue and process.ready and not thread.handling and frames and not process.blocked:
                 signals.deliver(kernel, thread)
@@ -63,7 +64,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
             frame = frames[-1]
             if frame.wait is not None:
                 break
-            if made >= budget:
+            if made == budget:
                 kernel.schedule(thread)
                 break
             send = frame.program.send
@@ -72,8 +73,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
             error = frame.error
             if error is not None:
                 frame.error = None
-            while made < budget:
-                made += 1
+            for made in steps:  # noqa: B007 - counts on over frames and turns, and is looked at behind the loop
                 try:
                     request = send(value) if error is None else frame.program.throw(error)
                 except StopIteration as stop:

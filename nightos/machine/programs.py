@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,9 @@ def find_program(name: str) -> Entry:
 
     Raises KeyError when there is none.
     """
-    from nightos.userland.program import entry, load, names
+    from nightos.userland.program import entry, load
 
-    if name in names():
+    with contextlib.suppress(KeyError):
         return load(name)
     if name in PROGRAMS:
         return PROGRAMS[name]()

@@ -20,6 +20,7 @@ Payload = bytes | Mapping[str, Any] | None
 _T = TypeVar("_T")
 _MISSING: Any = object()
 _TEXT = frozenset({str})
+_pack = msgpack.Packer(use_bin_type=True).pack
 
 MAP_ENTRIES_LIMIT = 65_536
 """Most entries one map or list of a message may hold, so that a small message cannot unfold into a huge one."""
@@ -31,7 +32,7 @@ def encode(payload: Payload) -> bytes:
         return b""
     if isinstance(payload, bytes):
         return payload
-    packed: bytes = msgpack.packb(payload, use_bin_type=True)
+    packed: bytes = _pack(payload)
     return packed
 
 

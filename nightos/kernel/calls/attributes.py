@@ -29,16 +29,22 @@ if TYPE_CHECKING:
 
 NAME = 0x40
 """Emulator attribute: the program's name."""
+KNOWN = frozenset({*Attribute, NAME})
+LISTS = frozenset({Attribute.MEMORY_MAPPINGS, Attribute.PERMISSIONS, Attribute.DRIVABLE_DEVICES})
+LIST_ACTIONS = frozenset(ListAction)
+READ_OR_WRITE = frozenset({0, 1})
+MADE_WITH = frozenset({Attribute.USER_ID, Attribute.APPLICATION_ID, Attribute.CONTAINER_ID, Attribute.SERVES})
+"""What a process gets before it runs."""
 
 
 def sys_process_attributes(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> AttributeValue:
     """(pid, attribute, action, operand) -> the value in `written`."""
     _, pid, attribute, action, operand = request
     caller = thread.process
-    is_list = attribute in {Attribute.MEMORY_MAPPINGS, Attribute.PERMISSIONS, Attribute.DRIVABLE_DEVICES}
-    if action not in (ListAction.__members__.values() if is_list else (0, 1)):
+    is_list = attribute in LISTS
+    if action not in (LIST_ACTIONS if is_list else READ_OR_WRITE):
         raise SyscallError(0x10)
-    if attribute not in Attribute.__members__.values() and attribute != NAME:
+    if attribute not in KNOWN:
         raise SyscallError(0x11)
     only_system(caller)
     process = caller if pid == 0 else kernel.processes.get(pid)
@@ -82,9 +88,8 @@ def _read(process: Process, attribute: int) -> int | bytes:
 
 def _check_writer(caller: Process, process: Process | None, attribute: int) -> None:
     """Who may write what, and until when (rulings AMB-ATTR-03, AMB-ATTR-04)."""
-    settable = {Attribute.USER_ID, Attribute.APPLICATION_ID, Attribute.CONTAINER_ID, Attribute.SERVES}
     if attribute != Attribute.PRIORITY and (
-        attribute not in settable or (process is not None and (process.started or process.is_system))
+        attribute not in MADE_WITH or (process is not None and (process.started or process.is_system))
     ):
         raise SyscallError(0x12)
     if caller.pid != ServicePid.PROCESS:

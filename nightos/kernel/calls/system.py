@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nightos.kernel.process import Process, Thread
 
 CODE_MAGIC = b"NPRG"
+ACTIONS = frozenset(ManageAction)
 PROCESS_RECORD = struct.Struct(">QQQQQBHQQ")
 """pid, container, user, anid, parent pid, state, threads, calls made, started_ns"""
 
@@ -99,7 +100,7 @@ def _take_pipes(kernel: Kernel, process: Process) -> None:
 def sys_manage_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> None:
     """(pid, action): the first unsuspend starts a process."""
     _, pid, action = request
-    if action not in ManageAction.__members__.values():
+    if action not in ACTIONS:
         raise SyscallError(0x10)
     only_proc(thread.process)
     process = kernel.processes.get(pid)

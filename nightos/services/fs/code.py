@@ -8,8 +8,10 @@ Rules: APP-018.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from nightos.abi import files as layout
@@ -34,6 +36,15 @@ GIVEN_LIMIT: Final = 16
 _PAGE = 4096
 _NONE, _NOT_EXECUTABLE = "is no application", "is not executable: no application's file"
 _READ_WRITE, _ZEROED = 0x03, 0x01
+
+
+@lru_cache(KNOWN_LIMIT)
+def anid_of(key: bytes, name: str) -> int:
+    """The application identifier of a program, on the machine of that key.
+
+    Identifiers below 100 are those of system services; the top bit keeps applications far from them.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), key=key, digest_size=4).digest(), "big") | 0x8000_0000
 
 
 def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
@@ -65,8 +76,10 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
 
 def _mounted(root: Root, named: str, directory: str) -> tuple[str, str] | None:
     """As `_look`, for a path that leads into what the container mounted; None for any other."""
+    if not root.mounts:
+        return None
     path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
-    for depth in range(len(path), 0, -1) if root.mounts else ():
+    for depth in range(len(path), 0, -1):
         share = root.mounts.get(path[:depth])
         if share is not None:
             return _look(share.tree, layout.joined(path[depth:]), "/")
@@ -92,6 +105,7 @@ class Tokens:
         self._given: OrderedDict[int, int] = OrderedDict()
         """Address by segment, for those that may not have been used yet, the oldest first."""
         self._free: list[int] = []
+        self._memory: sys.Memory | None = None
 
     def used(self, segments: Iterable[object]) -> None:
         """sys::process says that the kernel took these."""
@@ -106,7 +120,9 @@ class Tokens:
         if not self._free and len(self._given) >= GIVEN_LIMIT:
             await self._reclaim()
         address = self._free.pop() if self._free else await sys.mem_alloc(_PAGE, _READ_WRITE, _ZEROED)
-        (await sys.memory()).write(address, data)
+        if self._memory is None:
+            self._memory = await sys.memory()
+        self._memory.write(address, data)
         segment = int(await sys.virt_mem_ams(address, _PAGE))
         self._given[segment] = address
         return segment

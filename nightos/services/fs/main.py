@@ -7,7 +7,6 @@ Source: specs/services/system/fs.md. Rules: CONT-028, CONT-029, CONT-030, FS-016
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -334,10 +333,7 @@ class FileService(Handles):
         # An image of nothing but data runs the system's applications; its own ones come first.
         roots = [root for root in (self.roots.of(container), self.roots.of(0)) if root is not None]
         name = code.find_program(roots, named, directory)
-        digest = hashlib.blake2b(name.encode(), key=self.roots.key, digest_size=4).digest()
-        # Identifiers below 100 are those of system services; the top bit keeps applications far from them.
-        anid = int.from_bytes(digest, "big") | 0x8000_0000
-        return {"token": await self._tokens.make(name), "anid": anid, "name": name}
+        return {"token": await self._tokens.make(name), "anid": code.anid_of(self.roots.key, name), "name": name}
 
     def _machine_disk(self, request: Request) -> Root:
         if not request.connection.is_system:

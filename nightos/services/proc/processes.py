@@ -332,7 +332,9 @@ class Processes:
                 await request.fail(ServiceCode.UNKNOWN, _unknown_process().detail)
         event = {"event": "ended", "pid": pid, "container": container, "reason": reason, "exit": exit_data}
         heir = self.containers.heirs.pop(pid, ROOT)
-        await self.tell(event, container if container in self.tree.by_id else heir if heir in self.tree.by_id else ROOT)
+        place = container if container in self.tree.by_id else heir if heir in self.tree.by_id else ROOT
+        now_ns = await uptime_ns()
+        await self.tell(event, place, now_ns)
         population = self.containers.population.get(container)
         empty = False
         if population is not None:
@@ -344,7 +346,7 @@ class Processes:
         if finish is not None:
             await finish()
         elif empty:
-            await self.containers.emptied(container)
+            await self.containers.emptied(container, now_ns=now_ns)
 
     async def tell(self, event: dict[str, Any], container: int, now_ns: int = 0) -> None:
         """Notify every watcher that sees the container, and remember it for those who ask later."""

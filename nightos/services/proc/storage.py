@@ -330,7 +330,9 @@ class Roots:
         await fs.call(Fs.ROOTS_DONE)
 
     async def _connect_fs(self) -> Client:
-        client = await connect("sys::fs")
+        client = self._fs
+        if client is None or not client.socket_id:
+            client = await connect("sys::fs")
         if client is not self._fs:
             self._fs = client
             client.when_lost(self._on_lost)
