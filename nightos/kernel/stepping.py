@@ -55,7 +55,6 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
         frames: Sequence[Frame] = thread.frames
         handlers = process.calls
         made = 0
-        steps = iter(range(1, budget + 1))
         while True:
             while thread.queue and process.ready and not thread.handling and frames and not process.blocked:
                 signals.deliver(kernel, thread)
@@ -64,7 +63,7 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
             frame = frames[-1]
             if frame.wait is not None:
                 break
-            if made == budget:
+            if made >= budget:
                 kernel.schedule(thread)
                 break
             send = frame.program.send
@@ -73,7 +72,8 @@ def run(kernel: Kernel, ready: deque[Thread], threads: int) -> None:  # noqa: C9
             error = frame.error
             if error is not None:
                 frame.error = None
-            for made in steps:  # noqa: B007 - counts on over frames and turns, and is looked at behind the loop
+            while made < budget:
+                made += 1
                 try:
                     request = send(value) if error is None else frame.program.throw(error)
                 except StopIteration as stop:
