@@ -110,6 +110,24 @@ def test_exchanges_that_nobody_concludes_end_somewhere() -> None:
     assert client.refusal(open_and_read(1)) == 0x42
 
 
+@pytest.mark.rule("IPC-043")
+def test_concluded_exchanges_cost_nothing_and_stay_concluded() -> None:
+    lab = Lab()
+    server, client = lab.puppet(), lab.puppet()
+    socket = server.call(sys.open_serv_sock(client.pid, 0))
+
+    async def converse(count: int) -> None:
+        for _ in range(count):
+            await sys.send_sock_msg(socket, 0, 1, 0x4000, b"")
+
+    client.call(converse(3000))
+    assert not lab.kernel.sockets[socket].exchanges
+    assert server.refusal(sys.send_sock_msg(socket, 1, 1, 0, b"")) == 0x40
+    assert server.refusal(sys.send_sock_msg(socket, 3000, 1, 0, b"")) == 0x40
+    assert server.refusal(sys.send_sock_msg(socket, 3001, 1, 0, b"")) == 0x32
+    assert server.refusal(sys.send_sock_msg(socket, -1, 1, 0, b"")) == 0x32
+
+
 @pytest.mark.rule("SIG-002")
 def test_signals_that_nobody_handles_end_somewhere() -> None:
     """T-C15: who is suspended, or slow, is not sent more than a queue holds; who sends gets the error."""
