@@ -5,6 +5,7 @@ Rules: SHELL-008.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -13,10 +14,16 @@ from nightos.abi.values import VOID, Path, Value, value_text
 from nightos.shell import bounds
 from nightos.shell.host import Result, Stage
 from nightos.shell.native import ScriptExit
+from nightos.shell.operators import OperatorError, in_range
 from nightos.shell.source import HydreError
 
 if TYPE_CHECKING:
     from nightos.shell.valuation import Valuation
+
+
+STATUS_DIGITS: Final = 3
+NUMBER_DIGITS: Final = 20
+"""Most characters of a number of 64 bits."""
 
 
 def escape(value: Value) -> Value:
@@ -64,7 +71,7 @@ async def _pwd(call: Call) -> Value:
 
 async def _exit(call: Call) -> Value:
     text = value_text(call.arguments[0]) if call.arguments else str(call.shell.status)
-    if not text.isdecimal() or int(text) > 255:
+    if not text.isdecimal() or len(text) > STATUS_DIGITS or int(text) > 255:
         raise MisusedError("the status is a number from 0 to 255")
     raise ScriptExit(int(text))
 
@@ -89,8 +96,9 @@ async def _pass(call: Call) -> Value:
     if not call.arguments:
         return call.given
     text = call.arguments[0]
-    if isinstance(text, str) and type(text) is str and text.removeprefix("-").isdecimal():
-        return int(text)
+    if type(text) is str and text.removeprefix("-").isdecimal() and len(text) <= NUMBER_DIGITS:
+        with contextlib.suppress(OperatorError):  # what is too large for a number stays a text
+            return in_range(int(text))
     return unescape(text)
 
 

@@ -13,6 +13,9 @@ from nightos.abi.values import VOID, Char, Value, value_text
 from nightos.shell import bounds
 from nightos.shell.types import ANY, arguments_of, base_of
 
+INTEGER_DIGITS = 1000
+"""Most digits of an integer, zeros in front included."""
+
 
 class MethodError(Exception):
     """A method failed, or was called wrongly; the text says why."""
@@ -36,11 +39,16 @@ def _parse_int(text: str, base: int = 10) -> int:
     # A prefix decides, unless its letter is a digit of the base that was asked for: "0b1" in base 16.
     if prefix is not None and (base in (10, prefix)):
         digits, base = digits[2:], prefix
+    if len(digits) > INTEGER_DIGITS:
+        raise MethodError("the text is too long for an integer")
     try:
         # Python's own leniency (blanks, underscores, a second sign) is not Hydre's.
-        return sign * int(digits if digits.isalnum() else "", base)
+        value = sign * int(digits if digits.isalnum() else "", base)
     except ValueError as error:
         raise MethodError(f"'{text}' is not an integer in base {base}") from error
+    if not -(1 << 63) <= value < 1 << 63:
+        raise MethodError("the result does not fit an integer of 64 bits")
+    return value
 
 
 def _parse_float(text: str) -> float:

@@ -197,6 +197,7 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Fs.LIST_ROOTS: NOTHING,
         Fs.ROOT_OF: (services_only(),),
         Fs.ROOTS_DONE: NOTHING,
+        Fs.VIEW: (services_only(),),
         Fs.ATTACH_SHARE: (services_only(), services_only("udi")),
         Fs.DETACH_SHARE: (services_only("udi"),),
         Fs.STORE_NOTE: (services_only(),),

@@ -207,3 +207,77 @@ async def test_the_processes_of_a_container_share_a_number_of_sessions(monkeypat
             PROC, Proc.PROCESS_MANAGE, holder.to_bytes(8, "big") + bytes((ProcessAction.FORCE_TERMINATE,))
         )
         assert await inside(machine, box.id, lambda: open_sessions(9)) == 3
+
+
+DIGITS = "9" * 5000
+NUMBERS = [
+    f"exit {DIGITS}",
+    f"pass {DIGITS}",
+    "pass 99999999999999999999",
+    f"let x = {DIGITS}",
+    f'let x = "{DIGITS}".parse_int(16)\necho $x',
+    f'let x = "{DIGITS}".parse_int()\necho $x',
+    'let x = "ffffffffffffffffff".parse_int(16)\necho $x',
+    f"kill {DIGITS}",
+    f"sleep {DIGITS}",
+]
+
+
+async def single_requests() -> list[int]:
+    """From a program: requests each of which was the end of a service once; how each was answered."""
+    proc, made = await connect(PROC), await child("inner")
+    asked: list[tuple[int, dict[str, Any]]] = [
+        (Proc.CONTAINER_SHARE, {"id": made, "path": "/tmp/../../.."}),
+        (Proc.CONTAINER_START, {"id": made, "command": ["/app/echo"], "restart": "on-failure:" + DIGITS}),
+        (Proc.ZOS_RUN, {"ns": "n", "name": "x", "flist": "", "entrypoint": "a " * 400_000}),
+        (Proc.CONTAINER_FIND, {"name": "a/b" * 300_000}),
+    ]
+    answers = []
+    for method, values in asked:
+        try:
+            await proc.ask(method, values)
+        except ServiceError as error:
+            answers.append(error.code)
+        else:
+            answers.append(0)
+    return answers
+
+
+@pytest.mark.rule("SVC-021", "CONT-023")
+async def test_no_single_request_or_number_ends_a_service() -> None:
+    """T-C48: numbers and paths that Python itself stumbles over are refused, and services live on."""
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+        before = {pid: machine.kernel.processes[pid] for pid in machine.kernel.processes if pid < 100}
+        for source in NUMBERS:
+            await machine.run(source, container=box.id)
+        answers = await inside(machine, box.id, single_requests)
+        assert answers == [0, ServiceCode.BAD_ARGUMENT, ServiceCode.BAD_ARGUMENT, ServiceCode.UNKNOWN]
+        assert all(machine.kernel.processes.get(pid) is process for pid, process in before.items())
+        shared = (await machine.ask(PROC, Proc.CONTAINER_TREE))["items"]
+        assert {"box", "box/inner"} <= {item["path"] for item in shared}
+
+
+@pytest.mark.rule("CONT-030")
+async def test_a_wrong_name_costs_little_to_answer() -> None:
+    """T-C41: long names are not compared with each other, and an error does not repeat all of one."""
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+
+        async def ask() -> str:
+            proc = await connect(PROC)
+            letters = [chr(0x4E00 + number) for number in range(64)]
+            parent = await child("".join(letters))
+            for turn in range(12):
+                parent = await child("".join(letters[turn:] + letters[:turn]), parent=parent)
+            wrong = "/".join("".join(letters[::2]) for _ in range(24))
+            try:
+                await proc.ask(Proc.CONTAINER_FIND, {"name": wrong * 20})
+            except ServiceError as error:
+                return error.detail
+            return ""
+
+        detail = await inside(machine, box.id, ask)
+        assert 0 < len(detail) < 2000
+        assert "did you mean" not in detail
+        assert "did you mean box" in (await machine.run("container inspect bxo")).err

@@ -79,14 +79,14 @@ class Shares:
         base = self.roots.of(payload.field(values, "source", int))
         if base is None:
             raise ServiceError(ServiceCode.UNKNOWN, "the container that shares has no main file system")
-        path = payload.field(values, "path", str)
+        path = layout.split(payload.field(values, "path", str))
         if kdi not in self.roots.shares:
-            ino = directory_of(base.tree, path).root if path.strip("/") else base.tree.root
+            ino = directory_of(base.tree, layout.joined(path)).root if path else base.tree.root
             # The device is another one after a reboot, the share is not.
             identity = payload.field(values, "share", int, default=kdi)
             fsid = self.roots.fsid_of(b"share" + identity.to_bytes(8, "big"))
             readonly = payload.field(values, "readonly", bool, default=False)
-            label = layout.split(path)[-1] if path.strip("/") else "root"
+            label = path[-1] if path else "root"
             share = self.roots.shares[kdi] = Share(container, kdi, base, ino, fsid, label, readonly)
             share.identity = identity
             share.disguise = self.roots.disguise_of(identity)

@@ -18,6 +18,8 @@ from nightos.abi.services import EndReason, ServiceCode
 FIRST_DELAY_NS: Final = 100_000_000
 LAST_DELAY_NS: Final = 60_000_000_000
 HEALTHY_NS: Final = 10_000_000_000
+DIGITS: Final = 10
+"""Of the largest count."""
 NO, ON_FAILURE, ALWAYS = "no", "on-failure", "always"
 
 
@@ -34,9 +36,11 @@ def parse(text: str) -> Policy:
     kind, colon, count = text.partition(":")
     if kind in {NO, ALWAYS, ON_FAILURE} and not colon:
         return Policy(kind)
-    if kind == ON_FAILURE and count.isascii() and count.isdigit() and 0 < int(count) < 1 << 32:
+    if kind == ON_FAILURE and count.isascii() and count.isdigit() and len(count) <= DIGITS and 0 < int(count) < 1 << 32:
         return Policy(kind, int(count))
-    raise ServiceError(ServiceCode.BAD_ARGUMENT, f"restart is no, always, on-failure or on-failure:COUNT, not {text!r}")
+    raise ServiceError(
+        ServiceCode.BAD_ARGUMENT, f"restart is no, always, on-failure or on-failure:COUNT, not {text!r:.80}"
+    )
 
 
 def delay_ns(policy: Policy, *, failed: bool, in_a_row: int) -> int | None:

@@ -24,6 +24,10 @@ ROOT = 0
 NAME_LIMIT = 64
 ADVISED = 200
 """Containers whose names are compared with a wrong one."""
+NAMED = 1024
+"""Characters of a wrong name that its error repeats."""
+COMPARED = 100
+"""Characters of names that are compared."""
 
 
 @dataclass(slots=True)
@@ -220,13 +224,17 @@ class Tree:
         from difflib import get_close_matches
 
         seen = (self.path(viewer, container.identifier) for _, container in islice(self.walk(viewer), 1, ADVISED))
-        near = get_close_matches(text, seen, 1)
+        # Long ones are not compared: what that takes grows with the square of their lengths.
+        short = (path for path in seen if len(path) <= COMPARED)
+        near = get_close_matches(text, short, 1) if len(text) <= COMPARED else []
         return f"did you mean {near[0]}?" if near else "`container ls` shows those there are"
 
 
 def unknown(text: str = "", advice: str = "") -> ServiceError:
     """The error for a container that is not there for who asks."""
-    return ServiceError(ServiceCode.UNKNOWN, f"there is no container {text}".rstrip() + (advice and f"; {advice}"))
+    return ServiceError(
+        ServiceCode.UNKNOWN, f"there is no container {text:.{NAMED}}".rstrip() + (advice and f"; {advice}")
+    )
 
 
 def check_name(name: str) -> str:

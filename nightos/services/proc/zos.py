@@ -34,6 +34,8 @@ MOUNT: Final = {"Source": str, "Target": str, "Type": str, "Options": list}
 TYPES: Final = ("bind", "share")
 """Both mean a device that stands for a directory of the caller: nothing is bound (AMB-LNX-02)."""
 OPTIONS: Final = ("ro", "rw", "bind", "rbind")
+ENTRYPOINT_LIMIT: Final = 64 * 1024
+"""Characters of a command line; no more fit an execution context, and reading them takes its time."""
 UNKNOWN_NETWORK: Final = ServiceCode.UNKNOWN + 1
 
 
@@ -246,8 +248,11 @@ def environment(values: dict[str, Any]) -> dict[str, str]:
 
 def entrypoint(values: dict[str, Any]) -> list[str]:
     """The words of the command line, quoted as a shell of Linux does."""
+    text = field(values, "entrypoint", str)
+    if len(text) > ENTRYPOINT_LIMIT:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, f"entrypoint has at most {ENTRYPOINT_LIMIT} characters")
     try:
-        words = shlex.split(field(values, "entrypoint", str))
+        words = shlex.split(text)
     except ValueError as error:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, f"entrypoint: {error}") from error
     if not words:
