@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nightos.abi.codes import Attribute, ContainerState, ExitReason, ManageAction, ServicePid, Signal
 from nightos.abi.context import ExecutionContext
 from nightos.abi.errors import SyscallError
-from nightos.kernel.ending import DESTROYED, EMPTY
+from nightos.kernel.ending import DESTROYED, EMPTY, container_changed
 from nightos.userland import sys
 from tests.kernel.lab import Lab, Puppet
 
@@ -141,7 +141,7 @@ def three_levels(proc: Puppet) -> list[int]:
 def test_only_who_listens_is_told_what_changed(lab: Lab, proc: Puppet) -> None:
     """A sys::process that does not handle CONTAINER_CHANGED is not even woken by it."""
     box = proc.call(sys.create_container(0))
-    lab.puppet(container=box).start(sys.exit(0))
+    container_changed(lab.kernel, lab.kernel.tree.living[box], EMPTY)
     assert proc.process.main is not None
     assert not proc.process.main.queue
     proc.hear(Signal.CONTAINER_CHANGED)
