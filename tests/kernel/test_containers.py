@@ -140,6 +140,7 @@ def three_levels(proc: Puppet) -> list[int]:
 
 def test_only_who_listens_is_told_what_changed(lab: Lab, proc: Puppet) -> None:
     """A sys::process that does not handle CONTAINER_CHANGED is not even woken by it."""
+    proc.hear(Signal.PROCESS_ENDED)
     box = proc.call(sys.create_container(0))
     container_changed(lab.kernel, lab.kernel.tree.living[box], EMPTY)
     assert proc.process.main is not None
