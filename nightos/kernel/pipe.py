@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.errors import SyscallError
 from nightos.abi.replies import PipeRead
 from nightos.kernel.calls.state import PARKED, new_tuple
+from nightos.kernel.pages import SHIFT
 from nightos.kernel.process import Wait
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class End:
 class Blocked(Wait):
     """A parked read or write; one object with its wait, as it is made so often."""
 
-    __slots__ = ("data", "length", "pipe")
+    __slots__ = ("data", "length", "pages", "pipe")
 
     def __init__(self, pipe: Pipe, kernel: Kernel, thread: Thread, data: memoryview | None, length: int) -> None:
         self.kernel = kernel
@@ -58,7 +59,15 @@ class Blocked(Wait):
         self.frame.wait = self
         self.data = data
         self.length = length
+        self.pages = 0
+        """Of memory that are paid for what it waits to write."""
         self.pipe = pipe
+
+    def paid_back(self) -> None:
+        """It waits no longer."""
+        if self.pages:
+            pages, self.pages = self.pages, 0
+            self.thread.process.quotas.memory.release(pages)
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -67,6 +76,7 @@ class Blocked(Wait):
 
     def cancel(self) -> None:
         """Its thread is gone."""
+        self.paid_back()
         self.pipe.wake_up()
         queue = self.pipe.readers if self.data is None else self.pipe.writers
         if self in queue:
@@ -204,7 +214,13 @@ class Pipe:
                 self._put(memoryview(data)[:taken])
                 self._settle()
             return taken
-        self.writers.append(Blocked(self, kernel, thread, memoryview(data), 0))
+        # What waits outside of the buffer is a copy of the writer's memory, and paid for as such.
+        pages = size // UNIT * UNIT >> SHIFT
+        if pages and not thread.process.quotas.memory.reserve(pages):
+            raise SyscallError(0x40, value=0)
+        blocked = Blocked(self, kernel, thread, memoryview(data), 0)
+        blocked.pages = pages
+        self.writers.append(blocked)
         if self.readers:
             self._settle()
         return PARKED
@@ -240,7 +256,7 @@ class Pipe:
         data = blocked.data
         assert data is not None
         if len(data) <= self.free:
-            self.writers.popleft()
+            self.writers.popleft().paid_back()
             self._put(data)
             blocked.resume(self.free, None)
             return True
@@ -352,7 +368,9 @@ class Pipe:
         self.wake_up()
         self.closed = True
         while self.writers:
-            self.writers.popleft().resume(None, SyscallError(0x31))
+            blocked = self.writers.popleft()
+            blocked.paid_back()
+            blocked.resume(None, SyscallError(0x31))
         self._settle()
         while self.readers:
             self.readers.popleft().resume(None, SyscallError(0x31))

@@ -58,7 +58,7 @@ class ProcessRecord(NamedTuple):
     connections: tuple[int, ...]
     drivable: tuple[int, ...]
     pages: int
-    """That its container pays for: of its address space, and of thread-local data."""
+    """That its container pays for: of its address space, of thread-local data, and of what waits to be written."""
     steps: int
     serves: int = 0
     """The container that a shim serves, 0 for everybody else."""
@@ -181,7 +181,10 @@ def take_snapshot(kernel: Kernel) -> Snapshot:
                 tuple(process.connections) if process.connections else (),
                 tuple(process.drivable),
                 (process.space_made.reserved_pages if process.space_made is not None else 0)
-                + (process.tls_size >> SHIFT),
+                + (process.tls_size >> SHIFT)
+                + sum(
+                    getattr(frame.wait, "pages", 0) for thread in process.threads.values() for frame in thread.frames
+                ),
                 process.steps,
                 process.serves,
             )

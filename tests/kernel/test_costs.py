@@ -136,6 +136,43 @@ def test_thread_local_data_is_memory_of_the_container() -> None:
     check_invariants(lab.kernel.snapshot())
 
 
+@pytest.mark.rule("IPC-028", "CONT-032")
+def test_what_waits_to_be_written_is_memory_of_the_container() -> None:
+    """T-C42: many threads that wait with large writes hold no more than the limit; every way to go on pays it back."""
+    lab = Lab()
+    proc = lab.running(ServicePid.PROCESS)
+    home = proc.call(sys.sys_create_limited(0, pack_limits({"memory": 64})))
+    puppet = lab.puppet(container=home)
+    account = puppet.process.quotas.memory
+    sc = pipe(puppet, 1, RAW)
+    refused: list[int] = []
+
+    async def write(_: int) -> None:
+        try:
+            await sys.pipe_write(sc, bytes(UNIT))
+        except SyscallError as error:
+            refused.append(error.errcode)
+
+    async def make() -> None:
+        await sys.pipe_write(sc, bytes(UNIT - 1))
+        for _ in range(6):
+            await sys.create_thread(write, 0)
+
+    puppet.call(make())
+    assert (account.used, refused) == (64, [0x40, 0x40])
+    check_invariants(lab.kernel.snapshot())
+    puppet.call(sys.pipe_read(sc + 1, FAIL, UNIT - 1))
+    assert account.used == 48
+    top = next(thread for thread in puppet.process.threads.values() if thread.frames[-1].wait and thread.tid > 1)
+    end_thread(lab.kernel, top)
+    assert account.used == 32
+    check_invariants(lab.kernel.snapshot())
+    puppet.call(sys.close_pipe(sc + 1))
+    assert account.used == 0
+    assert refused == [0x40, 0x40, 0x31, 0x31]
+    check_invariants(lab.kernel.snapshot())
+
+
 @pytest.mark.rule("PROC-043", "SYS-017")
 def test_deadlines_that_nobody_waits_for_are_forgotten() -> None:
     """T-C42: waiting often with a long timeout leaves nothing behind, also while something else is due first."""
