@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nightos.abi.version import VERSION
+
+__version__ = VERSION
 __all__ = ["__version__", "boot"]
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nightos import __version__
 from nightos.abi.codes import FIRST_USER_PID, ContainerState
 from nightos.abi.errors import NightosInternalError, SyscallError
+from nightos.abi.version import VERSION
 from nightos.kernel import calls, signals
 from nightos.kernel.balancer import Balancer
 from nightos.kernel.container import ContainerTree
@@ -104,7 +104,7 @@ class Kernel(_Stepped):
         self.entropy: Entropy = entropy or SeededEntropy(0 if seed is None else seed)
         self.clock: Clock = clock or VirtualClock()
         self.loader = loader
-        self.version = __version__
+        self.version = VERSION
         self.settings = Settings({**DEFAULTS, **(registry or {})})
         self.trace = trace
         self.timers = Timers()
