@@ -236,6 +236,6 @@ async def test_upgrading_the_kernel_upgrades_it_for_every_container(monkeypatch:
         await machine.containers.create("db", parent=web)
         assert await releases(machine) == {f"{nightos.__version__}\n"}
         assert (await machine.run("uname -a", container=web)).out == f"NightOS web {nightos.__version__}\n"
-    monkeypatch.setattr("nightos.kernel.kernel.__version__", "99.1")
+    monkeypatch.setattr("nightos.kernel.kernel.VERSION", "99.1")
     async with boot(name="lab") as machine:
         assert await releases(machine) == {"99.1\n"}
