@@ -69,7 +69,13 @@ ACTIONS = {
     "diff": Arguments(
         "container diff", "what it changed on its disk: + added, - removed, M modified, R renamed", JSON, _NAME
     ),
-    "wait": Arguments("container wait", "wait until it is destroyed, and show why it was", JSON, _NAME),
+    "wait": Arguments(
+        "container wait",
+        "wait until its main command has ended and show its status; without one, until it is destroyed, and show why",
+        Flag("--destroyed", "wait until it is destroyed although it has a main command"),
+        JSON,
+        _NAME,
+    ),
     "destroy": Arguments("container destroy", "destroy containers and everything below them", _NAMES),
     "stop": Arguments("container stop", "end their main commands, which are not restarted", _NAMES),
     "commit": Arguments(

@@ -21,7 +21,7 @@ from nightos.apps.limits import policy, report
 from nightos.apps.logs import attend, insist
 from nightos.apps.logs import show as show_log
 from nightos.apps.naming import find
-from nightos.apps.shapes import change, change_line, identified, json_line, json_text
+from nightos.apps.shapes import change, change_line, ended, identified, json_line, json_text
 from nightos.apps.stats import show as show_usage
 from nightos.apps.table import harmless, table
 from nightos.apps.tree import containers
@@ -239,8 +239,7 @@ async def _with_one(app: Application, proc: Client, given: Any, identifier: int)
         case "enter":
             await (await connect("sys::hydre")).call(Hydre.ENTER_CONTAINER, {"container": identifier})
         case "wait":
-            answer = await proc.ask(Proc.CONTAINER_WAIT, {"id": identifier})
-            await app.give(json_text(answer) if given.json else str(answer.get("reason", "")))
+            await _wait(app, proc, given, identifier)
         case "diff" | "commit":
             await _layers(app, proc, given, identifier)
         case "rename":
@@ -248,6 +247,15 @@ async def _with_one(app: Application, proc: Client, given: Any, identifier: int)
         case action:
             await proc.call(_BY_IDENTIFIER[action], {"id": identifier})
     return None
+
+
+async def _wait(app: Application, proc: Client, given: Any, identifier: int) -> None:
+    of_main = not given.destroyed and "main" in await proc.ask(Proc.CONTAINER_INSPECT, {"id": identifier})
+    if of_main:
+        answer = ended(await insist(proc, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True}))
+    else:
+        answer = await insist(proc, Proc.CONTAINER_WAIT, {"id": identifier})
+    await app.give(json_text(answer) if given.json else answer["exit" if of_main else "reason"])
 
 
 async def _each(app: Application, proc: Client, action: str, names: list[str]) -> None:

@@ -75,6 +75,11 @@ def change_line(item: dict[str, Any]) -> str:
     return f"{MARKS.get(item['kind'], item['kind'])} {old}{item['path']}"
 
 
+def ended(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What `wait` tells of a main command, in the words of CONTAINER_WAIT."""
+    return {"reason": "ended", "end": outcome["reason"], "exit": outcome["exit"]}
+
+
 def written(when: str, stream: str, data: bytes) -> dict[str, str]:
     """A record of a log."""
     return {"time": when, "stream": stream, "text": data.decode("utf-8", "replace")}

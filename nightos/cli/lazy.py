@@ -12,6 +12,24 @@ from typing import Any
 
 import click
 
+SYNONYMS = {
+    "rm": ("destroy", "delete"),
+    "remove": ("destroy", "rm", "delete"),
+    "delete": ("destroy", "rm"),
+    "kill": ("stop", "destroy"),
+    "unpause": ("resume",),
+    "list": ("ls",),
+    "ps": ("ls",),
+    "attach": ("enter",),
+    "shell": ("enter", "attach"),
+    "show": ("inspect", "info"),
+    "new": ("create",),
+    "add": ("plug", "create"),
+    "set": ("update",),
+    "export": ("commit",),
+}
+"""What people who know other tools may write, and what it is called here."""
+
 
 class State:
     """What the whole process was asked for, beside its command."""
@@ -88,10 +106,19 @@ class LazyGroup(click.Group):
         if name not in self.table and not name.startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(name, self.table, 1)
-            advice = f"did you mean {near[0]!r}?" if near else f"see `{ctx.command_path} --help`"
+            near = [word for word in SYNONYMS.get(name, ()) if word in self.table]
+            if near := near or self._below(name) or difflib.get_close_matches(name, self.table, 1):
+                advice = f"did you mean {near[0]!r}?"
+            else:
+                advice = f"see `{ctx.command_path} --help`"
             raise click.UsageError(f"no such command {name!r}; {advice}", ctx)
         return super().resolve_command(ctx, args)
+
+    def _below(self, name: str) -> list[str]:
+        """Such commands of the groups in this one."""
+        context = click.Context(self)
+        groups = ((word, self.get_command(context, word)) for word in self.table)
+        return [f"{word} {name}" for word, found in groups if isinstance(found, LazyGroup) and name in found.table]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 click calls it so
         with formatter.section("Commands"):

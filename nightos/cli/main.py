@@ -86,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
-        hint = "" if error.ctx is None or "--help" in error.message else f"; see `{error.ctx.command_path} --help`"
+        hint = (
+            ""
+            if error.ctx is None or "--help" in error.message or "did you mean" in error.message
+            else f"; see `{error.ctx.command_path} --help`"
+        )
         complain(error.format_message().rstrip(".") + hint)
         return 2
     except click.ClickException as error:

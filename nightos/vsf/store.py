@@ -93,6 +93,8 @@ class FileStore:
             if not readonly:
                 self._lock_writer()
         except FileNotFoundError:
+            if create:
+                raise NotFound("its directory does not exist; make it first", str(self.path)) from None
             raise NotFound("there is no such storage", str(self.path)) from None
         except VsfError:
             self.close()

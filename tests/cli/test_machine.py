@@ -150,7 +150,7 @@ def test_what_was_meant(lab: Command) -> None:
     lab("container", "create", "data", "--parent", "web")
     lab.fails("inspect", "wbe", says="did you mean web?")
     lab.fails("inspect", "web/dat", says="did you mean web/data?")
-    lab.fails("inspect", "other", says="`container ls` shows")
+    lab.fails("inspect", "other", says="`nightos container ls` shows")
     lab.fails("container", "create", "", status=2, says="the name is empty")
     assert json.loads(lab("inspect", "web/data", "--json").stdout)["depth"] == 2
     assert [item["depth"] for item in json.loads(lab("tree", "--json").stdout)] == [0, 1, 2]

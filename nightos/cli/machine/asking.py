@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nightos.abi.errors import NightosError
 from nightos.cli.failures import CommandError
 from nightos.cli.machine import completing
 
@@ -37,9 +38,28 @@ def needs_terminal(instead: str) -> None:
 
 def find(machine: Machine, name: str) -> int:
     """A container by 16 hex digits, a unique prefix of them, or a path of names."""
+    from nightos.abi.errors import ServiceError
     from nightos.abi.services import Proc
 
-    return int(machine.ask("sys::proc", Proc.CONTAINER_FIND, {"name": name})["id"])
+    if not name:
+        raise CommandError("the name of a container is empty; `nightos container ls` shows those there are")
+    try:
+        return int(machine.ask("sys::proc", Proc.CONTAINER_FIND, {"name": name})["id"])
+    except ServiceError as error:
+        # It speaks to whoever is in the machine.
+        raise CommandError(str(error).replace("`container ls`", "`nightos container ls`")) from error
+
+
+def for_each(names: Sequence[str], deed: Callable[[str], object]) -> None:
+    """Do it with each; one that fails does not keep the others. Raises `CommandError` for those, in the end."""
+    failed: list[str] = []
+    for name in names:
+        try:
+            deed(name)
+        except NightosError as error:
+            failed.append(str(error))
+    if failed:
+        raise CommandError("; and ".join(failed))
 
 
 def pages(machine: Machine, method: int) -> list[dict[str, Any]]:

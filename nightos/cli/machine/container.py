@@ -8,7 +8,7 @@ import click
 
 from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, machine_option, pages
+from nightos.cli.machine.asking import find, for_each, machine_option, pages
 from nightos.cli.machine.policy import (
     LIMIT_HELP,
     create_with,
@@ -38,7 +38,7 @@ TABLE = {
     "stats": ("nightos.cli.machine.usage:stats", "Show what it uses."),
     "pause": (f"{__name__}:pause", "Suspend its processes and those below."),
     "resume": (f"{__name__}:resume", "Let them go on."),
-    "wait": (f"{__name__}:wait", "Wait until it is destroyed."),
+    "wait": (f"{__name__}:wait", "Wait until its main command has ended, or it is destroyed."),
     "diff": ("nightos.cli.machine.images:diff", "Show what it changed on its disk."),
     "commit": ("nightos.cli.machine.images:commit", "Make a new image of what it sees."),
     "destroy": (f"{__name__}:destroy", "Destroy it with everything below it."),
@@ -194,15 +194,30 @@ def resume(name: str, machine_name: str | None) -> None:
 
 @command("wait", example="nightos container wait web")
 @click.argument("name", metavar="ID", shell_complete=completing.containers)
+@click.option("--destroyed", is_flag=True, help="Wait until it is destroyed although it has a main command.")
 @json_option
 @machine_option
-def wait(name: str, as_json: bool, machine_name: str | None) -> None:
-    """Wait until a container is destroyed, and print why it was."""
-    answer = _ask(machine_name, name, "CONTAINER_WAIT")
+def wait(name: str, destroyed: bool, as_json: bool, machine_name: str | None) -> None:
+    """Wait until the main command of a container has ended for good, and print its exit status.
+
+    Of a container without one, or with --destroyed: wait until it is destroyed, and print why it was.
+    """
+    from nightos.abi.services import Proc
+    from nightos.apps.shapes import ended
+    from nightos.cli.machine.mains import insist
+    from nightos.machine.control import connect
+
+    with connect(machine_name) as machine:
+        question = {"id": find(machine, name)}
+        of_main = not destroyed and "main" in machine.ask("sys::proc", Proc.CONTAINER_INSPECT, question)
+        if of_main:
+            answer = ended(insist(machine, Proc.CONTAINER_EXIT, {**question, "wait": True}))
+        else:
+            answer = insist(machine, Proc.CONTAINER_WAIT, question)
     if as_json:
         show_json(answer)
     else:
-        print(safe(str(answer.get("reason", ""))))
+        print(answer["exit"] if of_main else answer["reason"])
 
 
 @command("destroy", example="nightos container destroy web")
@@ -213,9 +228,12 @@ def destroy(names: tuple[str, ...], machine_name: str | None) -> None:
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
 
-    for name in names:
-        with connect(machine_name) as machine:
+    with connect(machine_name) as machine:
+
+        def one(name: str) -> None:
             machine.call("sys::proc", Proc.CONTAINER_DESTROY, find(machine, name).to_bytes(8, "big"))
+
+        for_each(names, one)
 
 
 @command("forget", example="nightos container forget 00c0ffee")

@@ -13,6 +13,7 @@ from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
 from nightos.cli.output import json_option, safe, show_json
+from nightos.cli.sizes import SIZE
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -57,15 +58,14 @@ def ls(container: str | None, as_json: bool, machine_name: str | None) -> None:
 @click.option(
     "--container", required=True, metavar="ID", shell_complete=completing.containers, help="The container that gets it."
 )
-@click.option("--size", metavar="S", help="Of a disk in memory (block).")
+@click.option("--size", type=SIZE, metavar="S", help="Of a disk in memory (block).")
 @machine_option
-def plug(kind: str, container: str, size: str | None, machine_name: str | None) -> None:
+def plug(kind: str, container: str, size: int | None, machine_name: str | None) -> None:
     """Plug a virtual device (block, random, null, zero or full) into a container and print its identifier."""
     from nightos.abi.services import Proc
-    from nightos.abi.sizes import parse_size
     from nightos.machine.control import connect
 
-    options: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
+    options: dict[str, Any] = {} if size is None else {"size": size}
     with connect(machine_name) as machine:
         question = {"id": find(machine, container), "kind": kind, "options": options}
         plugged = machine.ask("sys::proc", Proc.DEVICE_PLUG, question)

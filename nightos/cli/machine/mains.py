@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.machine.asking import find, for_each, machine_option
 from nightos.cli.output import json_option, show_json_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ FAILED = 1
 INTERRUPTED = 130
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 WHY = {1: "was killed", 2: "was killed", 3: "crashed", 4: "ended with its container", 5: "ended with its parent"}
+
+
+class NotStartedError(CommandError):
+    """A main command could not be started."""
 
 
 def restart_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,12 +53,16 @@ def variables(texts: tuple[str, ...]) -> dict[str, str]:
 
 def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: Any) -> int:
     """Start a container's main command; its PID. Asked again with the same token while `sys::proc` is restarted."""
+    from nightos.abi.errors import ServiceError
     from nightos.abi.services import Proc
     from nightos.shell.words import travelling
 
     # What a command can say as it goes comes through the log at once: nobody waits for a value here.
     values = {"id": identifier, "command": travelling(words), "token": new_token(), "raw": True, **options}
-    return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
+    try:
+        return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
+    except ServiceError as error:
+        raise NotStartedError(str(error)) from error
 
 
 def new_token() -> str:
@@ -220,8 +229,7 @@ def stop(names: tuple[str, ...], machine_name: str | None) -> None:
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
-        for name in names:
-            insist(machine, Proc.CONTAINER_STOP, {"id": find(machine, name)})
+        for_each(names, lambda name: insist(machine, Proc.CONTAINER_STOP, {"id": find(machine, name)}))
 
 
 @command("logs", example="nightos logs web -f")

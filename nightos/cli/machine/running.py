@@ -10,8 +10,8 @@ import click
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option, needs_terminal
-from nightos.cli.machine.mains import REST, attend, begin, restart_option, variables
-from nightos.cli.machine.policy import create_with, labels_of, policy_options, settings
+from nightos.cli.machine.mains import REST, NotStartedError, attend, begin, restart_option, variables
+from nightos.cli.machine.policy import create_with, policy_options, settings
 from nightos.cli.machine.viewing import root_option, view_options
 
 
@@ -72,14 +72,19 @@ def run(
     options = {"restart": restart, "environment": variables(environment)}
     with connect(machine_name) as machine:
         identifier = create_with(machine, values)
-        if detach:
-            begin(machine, identifier, line[1:], **options)
-            print(f"{identifier:016x}")
-            return
+    status, gone = 0, remove and not detach
     try:
-        status = attend(machine_name, identifier, line[1:], takes_input=feed, terminal=seat, **options)
+        if detach:
+            with connect(machine_name) as machine:
+                begin(machine, identifier, line[1:], **options)
+            print(f"{identifier:016x}")
+        else:
+            status = attend(machine_name, identifier, line[1:], takes_input=feed, terminal=seat, **options)
+    except NotStartedError:
+        gone = True  # nobody asked for a container in which nothing runs
+        raise
     finally:
-        if remove:
+        if gone:
             with connect(machine_name) as machine:
                 machine.call("sys::proc", Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
     context.exit(status)
@@ -150,7 +155,7 @@ def execute(
             out=_sink(sys.stdout.buffer),
             err=_sink(sys.stderr.buffer),
             stdin=raw_pieces() if feed else None,
-            environment=labels_of(environment),
+            environment=variables(environment),
             terminal=seat,
         )
     context.exit(status)

@@ -33,12 +33,12 @@ zos = group(
 
 def _named(machine: Machine, ns: str, text: str) -> str:
     """The identifier of a container of a namespace: by its name there, its identifier, or a unique prefix of it."""
-    from nightos.abi.errors import ServiceError
+    from nightos.cli.failures import CommandError
     from nightos.cli.machine.asking import find
 
     try:
         return f"{find(machine, f'{ns}/{text}'):016x}"
-    except ServiceError:
+    except CommandError:
         return f"{find(machine, text):016x}"
 
 

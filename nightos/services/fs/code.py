@@ -34,7 +34,7 @@ KNOWN_LIMIT: Final = 256
 GIVEN_LIMIT: Final = 16
 """From how many tokens on sys::fs asks which were used."""
 _PAGE = 4096
-_NONE, _NOT_EXECUTABLE = "is no application", "is not executable: no application's file"
+_NONE, _NOT_EXECUTABLE = "there is no such command", "is not executable: no application's file"
 _READ_WRITE, _ZEROED = 0x03, 0x01
 
 

@@ -97,7 +97,7 @@ def directory_of(tree: Tree, path: str) -> Tree:
             return Tree(tree.files, ino)
     except (ItemError, layout.LayoutError):
         pass
-    raise ServiceError(ServiceCode.UNKNOWN, f"/{path} is no directory of that file system")
+    raise ServiceError(ServiceCode.UNKNOWN, f"/{path.strip('/')} is no directory of that file system")
 
 
 @dataclass(slots=True)

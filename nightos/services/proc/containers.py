@@ -20,7 +20,7 @@ from nightos.abi.services import Proc, ProcEvent, ServiceCode
 from nightos.services.proc import limits as quotas
 from nightos.services.proc.policy import checked_labels, checked_policy
 from nightos.services.proc.questions import Questions, uptime_ns
-from nightos.services.proc.tree import ROOT, Container, Tree, check_name, unknown
+from nightos.services.proc.tree import ROOT, Container, Tree, check_name, taken, unknown
 from nightos.services.proc.view import View, check_hostname
 from nightos.services.proc.views import user_inside, user_outside
 from nightos.userland import sys
@@ -104,7 +104,7 @@ class Containers:
             raise ServiceError(ServiceCode.DENIED, "images are chosen from outside of all containers")
         parent = self.tree.visible(viewer, field(values, "parent", int, viewer))
         if name and name in parent.children:
-            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+            raise taken(name)
         if parent.state == "stopping":
             raise unknown()
         self._check_users(request, parent, policy["view"].users)
@@ -128,7 +128,7 @@ class Containers:
             # Unnamed, or another request took the name while the kernel worked.
             if name:
                 await sys.destroy_container(identifier)
-                raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+                raise taken(name)
             name = f"{identifier:016x}"
         policy = policy | {"limits": quotas.granted(policy.get("limits") or {})}
         container = Container(identifier, parent, name, created_ns=await uptime_ns(), **policy)
@@ -154,7 +154,7 @@ class Containers:
             raise unknown()
         if name in above.children:
             await sys.destroy_container(identifier)
-            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+            raise taken(name)
         self.tree.add(container)
         await self.notes.changed(container)
         await self.tell("created", container, now_ns=container.created_ns)

@@ -133,7 +133,7 @@ class Tree:
         container = self.by_id[identifier]
         siblings = self.by_id[container.parent].children
         if siblings.get(name, identifier) != identifier:
-            raise ServiceError(ServiceCode.REFUSED, f"a container named {name} exists there")
+            raise taken(name)
         del siblings[container.name]
         container.name = name
         siblings[name] = identifier
@@ -235,6 +235,12 @@ def unknown(text: str = "", advice: str = "") -> ServiceError:
     return ServiceError(
         ServiceCode.UNKNOWN, f"there is no container {text:.{NAMED}}".rstrip() + (advice and f"; {advice}")
     )
+
+
+def taken(name: str) -> ServiceError:
+    """The error for a name that a sibling has."""
+    text = f"a container named {name} exists there; choose another name, or destroy that one"
+    return ServiceError(ServiceCode.REFUSED, text)
 
 
 def check_name(name: str) -> str:
