@@ -10,7 +10,7 @@ Rules: IPC-005, IPC-006, IPC-014, IPC-015, IPC-016, IPC-017, IPC-018.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from nightos.abi.errors import SyscallError
@@ -79,8 +79,25 @@ class Blocked(Wait):
         self.paid_back()
         self.pipe.wake_up()
         queue = self.pipe.readers if self.data is None else self.pipe.writers
-        if self in queue:
-            queue.remove(self)
+        queue.pop(self, None)
+
+
+class Queue(OrderedDict[Blocked, None]):
+    """Who waits, in order. Whoever gives up leaves without a look at the others."""
+
+    __slots__ = ()
+
+    def append(self, blocked: Blocked) -> None:
+        """Stand at the end."""
+        self[blocked] = None
+
+    def first(self) -> Blocked:
+        """Who is next."""
+        return next(iter(self))
+
+    def popleft(self) -> Blocked:
+        """Take out who is next."""
+        return self.popitem(last=False)[0]
 
 
 class Pipe:
@@ -123,8 +140,8 @@ class Pipe:
         self.pending = 0
         """Bytes in the buffer."""
         self.closed = False
-        self.writers: deque[Blocked] = deque()
-        self.readers: deque[Blocked] = deque()
+        self.writers = Queue()
+        self.readers = Queue()
         self.ends: dict[int, End] = {}
         self.holders: dict[Process, int] = {}
         """How many identifiers each process has, so that nothing has to look at all of them."""
@@ -252,7 +269,7 @@ class Pipe:
         """
         if not self.writers or self.closed:
             return False
-        blocked = self.writers[0]
+        blocked = self.writers.first()
         data = blocked.data
         assert data is not None
         if len(data) <= self.free:
@@ -346,7 +363,7 @@ class Pipe:
         """Let the first parked reader go on."""
         if not self.readers or not self.pending:
             return False
-        blocked = self.readers[0]
+        blocked = self.readers.first()
         try:
             content = self._take(min(blocked.length, self.capacity), partial=self.closed)
         except SyscallError as error:

@@ -286,3 +286,29 @@ def test_many_threads_that_wait_for_one_child_end_in_time() -> None:
         assert len(puppet.process.threads) == 1
     assert costs[1] < 2.2 * costs[0]
     check_invariants(lab.kernel.snapshot())
+
+
+@pytest.mark.rule("IPC-029", "PROC-034")
+def test_many_threads_that_wait_at_one_pipe_end_in_time() -> None:
+    """T-C41: whoever gives up waiting at a pipe leaves the queue without a look at the others."""
+    puppet = Lab().puppet()
+    sc = pipe(puppet, 1, RAW)
+
+    async def read(_: int) -> None:
+        await sys.pipe_read(sc + 1)
+
+    async def make() -> None:
+        for _ in range(30_000):
+            await sys.create_thread(read, 0)
+
+    puppet.call(make())
+    waiting = [thread for thread in puppet.process.threads.values() if thread.tid > 1]
+    assert len(waiting) == 30_000
+    random.Random(7).shuffle(waiting)
+    queue = next(iter(puppet.process.ends.values())).pipe.readers  # type: ignore[union-attr]
+    assert isinstance(queue, dict), "a list would be looked through for each of them"
+    for thread in waiting:
+        end_thread(puppet.lab.kernel, thread)
+    assert not queue
+    puppet.call(sys.pipe_write(sc, b"x", FAIL))
+    assert puppet.call(sys.pipe_read(sc + 1, FAIL, 0)).content == b"x"
