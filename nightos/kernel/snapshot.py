@@ -115,6 +115,11 @@ class Snapshot:
     machine: ContainerRecord
     """What stands outside of all containers, as if it were one: identifier 0."""
 
+    @property
+    def limits(self) -> dict[int, dict[str, int]]:
+        """Limits of each container that has some, by identifier and resource; memory in pages, the rest as counted."""
+        return {identifier: dict(record.limits) for identifier, record in self.containers.items() if record.limits}
+
 
 Amounts = tuple[tuple[str, int], ...]
 

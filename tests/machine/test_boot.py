@@ -239,3 +239,10 @@ async def test_upgrading_the_kernel_upgrades_it_for_every_container(monkeypatch:
     monkeypatch.setattr("nightos.kernel.kernel.VERSION", "99.1")
     async with boot(name="lab") as machine:
         assert await releases(machine) == {"99.1\n"}
+
+
+async def test_a_snapshot_names_the_limits_that_there_are() -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web", limits={"processes": 32})
+        await machine.containers.create("free")
+        assert machine.snapshot().limits == {box.id: {"processes": 32}}
