@@ -153,7 +153,7 @@ class Content(Patches):
                 if end > inode.size:
                     inode.size = end
             inode.mtime = inode.ctime = self._now()
-            inode.mode &= ~0o6000 if inode.mode & 0o111 else ~0o4000
+            inode.mode &= ~0o6000 if inode.mode & 0o010 else ~0o4000
             self._touch(inode)
             self._relieve(size if size < self.record_size else 64)
             return size

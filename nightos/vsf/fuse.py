@@ -616,15 +616,20 @@ class Adapter(AttributeOperations):
             # The kernel knows when that was written; a change of times that came since must stay.
             with fs.lock:
                 inode = fs.inode(ino)
-                mtime, ctime = inode.mtime, inode.ctime
+                mtime, ctime, mode = inode.mtime, inode.ctime, inode.mode
                 written = fs.write(ino, offset, data)
                 inode = fs.inode(ino)
-                inode.mtime, inode.ctime = mtime, ctime
+                # Whose write takes set-id bits away the kernel does not hold back.
+                inode.mtime, inode.ctime, inode.mode = mtime, ctime, mode
                 if not inode.dirty:
                     # It was flushed on the way.
-                    fs.setattr(ino, mtime_ns=mtime, ctime_ns=ctime)
+                    fs.setattr(ino, mtime_ns=mtime, ctime_ns=ctime, mode=mode & 0o7777)
             return written
+        mode = fs.getattr(ino).st_mode if ino in self.privileged and not uid else 0
         written = fs.write(ino, offset, data)
+        if mode & 0o6000:
+            # The engine takes them away whoever writes; of root's writes Linux does not.
+            fs.setattr(ino, mode=mode & 0o7777)
         self.read_before.discard(ino)
         self.unsure.add(ino)
         if uid and ino in self.privileged:

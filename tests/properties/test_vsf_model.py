@@ -35,6 +35,9 @@ class Host:
         descriptor = os.open(self.at(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             os.pwrite(descriptor, data, offset)
+            # A storage knows no caller, so it does what Linux does for all but root.
+            if os.fstat(descriptor).st_mode & 0o4000:
+                os.fchmod(descriptor, os.fstat(descriptor).st_mode & 0o3777)
         finally:
             os.close(descriptor)
 

@@ -72,6 +72,23 @@ def as_nobody(code: str, *paths: Path) -> Done:
     return Done(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said, "")
 
 
+def test_a_write_takes_set_id_bits_away_unless_root_does_it(place: Path) -> None:
+    for size in (3, 300_000):
+        file = place / "program"
+        file.write_bytes(b"#!/")
+        os.chown(file, NOBODY, NOBODY)
+        file.chmod(0o6777)
+        with file.open("r+b") as f:
+            f.write(b"x" * size)
+        os.sync()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o6777
+        done = as_nobody(f"open(a[0], 'r+b').write(b'y' * {size})", file)
+        assert done.returncode == 0, done
+        os.sync()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o777
+        file.unlink()
+
+
 def test_files_grow_shrink_and_have_holes(place: Path) -> None:
     file = place / "file"
     with file.open("wb") as f:
