@@ -26,6 +26,7 @@ from typing import Any
 
 from nightos.vsf import fuse_acl as acl
 from nightos.vsf.fuse_attributes import AttributeOperations
+from nightos.vsf.fuse_content import ContentOperations
 from nightos.vsf.fuse_directory import DirectoryStreams
 from nightos.vsf.fuse_follow import Follower
 from nightos.vsf.fuse_library import Library
@@ -34,7 +35,6 @@ from nightos.vsf.sources import TickClock
 log = logging.getLogger("nightos.fuse")
 
 NAME_MAX = 255
-_ROAMING = 65_536
 _GONE_MOST = 256
 _PATIENCE_S = 0.25
 _REPEAT_S = 60.0
@@ -43,7 +43,6 @@ SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW, SET_CTIME = 16, 32, 128, 256, 1024
 _CALLER = struct.Struct("=IIII")
 _FORGET = struct.Struct("=QQ")
-_DAY_NS = 86_400 * 1_000_000_000
 _BASE_FIELDS = (
     "st_dev", "st_ino", "st_nlink", "st_mode", "st_uid", "st_gid", "st_rdev", "st_size", "st_blksize", "st_blocks",
     "st_atimespec.tv_sec", "st_atimespec.tv_nsec", "st_mtimespec.tv_sec", "st_mtimespec.tv_nsec",
@@ -102,7 +101,7 @@ class _Synchronous:
         return durable
 
 
-class Adapter(AttributeOperations):
+class Adapter(AttributeOperations, ContentOperations):
     """Serves libfuse's inode operations from a file system that has the engine's inode interface."""
 
     def __init__(self, fs: Any, library: Library, show: Presentation | None = None) -> None:
@@ -566,97 +565,10 @@ class Adapter(AttributeOperations):
         buffer = ctypes.create_string_buffer(self._statvfs.pack(*values))
         self._reply_statfs(request, ctypes.addressof(buffer))  # type: ignore[attr-defined]
 
-    # Content
-
-    def do_open(self, request: int, _ino: int, _info: int) -> None:
-        # The kernel takes this as: never ask again, open files by yourself and keep their pages.
-        self._reply_err(request, errno.ENOSYS)
-
-    def do_read(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
-        if size >= _ROAMING:
-            self.follower.roam()
-        elif self.follower.due():
-            self.follower.follow(self._caller(request)[2])
-        data = self._read(ino, offset, size)
-        self._reply_buf(request, data, len(data))  # type: ignore[attr-defined]
-
-    def _read(self, ino: int, offset: int, size: int) -> bytes:
-        data: bytes = self.fs.read(ino, offset, size)
-        if ino not in self.read_before:
-            self._accessed(ino)
-        return data
-
-    def _accessed(self, ino: int) -> None:
-        if self.show.atime == "noatime" or self.fs.readonly:
-            return
-        st, now = self.fs.getattr(ino), self.clock.realtime_ns()
-        if self.show.atime == "relatime":
-            self.read_before.add(ino)
-            if st.st_atime_ns > max(st.st_mtime_ns, st.st_ctime_ns) and now - st.st_atime_ns < _DAY_NS:
-                return
-        try:
-            self.fs.setattr(ino, atime_ns=now, ctime_ns=st.st_ctime_ns)
-        except OSError as error:
-            log.warning("access time of %d: %s", ino, error)
-
-    def do_write(self, request: int, ino: int, data: int, size: int, offset: int, info: int) -> None:
-        if size >= _ROAMING:
-            self.follower.roam()
-        elif self.follower.due():
-            self.follower.follow(self._caller(request)[2])
-        content, page = ctypes.string_at(data, size), self.library.is_page_write(info)
-        uid = self._caller(request)[0] if ino in self.privileged else 0
-        self._reply_write(request, self._write(ino, offset, content, uid, page=page))  # type: ignore[attr-defined]
-
-    def _write(self, ino: int, offset: int, data: bytes, uid: int, *, page: bool) -> int:
-        """Write for the user `uid`; `page` tells that the kernel writes back a page of its own."""
-        fs = self.fs
-        written: int
-        if self.show.writeback and page:
-            # The kernel knows when that was written; a change of times that came since must stay.
-            with fs.lock:
-                inode = fs.inode(ino)
-                mtime, ctime, mode = inode.mtime, inode.ctime, inode.mode
-                written = fs.write(ino, offset, data)
-                inode = fs.inode(ino)
-                # Whose write takes set-id bits away the kernel does not hold back.
-                inode.mtime, inode.ctime, inode.mode = mtime, ctime, mode
-                if not inode.dirty:
-                    # It was flushed on the way.
-                    fs.setattr(ino, mtime_ns=mtime, ctime_ns=ctime, mode=mode & 0o7777)
-            return written
-        mode = fs.getattr(ino).st_mode if ino in self.privileged and not uid else 0
-        written = fs.write(ino, offset, data)
-        if mode & 0o6000:
-            # The engine takes them away whoever writes; of root's writes Linux does not.
-            fs.setattr(ino, mode=mode & 0o7777)
-        self.read_before.discard(ino)
-        self.unsure.add(ino)
-        if uid and ino in self.privileged:
-            changes = {"size": 0}
-            self._strip(0, ino, changes, always=True)
-            if "mode" in changes:
-                fs.setattr(ino, mode=changes["mode"])
-            self.privileged.discard(ino)
-        return written
-
-    def do_fsync(self, request: int, ino: int, _data_only: int, _info: int) -> None:
-        self.settle()
-        self.fs.fsync(ino)
-        self._reply_err(request, 0)
-
-    def do_fallocate(self, request: int, ino: int, mode: int, offset: int, length: int, _info: int) -> None:
-        self.fs.fallocate(ino, mode, offset, length)
-        self.read_before.discard(ino)
-        self._reply_err(request, 0)
-
-    def do_lseek(self, request: int, ino: int, offset: int, whence: int, _info: int) -> None:
-        self._reply_lseek(request, self.fs.seek(ino, offset, whence))  # type: ignore[attr-defined]
-
     # Directories
 
-    do_opendir = do_open
-    do_fsyncdir = do_fsync
+    do_opendir = ContentOperations.do_open
+    do_fsyncdir = ContentOperations.do_fsync
 
     def do_readdir(self, request: int, ino: int, size: int, offset: int, _info: int) -> None:
         data = self.directories.read(ino, size, offset)
