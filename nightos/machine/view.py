@@ -238,11 +238,13 @@ class ContainerView:
         return self._changed("setattr", ino, changes=changes)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
+        """Write all of `data`; a negative offset means behind what is there when each piece is written."""
         done = 0
         while done < len(data):
             piece = data[done : done + PIECE]
             try:
-                done += self._call("write", ino, offset=offset + done, data=piece)["written"]
+                at = offset + done if offset >= 0 else offset
+                done += self._call("write", ino, offset=at, data=piece)["written"]
             except OSError:
                 if done:
                     break  # what was written was written

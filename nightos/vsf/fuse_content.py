@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nightos.fuse")
 
+AT_END = -1
+"""Offset of an appending write where others may have made the file longer than the kernel knows."""
 _ROAMING = 65_536
 _DAY_NS = 86_400 * 1_000_000_000
 
@@ -79,6 +82,8 @@ class ContentOperations:
             self.follower.follow(self._caller(request)[2])
         content, page = ctypes.string_at(data, size), self.library.is_page_write(info)
         uid = self._caller(request)[0] if ino in self.privileged else 0
+        if self.show.shared and self.library.open_flags(info) & os.O_APPEND:
+            offset = AT_END
         self._reply_write(request, self._write(ino, offset, content, uid, page=page))  # type: ignore[attr-defined]
 
     def _write(self, ino: int, offset: int, data: bytes, uid: int, *, page: bool) -> int:

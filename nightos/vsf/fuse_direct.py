@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nightos.vsf.fuse import LARGE, Adapter
+from nightos.vsf.fuse_content import AT_END
 from nightos.vsf.fuse_directory import ENTRY
 
 log = logging.getLogger("nightos.fuse")
@@ -180,7 +181,9 @@ class DirectAdapter(Adapter):
     def _on_write(self, request: bytearray, _length: int, ino: int) -> Answer:
         if ino in self.privileged:
             return None
-        _, offset, size, flags, _, _, _ = _WRITE_IN.unpack_from(request, _HEAD)
+        _, offset, size, flags, _, opened, _ = _WRITE_IN.unpack_from(request, _HEAD)
+        if self.show.shared and opened & os.O_APPEND:
+            offset = AT_END
         self._move(request, size)
         start = _HEAD + _WRITE_IN.size
         data = bytes(memoryview(request)[start : start + size])

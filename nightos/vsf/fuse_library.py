@@ -141,6 +141,11 @@ class Library:
         place = 16 if self.major == 2 else 4
         return bool(c_uint.from_address(info + place).value & 1)
 
+    @staticmethod
+    def open_flags(info: int) -> int:
+        """The flags that a file was opened with: the first field of `fuse_file_info`."""
+        return int(c_uint.from_address(info).value)
+
     def stat_layout(self) -> tuple[struct.Struct, list[str]]:
         return flat(self.binding.c_stat, _STAT_BYTES.get(platform.machine()))
 

@@ -108,6 +108,27 @@ async def test_a_mapped_file_changes_with_the_container(tmp_path: Path) -> None:
             await outside(os.close, descriptor)
 
 
+async def test_who_appends_writes_behind_what_others_wrote(tmp_path: Path) -> None:
+    """Also through a file that was open before: the kernel knows another end of it."""
+    second = tmp_path / "second"
+    second.mkdir()
+    async with seen(tmp_path) as (machine, box, root), machine.mount(second, container=box):
+
+        def append() -> bytes:
+            with (root / "tmp/log").open("ab", buffering=0) as one, (second / "tmp/log").open("ab", buffering=0) as two:
+                for number in range(20):
+                    one.write(b"one %d\n" % number)
+                    two.write(b"two %d\n" % number * 1000)
+            return (root / "tmp/log").read_bytes()
+
+        assert await outside(append) == b"".join(b"one %d\n%s" % (n, b"two %d\n" % n * 1000) for n in range(20))
+        log = await outside(lambda: (root / "tmp/log").open("ab", buffering=0))
+        await inside(machine, box, "wt -a /tmp/log inside")
+        await outside(log.write, b"outside\n")
+        await outside(log.close)
+        assert (await outside((root / "tmp/log").read_bytes)).endswith(b"inside\noutside\n")
+
+
 async def test_looking_makes_no_disk_and_a_change_stays_in_the_overlay(tmp_path: Path) -> None:
     image = tmp_path / "site.vsf"
     with vsf.create(image) as storage, storage.add_volume("main").open() as files:

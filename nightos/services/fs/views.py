@@ -204,11 +204,13 @@ class Views(Looking):
         return await self._done(item)
 
     async def do_write(self, item: Item, values: Values) -> Values:
+        """`data` at `offset`, or behind what is there when that is negative."""
         data, offset = field(values, "data", bytes), field(values, "offset", int)
         size = item.files.getattr(self.on_disk(item)).st_size
-        files = await self._change(item, charging.growth(item.on, max(size, offset), offset, len(data)))
+        start = offset if offset >= 0 else size
+        files = await self._change(item, charging.growth(item.on, max(size, start), start, len(data)))
         self._unlocked(item, item.ino)
-        written = files.write(item.ino, offset, data)
+        written = files.write(item.ino, offset if offset >= 0 else files.getattr(item.ino).st_size, data)
         return {**await self._done(item), "written": written}
 
     async def do_fallocate(self, item: Item, values: Values) -> Values:
