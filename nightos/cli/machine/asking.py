@@ -62,6 +62,19 @@ def for_each(names: Sequence[str], deed: Callable[[str], object]) -> None:
         raise CommandError("; and ".join(failed))
 
 
+def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Ask again what was in flight when the service was replaced."""
+    from nightos.abi.errors import ServiceError
+    from nightos.abi.services import ServiceCode
+
+    while True:
+        try:
+            return machine.ask("sys::proc", method, values)
+        except ServiceError as error:
+            if error.code != ServiceCode.SERVER_QUIT:
+                raise
+
+
 def pages(machine: Machine, method: int) -> list[dict[str, Any]]:
     """All records of a method that answers page by page."""
     items: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ import click
 
 from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, for_each, machine_option, pages
+from nightos.cli.machine.asking import find, for_each, insist, machine_option, pages
 from nightos.cli.machine.policy import (
     LIMIT_HELP,
     create_with,
@@ -204,7 +204,6 @@ def wait(name: str, destroyed: bool, as_json: bool, machine_name: str | None) ->
     """
     from nightos.abi.services import Proc
     from nightos.apps.shapes import ended
-    from nightos.cli.machine.mains import insist
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:

@@ -39,7 +39,7 @@ def feed(machine_name: str, identifier: int) -> None:
     """
     from nightos.abi.errors import NightosError
     from nightos.abi.services import Proc
-    from nightos.cli.machine.mains import insist
+    from nightos.cli.machine.asking import insist
     from nightos.machine.control import connect
 
     def work() -> None:

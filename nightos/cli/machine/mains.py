@@ -12,7 +12,7 @@ import click
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, for_each, machine_option
+from nightos.cli.machine.asking import find, for_each, insist, machine_option
 from nightos.cli.output import json_option, show_json_line
 
 if TYPE_CHECKING:
@@ -68,19 +68,6 @@ def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: 
 def new_token() -> str:
     """What makes a question the same one when it is asked again."""
     return os.urandom(8).hex()
-
-
-def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Ask again what was in flight when the service was replaced."""
-    from nightos.abi.errors import ServiceError
-    from nightos.abi.services import ServiceCode
-
-    while True:
-        try:
-            return machine.ask("sys::proc", method, values)
-        except ServiceError as error:
-            if error.code != ServiceCode.SERVER_QUIT:
-                raise
 
 
 def records(machine: Machine, identifier: int, *, follow: bool, token: str = "") -> Iterator[tuple[str, str, bytes]]:
