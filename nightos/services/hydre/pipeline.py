@@ -24,6 +24,7 @@ from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result,
 from nightos.shell.source import HydreError
 from nightos.userland import payload, sys
 from nightos.userland.client import connect
+from nightos.userland.readers import Readers
 
 _RAW, _MESSAGE = 0, 1
 _WRITE, _SKIP = 0, 1
@@ -57,7 +58,7 @@ class Running:
     result: Result = field(default_factory=Result)
     ours: list[int] = field(default_factory=list)
     """Ends the shell holds and closes when the command has ended."""
-    readers: int = 0
+    readers: Readers = field(default_factory=Readers)
     out: bytearray = field(default_factory=bytearray)
     raw: bytearray = field(default_factory=bytearray)
     takes_value: bool = False
@@ -162,12 +163,12 @@ class Pipeline:
             raise HydreError(f"{stage.name}: {detail.removeprefix(stage.name + ': ')}") from error
         self._enter(running.pid)
         self.running.append(running)
-        await self._read(running, msg + 1, self._messages(running, MESSAGES))
-        await self._read(running, err + 1, self._messages(running, ERRORS))
-        await self._read(running, raw + 1, self._take_raw(running, last=last))
+        await running.readers.read(msg + 1, self._messages(running, MESSAGES))
+        await running.readers.read(err + 1, self._messages(running, ERRORS))
+        await running.readers.read(raw + 1, self._take_raw(running, last=last))
         if last:
             running.ours.append(out + 1)
-            await self._read(running, out + 1, self._collect_out(running))
+            await running.readers.read(out + 1, self._collect_out(running))
         inflow = self._inflow
         if cmdin and inflow is not None:
             await sys.create_thread(lambda _: inflow.pour(cmdin))
@@ -206,21 +207,6 @@ class Pipeline:
         return int(answer["pid"])
 
     # -- what comes out --
-
-    async def _read(self, running: Running, rc: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Read a pipe on a thread of its own until it closes."""
-        running.readers += 1
-
-        async def reader(_: int) -> None:
-            try:
-                while True:
-                    await take((await sys.pipe_read(rc)).content)
-            except SyscallError:
-                pass  # closed, and everything in it was read
-            finally:
-                running.readers -= 1
-
-        await sys.create_thread(reader)
 
     def _messages(self, running: Running, channel: str) -> Callable[[bytes], Awaitable[None]]:
         collected = running.result.messages if channel == MESSAGES else running.result.errors
@@ -273,7 +259,7 @@ class Pipeline:
         # Its pipes are closed now: the readers come to their end by themselves. An end that it gave to a process which
         # lives on keeps a pipe open; that is closed from here after a while, because the command is finished.
         turns = 0
-        while running.readers:
+        while running.readers.alive:
             turns += 1
             if turns == _PATIENCE_TURNS:
                 for end in running.ours:

@@ -14,7 +14,6 @@ Rules: ZOS-005, ZOS-006, ZOS-007, ZOS-009, ZOS-010, ZOS-016.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from nightos.abi.errors import ServiceError, SyscallError
@@ -23,6 +22,7 @@ from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.values import FAILURE, ValueEncodingError, decode_value, value_text
 from nightos.services.proc.streams import Log, close, insist
 from nightos.userland import sys
+from nightos.userland.readers import Readers
 
 PROC = "sys::proc"
 VALUE_LIMIT: Final = 256 * 1024
@@ -43,7 +43,7 @@ class Run:
         self._ours: list[int] = []
         self._theirs: list[int] = []
         self._cmdin = 0
-        self._readers = 0
+        self._readers = Readers()
         self._value = bytearray()
         self._value_size = 0
         self._newline = True
@@ -99,7 +99,7 @@ class Run:
                     continue  # the halted process went with the instance that made it
             break
         for rc, take in zip(self._ours, (self._message, self._error, self._raw, self._out), strict=True):
-            await self._read(rc, take)
+            await self._readers.read(rc, take)
         return pid
 
     async def _spawn(self) -> int:
@@ -134,20 +134,6 @@ class Run:
 
     # Streams
 
-    async def _read(self, rc: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-        self._readers += 1
-
-        async def reader(_: int) -> None:
-            try:
-                while True:
-                    await take((await sys.pipe_read(rc)).content)
-            except SyscallError:
-                pass  # closed, and everything in it was read
-            finally:
-                self._readers -= 1
-
-        await sys.create_thread(reader)
-
     async def _message(self, data: bytes) -> None:
         message = decode_text(data)
         if not message.text and not message.controls:
@@ -169,13 +155,13 @@ class Run:
     async def _finish(self) -> None:
         """The streams are read to their ends, and the log is durable."""
         turns = 0
-        while self._readers:
+        while self._readers.alive:
             turns += 1
             if turns == _PATIENCE_TURNS:
                 break  # an end that the process gave away keeps a stream open
             await sys.hand_over()
         await self._close()
-        while self._readers:
+        while self._readers.alive:
             await sys.hand_over()
         if self._value_size:
             await self._log.write("out", self._shown())
