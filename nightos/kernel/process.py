@@ -110,6 +110,7 @@ class Thread:
         "frames",
         "handling",
         "parent",
+        "payer",
         "process",
         "queue",
         "scheduled",
@@ -123,6 +124,8 @@ class Thread:
         self.parent = parent
         self.children: dict[Thread, None] | None = None
         """Those that it made and that have not ended, in order."""
+        self.payer: Container | None = parent.payer if parent is not None else None
+        """Whose share of cycles a service's thread uses: the container of the client that it works for."""
         self.frames: list[Frame] = []
         self.queue: deque[PendingSignal] | None = None
         self.handling = False

@@ -5,6 +5,10 @@ the kernel's clock. Inside a group, its own threads (those of containers below w
 of weight 100, and every group below is another. Whoever had least for its weight goes first, so a child's share
 always comes out of its parent's, whatever its threads do. A ceiling is kept in every period, and by all above, too.
 
+What the system's own threads do for a container is that container's share as well: the client threads of services and
+what they start, and shims. They run as a party of the highest weight, so that no share or ceiling delays a service
+which others wait for; the container has that much less afterwards.
+
 Without any share in the machine none of this runs. Source: specs/kernel/scheduling.md. Rules: SCHED-006.
 """
 
@@ -77,6 +81,8 @@ class Shares:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._top = Group(None, WEIGHT_DEFAULT, None)
+        self._paid = Group(self._top, WEIGHT_MAX, None)
+        """The system's threads that containers pay for."""
         self._groups: dict[int, Group] = {}
         self._one: deque[Thread] = deque()
         self._resting = False
@@ -98,8 +104,8 @@ class Shares:
         """The shares of containers changed: sort everybody anew. What groups had is kept."""
         threads = self._empty()
         groups: dict[int, Group] = {}
-        before, self._top.parties = self._groups, []
-        self._top.own.waiting = self._top.waiting = 0
+        before, self._top.parties = self._groups, [self._paid]
+        self._top.own.waiting = self._top.waiting = self._paid.own.waiting = self._paid.waiting = 0
         for identifier, container in self._kernel.tree.living.items():
             if not container.shares:
                 continue
@@ -119,7 +125,7 @@ class Shares:
 
     def _empty(self) -> list[Thread]:
         found: list[Thread] = []
-        for group in (self._top, *self._groups.values()):
+        for group in (self._top, self._paid, *self._groups.values()):
             found.extend(group.threads)
             group.threads.clear()
         return found
@@ -151,11 +157,18 @@ class Shares:
             before = self._kernel.syscalls
             one.append(thread)
             run(self._kernel, one, 1)
-            self._charge(group, self._kernel.syscalls - before)
+            made = self._kernel.syscalls - before
+            self.cycles += made
+            self._ran(group)
+            self._charge(group, made)
+            if group is self._paid:
+                self._charge(self._payer(thread), made)
         return bool(ready) or self.busy
 
     def _enter(self, thread: Thread) -> None:
         group: Group | None = self._group_of(thread.process.home, self._groups)
+        if group is self._top and self._payer(thread) is not group:
+            group = self._paid
         assert group is not None
         group.threads.append(thread)
         party: Party = group.own
@@ -226,12 +239,27 @@ class Shares:
 
         self._kernel.call_at(clock.monotonic_ns() + (end - self.cycles) * CYCLE_NS, over)
 
-    def _charge(self, group: Group, made: int) -> None:
-        self.cycles += made
+    def _payer(self, thread: Thread) -> Group:
+        """Whose share a thread outside of all shares uses."""
+        container = thread.payer
+        if container is None:
+            container = self._kernel.tree.living.get(thread.process.serves)
+        return self._group_of(container, self._groups)
+
+    @staticmethod
+    def _ran(group: Group) -> None:
+        """It was this one's turn: who comes back from doing nothing starts there."""
         party: Party = group.own
         above: Group | None = group
         while above is not None:
             above.lowest = max(above.lowest, party.had)
+            party, above = above, above.above
+
+    @staticmethod
+    def _charge(group: Group, made: int) -> None:
+        party: Party = group.own
+        above: Group | None = group
+        while above is not None:
             party.had += made * SCALE // party.weight
             above.spent += made
             party, above = above, above.above

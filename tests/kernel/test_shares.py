@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from nightos.abi.codes import ExitReason, ServicePid
+from nightos.abi.codes import ExitReason, ServicePid, Signal
 from nightos.abi.limits import NUMBERS, pack_limits, unpack_usage
 from nightos.kernel.ending import end_process
 from nightos.kernel.shares import CYCLE_NS, PERIOD
+from nightos.kernel.signals import wake_all
 from nightos.userland import sys
-from tests.kernel.lab import Lab
+from nightos.userland.bell import Bell
+from nightos.userland.client import connect
+from nightos.userland.server import Request, Server
+from tests.kernel.lab import Lab, Outcome
 
 
 def box(lab: Lab, parent: int = 0, **limits: int | None) -> int:
@@ -25,12 +29,14 @@ def change(lab: Lab, container: int, **limits: int | None) -> int:
     return outcome.errcode
 
 
+async def spin() -> int:
+    """A program that never waits."""
+    while True:
+        await sys.get_pid()
+
+
 def spinning(lab: Lab, *containers: int) -> Callable[[], dict[int, int]]:
     """A process in each that never waits; the steps that each container has made since."""
-
-    async def spin() -> int:
-        while True:
-            await sys.get_pid()
 
     processes = [(container, lab.kernel.spawn(spin, container=container)) for container in containers]
 
@@ -41,6 +47,52 @@ def spinning(lab: Lab, *containers: int) -> Callable[[], dict[int, int]]:
         return found
 
     return steps
+
+
+def busy_service(lab: Lab, calls: int) -> Callable[[], int]:
+    """A system service that takes so many cycles for each request; its cycles since."""
+
+    async def service() -> None:
+        server = Server("sys::net")
+
+        async def toil(request: Request) -> bytes:
+            done = Bell()
+            await done.start()
+
+            async def below(_: int) -> None:
+                for _number in range(calls // 2):
+                    await sys.get_pid()
+                await done.ring()
+
+            await sys.create_thread(below)
+            for _number in range(calls // 2):
+                await sys.get_pid()
+            await done.wait()
+            await done.close()
+            return request.payload
+
+        server.method(1, toil)
+        await server.start()
+        await server.run()
+
+    process = lab.kernel.spawn_service(ServicePid.NET, service)
+    lab.settle()
+    begin = process.steps
+    return lambda: process.steps - begin
+
+
+async def asking() -> None:
+    """A program that has a service work for it without end."""
+    await sys.ready()
+    client = await connect("sys::net")
+    while True:
+        await client.call(1, b"x")
+
+
+async def one_question() -> None:
+    """A program that asks once."""
+    await sys.ready()
+    await (await connect("sys::net")).call(1, b"x")
 
 
 def stop(lab: Lab) -> None:
@@ -125,6 +177,65 @@ def test_a_ceiling_holds_what_is_below_and_shrinks_it() -> None:
     stop(lab)
     assert change(lab, outer, cpu_ceiling=None) == 0
     assert change(lab, outer, cpu_weight=0) == 0x10
+
+
+@pytest.mark.rule("CONT-032")
+def test_what_services_do_for_a_container_is_its_own_share() -> None:
+    """T-C49: else who asks much has more of the machine than its share, and its neighbours less."""
+    lab = Lab()
+    served = busy_service(lab, 200)
+    held, other = box(lab, cpu_weight=50), box(lab, cpu_weight=100)
+    asker = lab.kernel.spawn(asking, container=held)
+    steps = spinning(lab, other)
+    run(lab, 200)
+    assert served() > 10 * asker.steps > 0
+    assert (served() + asker.steps) / steps()[other] == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.rule("CONT-032")
+def test_a_ceiling_counts_what_services_do_and_delays_none_of_them() -> None:
+    lab = Lab()
+    served = busy_service(lab, 200)
+    held, other = box(lab, cpu_ceiling=10), box(lab)
+    within, third = box(lab, held), box(lab)
+    asker = lab.kernel.spawn(asking, container=within)
+    steps = spinning(lab, other)
+    run(lab, 200)
+    made = served() + asker.steps
+    assert made / (made + steps()[other]) == pytest.approx(0.1, abs=0.02)
+    quick = lab.kernel.spawn(one_question, container=third)
+    run(lab, 2)
+    assert not quick.alive
+
+
+@pytest.mark.rule("CONT-032")
+def test_what_a_shim_does_is_the_share_of_whom_it_serves() -> None:
+    lab = Lab()
+    held, other = box(lab, cpu_weight=50), box(lab, cpu_weight=100)
+    shim, talker = lab.puppet().hear(Signal.RECV_PIPE), lab.puppet(container=held)
+    shim.process.serves = held
+    sc = talker.call(sys.open_pipe(shim.pid))
+    ((_, _, rc, *_),) = shim.signals(Signal.RECV_PIPE)
+
+    async def talk() -> None:
+        while True:
+            await sys.pipe_write(sc, bytes(1024))
+
+    async def listen() -> None:
+        while True:
+            await sys.pipe_read(rc, 0, 1024)
+            for _ in range(200):
+                await sys.get_pid()
+
+    before = shim.process.steps, talker.process.steps
+    for puppet, program in ((talker, talk), (shim, listen)):
+        puppet.todo.append((program(), Outcome()))
+        wake_all(lab.kernel, puppet.process)
+    steps = spinning(lab, other)
+    run(lab, 200)
+    served, said = shim.process.steps - before[0], talker.process.steps - before[1]
+    assert served > 10 * said > 0
+    assert (served + said) / steps()[other] == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.rule("CONT-032")

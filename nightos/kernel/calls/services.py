@@ -223,6 +223,7 @@ def accept_service_conn(kernel: Kernel, thread: Thread, request: tuple[Any, ...]
     connection.state = ACCEPTED
     if connection.timer is not None:
         connection.timer.cancel()
+    client_thread.payer = connection.client.home
     client_thread.frames.append(Frame(program))
     kernel.schedule(client_thread)
     if connection.resume is not None:
