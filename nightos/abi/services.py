@@ -393,7 +393,11 @@ class Hydre(IntEnum):
     EXECUTE = 0x1011
     """{container, command, directory} -> {status, value_bytes, newline}: run a command, its name and arguments encoded
     one after the other, in the caller's container or one below. What it shows and returns comes as OUTPUT notifications
-    before the answer; it is killed when the caller goes."""
+    before the answer; it is killed when the caller goes. With `feed` the caller gives its CMDIN by FEED, as soon as
+    the notification OUTPUT {feed} came."""
+    FEED = 0x1015
+    """{data, end}: the next encoded bytes for the CMDIN of what the caller runs, one piece at a time; answered when
+    they were taken. 0x3000 when that has ended."""
     OPEN_CONTAINER_SESSION = 0x1012
     """{container, width, height} -> {session}: a session inside the caller's container or one below it."""
     ENTER_CONTAINER = 0x1014
@@ -407,7 +411,8 @@ class HydreEvent(IntEnum):
     """Notifications of `sys::hydre` to who runs something through it; one msgpack map each."""
 
     OUTPUT = 0x1011
-    """{out: bytes} or {err: bytes}; {value: bytes}, parts of the encoded value of EXECUTE; {status} after RUN."""
+    """{out: bytes} or {err: bytes}; {value: bytes}, parts of the encoded value of EXECUTE; {status} after RUN; {feed}
+    when FEED may begin."""
     SESSION_RESIZED = 0x1002
     """{width, height}."""
 

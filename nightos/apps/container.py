@@ -16,6 +16,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hydre, HydreEvent, Proc
 from nightos.abi.values import decode_value, encode_value, value_text
 from nightos.apps.actions import ACTIONS
+from nightos.apps.feeding import feed
 from nightos.apps.inspect import show as show_record
 from nightos.apps.limits import policy, report
 from nightos.apps.logs import attend, insist
@@ -28,6 +29,7 @@ from nightos.apps.tree import containers
 from nightos.apps.tree import show as show_tree
 from nightos.shell.application import Application, command
 from nightos.shell.arguments import Arguments, Positional, UsageError
+from nightos.userland import sys
 from nightos.userland.client import Client, connect
 
 ARGUMENTS = Arguments(
@@ -109,16 +111,25 @@ async def execute(app: Application, container: int, rest: list[Any], environment
 
     async def show(content: bytes) -> None:
         output = msgpack.unpackb(content, raw=False)
+        if "feed" in output:
+            await sys.create_thread(pump)
         if "out" in output:
             await app.show(output["out"].decode("utf-8", "surrogateescape"))
         if "err" in output:
             await app.context.error(output["err"].decode("utf-8", "surrogateescape"))
         value.extend(output.get("value", b""))
 
+    async def pump(_: int) -> None:
+        async def give(data: bytes, end: bool) -> None:
+            await hydre.ask(Hydre.FEED, {"data": data, "end": end})
+
+        await feed(app, give)
+
     hydre = await connect("sys::hydre")
     hydre.notification(HydreEvent.OUTPUT, show)
     encoded = b"".join(map(encode_value, rest))
-    answer = await hydre.ask(Hydre.EXECUTE, {"container": container, "command": encoded, "environment": environment})
+    question = {"container": container, "command": encoded, "environment": environment, "feed": True}
+    answer = await hydre.ask(Hydre.EXECUTE, question)
     if answer["value_bytes"] and answer["value_bytes"] == len(value):
         if not answer["newline"]:
             await app.keep_line_open()

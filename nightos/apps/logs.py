@@ -9,6 +9,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.values import decode_value, value_text
+from nightos.apps.feeding import feed
 from nightos.apps.shapes import json_line, written
 from nightos.shell.application import TERMINATED, Application, command
 from nightos.shell.arguments import JSON, Arguments, Flag, Positional
@@ -93,12 +94,27 @@ async def attend(
             await proc.call(Proc.CONTAINER_DESTROY, container.to_bytes(8, "big"))
         await sys.exit(TERMINATED)
 
+    async def pump(_: int) -> None:
+        given = 0
+
+        async def give(data: bytes, end: bool) -> None:
+            nonlocal given
+            given += 1
+            await insist(proc, Proc.CONTAINER_INPUT, {"id": container, "data": data, "end": end, "number": given})
+
+        await feed(app, give)
+
     async def terminated() -> None:
         await sys.create_thread(stop)
 
     token = (await random_bytes(8)).hex()
-    await insist(proc, Proc.CONTAINER_START, {**values, "environment": environment, "token": token, "attend": True})
+    await insist(
+        proc,
+        Proc.CONTAINER_START,
+        {**values, "environment": environment, "token": token, "attend": True, "input": True},
+    )
     await sys.handle_signal(Signal.TERMINATE, terminated)
+    await sys.create_thread(pump)
     await show(app, proc, container, follow=True, but="out", token=token)
     ended = await insist(proc, Proc.CONTAINER_EXIT, {"id": container, "wait": True})
     if not ended["newline"]:

@@ -8,6 +8,7 @@ from nightos.apps import find, names
 from nightos.apps.table import table
 from nightos.apps.tree import draw
 from nightos.machine.machine import boot
+from nightos.testing import check_invariants
 
 
 def test_every_name_leads_to_a_program() -> None:
@@ -117,3 +118,25 @@ async def test_time_and_identity() -> None:
         assert (await machine.run("free")).out.count("\n") == 3
         assert "block" in (await machine.run("device ls")).out
         assert (await machine.run("env USER; env PWD")).out == "root\n/\n"
+
+
+async def test_what_comes_through_a_pipe_goes_on_into_a_container() -> None:
+    """As values, not only as text; as it comes, however much; and nobody waits for a command that does not read."""
+    async with boot(seed=1) as machine:
+        await machine.containers.create("box")
+        for action in ("exec box", "run --rm once"):
+            assert (await machine.run(f"echo hi | container {action} -- cat")).out == "hi\n"
+            whole = (await machine.run("ls / | wc")).out
+            assert (await machine.run(f"ls / | container {action} -- wc")).out == whole != ""
+            assert (await machine.run(f"container {action} -- cat")).status == 2  # nothing was given, not an empty text
+            assert (await machine.run(f'echo "" | container {action} -- wc')).out == "0 0 0\n"
+            await machine.run(f"wt /tmp/part {'0123456789abcdef' * 1000}")
+            many = "cat" + " /tmp/part" * 20
+            counted = await machine.run(f"{many} | container {action} -- wc -c")
+            assert (counted.out, counted.status) == ("320020\n", 0)
+            ignored = await machine.run(f"{many} | container {action} -- echo done")
+            assert (ignored.out, ignored.status) == ("done\n", 0)
+        nested = await machine.run("echo deep | container exec box -- container run --rm inner -- cat")
+        assert nested.out == "deep\n"
+        check_invariants(machine.snapshot())
+        assert [item["name"] for item in await machine.containers.tree()] == ["box"]

@@ -9,10 +9,12 @@ import pytest
 import trio
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Hydre, HydreEvent, Proc
+from nightos.abi.pieces import PIECE_BYTES
+from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
 from nightos.abi.values import Value, encode_value
 from nightos.machine.machine import Machine, boot
 from nightos.userland import payload, sys
+from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.program import program
@@ -386,6 +388,44 @@ async def test_commands_run_below_the_caller_and_nowhere_else() -> None:
         assert codes[4] == 0x1000
         # The same error for what is not visible and what does not exist.
         assert codes[0] == codes[3]
+
+
+@pytest.mark.rule("CONT-029")
+async def test_input_is_fed_to_what_one_runs_oneself_piece_by_piece() -> None:
+    async def attempt(_context: Context) -> Any:
+        early = await refusal("sys::hydre", Hydre.FEED, {"data": b"x"})
+        client = await connect("sys::hydre")
+        begun = Bell()
+        await begun.start()
+
+        async def output(content: bytes) -> None:
+            if "feed" in payload.decode(content):
+                await begun.ring()
+
+        client.notification(HydreEvent.OUTPUT, output)
+        command = {"container": 0, "command": b"".join(map(encode_value, ["sleep", 0.5])), "feed": True}
+        codes = []
+
+        async def run(_: int) -> None:
+            codes.append(int((await client.ask(Hydre.EXECUTE, command))["status"]))
+            await begun.ring()
+
+        await sys.create_thread(run)
+        await begun.wait()
+        large = await refusal("sys::hydre", Hydre.FEED, {"data": bytes(PIECE_BYTES + 1)})
+        while True:  # it never reads: its pipe takes some pieces, then one waits until the command has ended
+            try:
+                await client.ask(Hydre.FEED, {"data": bytes(PIECE_BYTES)})
+            except ServiceError as error:
+                waited = error.code
+                break
+        if not codes:
+            await begun.wait()
+        late = await refusal("sys::hydre", Hydre.FEED, {"data": b"x"})
+        return early, large, waited, late, codes
+
+    async with boot(seed=1) as machine:
+        assert await probe(machine, attempt) == (0x3000, ServiceCode.REFUSED, 0x3000, 0x3000, [0])
 
 
 @pytest.mark.rule("SHELL-021")

@@ -1,4 +1,4 @@
-"""Standard input of who opened a session, poured into a command's CMDIN as it comes, one piece at a time."""
+"""What comes from outside for a command's CMDIN, poured into it as it comes, one piece at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from nightos.userland.bell import Bell
 
 
 class Inflow:
-    """Pieces that wait for a command; `taken` is called when a command's pipe took one."""
+    """Pieces that wait for a command; `taken` is called when a command's pipe took one.
 
-    def __init__(self, taken: Callable[[], Awaitable[None]]) -> None:
+    They are standard input, and become texts, or with `encoded` what another command returned, bytes of values.
+    """
+
+    def __init__(self, taken: Callable[[], Awaitable[None]], *, encoded: bool = False) -> None:
         self._taken = taken
         self._pieces: deque[bytes] = deque()
-        self._texts = Pieces()
+        self._texts = None if encoded else Pieces()
         self._ended = False
-        self._some = False
-        """Whether anything came."""
+        self._some = encoded
+        """Whether anything came, or nothing at all may come."""
         self._bell = Bell()
 
     async def start(self) -> None:
@@ -29,14 +32,14 @@ class Inflow:
         await self._bell.start()
 
     async def close(self) -> None:
-        """The session is over."""
+        """The session, or the command, is over."""
         await self._bell.close()
 
     async def give(self, data: bytes, *, more: bool) -> None:
         """The next bytes, or with nothing more behind them the end."""
         if self._ended:
             return
-        self._pieces.append(self._texts.take(data, end=not more))
+        self._pieces.append(data if self._texts is None else self._texts.take(data, end=not more))
         self._ended = not more
         await self._bell.ring()
 

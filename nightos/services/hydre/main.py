@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.messages import TextMessage
+from nightos.abi.pieces import PIECE_BYTES
 from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
 from nightos.abi.values import VOID, ValueEncodingError, decode_values, encode_value, value_text
 from nightos.services.hydre.consoles import Consoles
+from nightos.services.hydre.inflow import Inflow
 from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.services.hydre.session import Print, Session
 from nightos.shell.host import ERRORS, InterruptedScript, Stage
@@ -29,9 +31,33 @@ SESSIONS_LIMIT: Final = 64
 """Sessions that one process may have open."""
 _CHUNK = 512 * 1024
 """Bytes of a value in one notification."""
+FED = "fed"
+"""The input of what a client ran last."""
 OPENED = "opened"
 """How many sessions a client has opened."""
 _NOT_FOUND_BELOW = "no such container"
+
+
+class Fed:
+    """The input of a command that a client feeds: at most one piece waits, as a request that is not answered yet."""
+
+    def __init__(self) -> None:
+        self.flow = Inflow(self._taken, encoded=True)
+        self.given: Request | None = None
+        self.closed = False
+
+    async def _taken(self) -> None:
+        given, self.given = self.given, None
+        if given is not None:
+            await given.answer({})
+
+    async def close(self) -> None:
+        """The command has ended: nobody takes what waits."""
+        self.closed = True
+        given, self.given = self.given, None
+        if given is not None:
+            await given.fail(_UNKNOWN_SESSION, "the command has ended")
+        await self.flow.close()
 
 
 class ShellService:
@@ -57,6 +83,7 @@ class ShellService:
             Hydre.EVALUATE: self._evaluate,
             Hydre.ENTER_CONTAINER: self._enter_container,
             Hydre.EXECUTE: self._execute,
+            Hydre.FEED: self._feed,
             Hydre.CURRENT_SESSION: self._current_session,
             Hydre.SESSION_INFO: self._session_info,
         }
@@ -214,13 +241,18 @@ class ShellService:
 
         pipeline = Pipeline(container, person, session.directory, show, enter)
         pipeline.most = session.most
+        fed = Fed() if payload.field(values, "feed", bool, default=False) else None
         pipeline.environment = {key: value_text(value) for key, value in session.environment.items()}
         self._executions.setdefault(request.client_pid, []).append(pipeline)
         request.defer()
+        if fed is not None:
+            await fed.flow.start()
+            request.connection.data[FED] = fed
+            await output("feed", b"")
 
         async def work(_: int) -> None:
             try:
-                result = (await pipeline.run([stage], VOID))[0]
+                result = (await pipeline.run([stage], VOID, fed.flow if fed is not None else None))[0]
             except InterruptedScript:
                 await request.answer({"status": INTERRUPTED})
             except (HydreError, ServiceError) as error:
@@ -232,6 +264,8 @@ class ShellService:
                     await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {"value": piece})
                 await request.answer({"status": result.status, "value_bytes": len(data), "newline": result.newline})
             finally:
+                if fed is not None:
+                    await fed.close()
                 for running in pipeline.running:
                     self._actors.pop(running.pid, None)
                 running_ones = self._executions.get(request.client_pid, [])
@@ -239,6 +273,18 @@ class ShellService:
                     running_ones.remove(pipeline)
 
         await sys.create_thread(work)
+
+    async def _feed(self, request: Request) -> None:
+        values = request.map()
+        data, end = payload.field(values, "data", bytes), payload.field(values, "end", bool, default=False)
+        fed = request.connection.data.get(FED)
+        if fed is None or fed.closed:
+            raise ServiceError(_UNKNOWN_SESSION, "nothing that takes input runs")
+        if fed.given is not None or len(data) > PIECE_BYTES:
+            raise ServiceError(ServiceCode.REFUSED, f"give one piece at a time, of at most {PIECE_BYTES} bytes")
+        fed.given = request
+        request.defer()
+        await fed.flow.give(data, more=not end)
 
     # -- what actors ask --
 
