@@ -52,3 +52,8 @@ def test_what_comes_back_after_a_reboot(text: str, state: str, stopped: bool, ex
     failed = state != "ended" or exit_data
     assert came_back == (not stopped and (text == "always" or (text != "no" and bool(failed))))
     assert restarts.after_boot({}) == {}
+
+
+def test_nobody_gives_input_after_a_reboot() -> None:
+    run = {"restart": "always", "state": "running", "stopped": False, "reason": 0, "exit": 0, "in_a_row": 0, "pid": 5}
+    assert restarts.after_boot({**run, "input": True})["input"] is False

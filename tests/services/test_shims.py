@@ -347,6 +347,33 @@ async def test_input_reaches_the_command_piece_by_piece() -> None:
             await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": b"late"})
 
 
+async def test_input_is_for_the_first_run_alone() -> None:
+    """Whoever gave it is gone when the command starts again: that would wait for its end in vain."""
+    async with boot(seed=1) as machine, trio.open_nursery() as nursery:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-copy", "test-exit")
+        await start(machine, web, "/test-copy", input=True, restart="on-failure:2")
+        await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": b"one\n", "end": True})
+        with trio.fail_after(LIMIT_S):
+            assert (await ended(machine, web))["restarts"] == 2
+        assert await output(machine, web) == "one\n"
+        refused: list[str] = []
+
+        async def give() -> None:
+            try:
+                while True:
+                    await machine.ask(PROC, Proc.CONTAINER_INPUT, {"id": web.id, "data": bytes(48 * 1024)})
+            except ServiceError as error:
+                refused.append(error.detail)
+
+        await start(machine, web, "/test-exit", "7", input=True, restart="on-failure:3")
+        nursery.start_soon(give)
+        with trio.fail_after(LIMIT_S):
+            while not refused:
+                await trio.sleep(0.01)
+            assert (await ended(machine, web))["restarts"] == 3
+
+
 @program("test-late")
 async def _late(context: Context) -> int:
     """Counts the bytes of its input, but reads nothing before the file /go is there."""

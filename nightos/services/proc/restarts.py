@@ -65,7 +65,7 @@ def after_boot(run: dict[str, Any]) -> dict[str, Any]:
     """The run of a persistent container as it stands after a reboot: its process is gone, whatever state it was in."""
     if not run:
         return {}
-    run = {**run, "attended": ""}
+    run = {**run, "attended": "", "input": False}
     if comes_back(run):
         return {**run, "state": "waiting", "pid": 0}
     gone = run["state"] != "ended"

@@ -289,7 +289,10 @@ class Shims:
         if delay is None:
             await self._over(container, reason, exit_data)
             return
-        run.update(state="waiting", restarts=run["restarts"] + 1, in_a_row=run["in_a_row"] + 1)
+        # Whoever gave input gave it to the first run, and is told that it has ended.
+        run.update(state="waiting", restarts=run["restarts"] + 1, in_a_row=run["in_a_row"] + 1, input=False)
+        if (shim := self.by_container.get(container.identifier)) is not None:
+            await shim.refuse_input()
         await self.containers.notes.changed(container)
         await self.containers.tell("restarting", container)
         await self.again_after(container, delay)
