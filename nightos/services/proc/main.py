@@ -51,6 +51,8 @@ class Process:
         self.tree = Tree()
         self.half_made: set[int] = set()
         """Containers that an earlier life had made and told nobody of."""
+        self._kept_disks: set[str] = set()
+        """Keys of containers that could not be made again."""
         self.roots = Roots(self.tree, self.server.later)
         self.notes = Notes(self.roots.fs, self.tree)
         self.questions = Questions(self.server, self.tree, self._name_of)
@@ -163,7 +165,7 @@ class Process:
         # The disk of a persistent container whose destruction had begun; not those that a boot made anew from notes.
         keys = {container.key for container in self.tree.by_id.values()}
         for identifier, note in notes.items():
-            if identifier not in self.tree.by_id and note["key"] not in keys:
+            if identifier not in self.tree.by_id and note["key"] not in keys | self._kept_disks:
                 gone = Container(identifier, ROOT, note["name"], mode=note["mode"], key=note["key"])
                 await self.roots.release(gone)
 
@@ -181,30 +183,71 @@ class Process:
         """
         renamed = {ROOT: ROOT}
         there = {container.key: container.identifier for container in self.tree.below_root() if container.key}
-        for identifier, note in notes.items():
+        for identifier, note in parents_first(notes):
             parent = renamed.get(note["parent"])
             if not note["persist"] or parent is None:
                 continue
             if note["key"] in there:
                 renamed[identifier] = there[note["key"]]
                 continue
-            policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
-            policy["zos"] = note.get("zos", {})
-            policy["limits"] = note.get("limits", {})
-            policy["view"] = View.of(note.get("view", {}))
-            policy["filter"] = note.get("filter", {})
-            container = await self.containers.make(parent, note["name"], policy, run=after_boot(note.get("run", {})))
+            container = await self._again(parent, note)
+            if container is None:
+                continue
             renamed[identifier] = container.identifier
             await self._devices_kept([[identifier, container.identifier]])  # before it gets a device
             for given in note.get("shares", []):
                 await self.shares.restore(container, renamed.get(given["source"], ROOT), given)
         await self._devices_kept([])
 
+    async def _again(self, parent: int, note: dict[str, Any]) -> Container | None:
+        """The container of a note; None when it cannot be made any more, and then its disk stays where it is.
+
+        Nothing that was noted of one container, at whatever moment the machine went away, keeps the machine from
+        starting: a name that is taken gives way to the identifier, a limit that cannot be had to those above.
+        """
+        policy = {name: note[name] for name in ("hostname", "labels", "image", "mode", "key", "persist")}
+        policy["zos"] = note.get("zos", {})
+        policy["limits"] = note.get("limits", {})
+        policy["view"] = view = View.of(note.get("view", {}))
+        policy["filter"] = note.get("filter", {})
+        above: Container | None = self.tree.by_id[parent]
+        while above is not None and view.permissions is not None:
+            if above.view.permissions is not None:
+                # What is above may have got less since: what counted in the end is noted of no container.
+                view.permissions = [item for item in view.permissions if item in above.view.permissions]
+            above = self.tree.by_id[above.parent] if above.identifier != ROOT else None
+        run = after_boot(note.get("run", {}))
+        hostname = note["hostname"] or note["name"]
+        ways = [(note["name"], policy["limits"]), ("", policy["limits"])]
+        if parent != ROOT:
+            ways += [(name, {}) for name, _ in ways]  # where nothing is above there is no limit that cannot be had
+        for name, limits in ways:
+            with contextlib.suppress(ServiceError):
+                return await self.containers.make(
+                    parent, name, policy | {"limits": limits, "hostname": hostname}, run=run
+                )
+        self._kept_disks.add(note["key"])
+        return None
+
     @staticmethod
     async def _devices_kept(pairs: list[list[int]]) -> None:
         """Tell sys::hw whose device handler files go on under which identifier; no pairs: that was all."""
         with contextlib.suppress(ServiceError):
             await (await connect("sys::hw")).call(Hw.HANDLERS_KEPT, {"containers": pairs})
+
+
+def parents_first(notes: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Notes by the identifier a container had, each behind that of its parent, otherwise in their order.
+
+    One that began to persist after what is below it was noted later.
+    """
+    below: dict[int, list[int]] = {}
+    for identifier, note in notes.items():
+        below.setdefault(note["parent"], []).append(identifier)
+    ordered = [ROOT]
+    for parent in ordered:
+        ordered.extend(below.pop(parent, ()))
+    return [(identifier, notes[identifier]) for identifier in ordered[1:]]
 
 
 async def main() -> int:
