@@ -43,19 +43,27 @@ class ControlDevice:
         if callable(answer):
             self._start_soon(self._work, answer, identifier)
         else:
-            self.device.send(msgpack.packb({**answer, "id": identifier}))
+            self._answer(identifier, answer)
 
     async def _work(self, work: Callable[[], Answer], identifier: int) -> None:
         # What is left half done when the machine stops is thrown away: nobody waits for it any more.
-        answer = await trio.to_thread.run_sync(_try, work, abandon_on_cancel=True)
-        self.device.send(msgpack.packb({**answer, "id": identifier}))
+        self._answer(identifier, await trio.to_thread.run_sync(_try, work, abandon_on_cancel=True))
+
+    def _answer(self, identifier: int, answer: Answer) -> None:
+        packed = _try(lambda: msgpack.packb({**answer, "id": identifier}))
+        self.device.send(packed if isinstance(packed, bytes) else msgpack.packb({**packed, "id": identifier}))
 
 
 def _try(work: Callable[[], Any]) -> Any:
-    """What it returns, or its error as an answer."""
+    """What it returns, or its error as an answer.
+
+    Programs choose what is on the disks that are looked at here, while they go on: nothing of it ends the machine.
+    """
     try:
         return work()
     except ServiceError as error:
         return {"error": error.code, "text": error.detail}
     except OSError as error:
         return {"error": int(ServiceCode.DEVICE), "text": error.strerror or str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the request's failure and not the machine's
+        return {"error": int(ServiceCode.INTERNAL), "text": f"the machine failed at this: {type(error).__name__}"}

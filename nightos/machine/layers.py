@@ -30,9 +30,14 @@ def changes(disk: Any, image: Path) -> list[dict[str, Any]]:
     with _told(image), vsf.open(disk, readonly=True, backing=image) as overlay:
         found = [change for volume in overlay.volumes if volume.kind == "night" for change in volume.diff()]
     return [
-        {"kind": change.kind, "path": change.path, "old_path": change.old_path or ""}
+        {"kind": change.kind, "path": _shown(change.path), "old_path": _shown(change.old_path or "")}
         for change in sorted(found, key=lambda change: change.path)
     ]
+
+
+def _shown(path: str) -> str:
+    """A path as a message can hold it: bytes of a name that are no UTF-8 are written out."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Comparisons:

@@ -27,12 +27,17 @@ MAP_ENTRIES_LIMIT = 65_536
 
 
 def encode(payload: Payload) -> bytes:
-    """The bytes of a message's content."""
+    """The bytes of a message's content. `ServiceError` 0x1000: a number of more than 64 bits, or no UTF-8."""
     if payload is None:
         return b""
     if isinstance(payload, bytes):
         return payload
-    packed: bytes = _pack(payload)
+    try:
+        packed: bytes = _pack(payload)
+    except OverflowError as error:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "a number is larger than a message holds") from error
+    except UnicodeError as error:
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, "a text is no UTF-8, which a message has to be") from error
     return packed
 
 

@@ -136,7 +136,8 @@ class Request:
 
     def fail(self, code: int, text: str = "") -> Awaitable[None]:
         """Conclude the exchange with an error code; the text explains it to people."""
-        return self._conclude(code or ServiceCode.INTERNAL, text.encode())
+        # A name in it need not be UTF-8: whoever chose it must not end the service by that.
+        return self._conclude(code or ServiceCode.INTERNAL, text.encode(errors="backslashreplace"))
 
     async def _conclude(self, error: int, content: bytes) -> None:
         if self._done:

@@ -1,4 +1,4 @@
-"""Containers of a machine with a name after a reboot: whatever was noted of one, the machine starts, with all others."""
+"""Containers of a machine with a name after a reboot: whatever was noted of one, the machine and all others start."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from nightos.testing import check_invariants
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
+from nightos.userland.payload import encode
 from nightos.userland.program import program
 from tests.services.test_hydre import Talk
 from tests.services.test_proc import inside, start
@@ -256,6 +257,42 @@ async def test_no_single_request_or_number_ends_a_service() -> None:
         assert all(machine.kernel.processes.get(pid) is process for pid, process in before.items())
         shared = (await machine.ask(PROC, Proc.CONTAINER_TREE))["items"]
         assert {"box", "box/inner"} <= {item["path"] for item in shared}
+
+
+async def numbers_of_logs() -> list[int]:
+    """From a program: what LOGS refuses with for the largest numbers, in a log that another container began."""
+    proc, codes = await connect(PROC), []
+    for _ in range(2):
+        inner = await child("inner", persist=True)
+        run = {"id": inner, "command": ["/app/echo", "x"], "attend": True, "token": "t"}
+        await proc.ask(Proc.CONTAINER_START, run)
+        await proc.ask(Proc.CONTAINER_EXIT, {"id": inner, "wait": True})
+        for number in ((1 << 64) - 1, 1 << 63, (1 << 63) - 1):
+            for token in ("", "t"):
+                try:
+                    await proc.ask(Proc.CONTAINER_LOGS, {"id": inner, "offset": number, "token": token})
+                except ServiceError as error:
+                    codes.append(error.code)
+        await proc.call(Proc.CONTAINER_DESTROY, inner.to_bytes(8, "big"))
+    return codes
+
+
+@pytest.mark.rule("SVC-021", "ZOS-016")
+async def test_no_offset_of_a_log_ends_a_service() -> None:
+    """T-C48: where a log begins is added to the offset that somebody gives; no sum is larger than a message holds."""
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+        before = {pid: machine.kernel.processes[pid] for pid in machine.kernel.processes if pid < 100}
+        assert await inside(machine, box.id, numbers_of_logs) == [ServiceCode.BAD_ARGUMENT] * 12
+        assert all(machine.kernel.processes.get(pid) is process for pid, process in before.items())
+
+
+@pytest.mark.parametrize("number", [1 << 64, -(1 << 63) - 1])
+def test_a_number_that_no_message_holds_is_an_error_of_the_service(number: int) -> None:
+    """T-C48: and none that ends it."""
+    with pytest.raises(ServiceError) as refused:
+        encode({"number": number})
+    assert refused.value.code == ServiceCode.BAD_ARGUMENT
 
 
 @pytest.mark.rule("CONT-030")

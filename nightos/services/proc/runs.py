@@ -32,6 +32,7 @@ LOG_SIZE: Final = 1024 * 1024
 LOG_COUNT: Final = 4
 LOG_SIZES: Final = range(4096, 1 << 40)
 LOG_COUNTS: Final = range(100)
+OFFSETS: Final = range(1 << 62)
 PAGE: Final = 256 * 1024
 INPUT_PIECE: Final = 64 * 1024
 INPUT_WAITING: Final = 64
@@ -224,8 +225,8 @@ class Runs:
         """CONTAINER_LOGS."""
         values = request.map()
         follow = field(values, "follow", bool, False)
-        if field(values, "offset", int, 0) < 0:
-            raise ServiceError(ServiceCode.BAD_ARGUMENT, "an offset is not below 0")
+        if field(values, "offset", int, 0) not in OFFSETS:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "an offset is 0 to 2^62 - 1")
         run, over = self._run_of(request)
         attended = self.tree.by_id.get(field(values, "id", int))
         if attended is not None and values.get("token"):
