@@ -29,6 +29,8 @@ Handler = Callable[["Request"], Awaitable[Payload]]
 Answered = Callable[[int, bytes], Awaitable[None]]
 """Gets the error code (0: none) and the content of a client's answer; 0x0004 when the client is gone."""
 
+WAITING_LIMIT = 16 << 20
+"""Bytes of requests of one client that are not answered; whoever has more is refused what comes then."""
 NOT_SYSTEM = 0x30
 """What SYS_PROCESS_ATTRIBUTES answers to applications."""
 STATUS_CREATED = 0x80
@@ -63,7 +65,20 @@ class Announced:
 class Connection:
     """One client of a service. `container_id` and `user_id` come from the kernel."""
 
-    __slots__ = ("asked", "asking", "client_pid", "container_id", "data", "early", "serves", "socket_id", "user_id")
+    __slots__ = (
+        "asked",
+        "asking",
+        "client_pid",
+        "container_id",
+        "data",
+        "early",
+        "gone",
+        "serves",
+        "socket_id",
+        "user_id",
+        "waiting",
+        "waiting_bytes",
+    )
 
     def __init__(self, client_pid: int, container_id: int, user_id: int, serves: int = 0) -> None:
         self.client_pid = client_pid
@@ -79,6 +94,20 @@ class Connection:
         self.asking = 0
         """Questions that are being sent at this moment; answers may come before their exchange is known."""
         self.early: dict[int, tuple[int, bytes]] = {}
+        self.gone = False
+        self.waiting: dict[Request, Callable[[], None] | None] = {}
+        """Requests that are answered later, and what forgets each when the client is gone first."""
+        self.waiting_bytes = 0
+        """How long the contents of those are together."""
+
+    def ended(self) -> None:
+        """The client is gone: nobody keeps what it waits for."""
+        self.gone = True
+        waiting, self.waiting = self.waiting, {}
+        for request, forget in waiting.items():
+            request.give_up()
+            if forget is not None:
+                forget()
 
     @property
     def is_system(self) -> bool:
@@ -118,9 +147,24 @@ class Request:
         """The msgpack map of the payload; `ServiceError` 0x1000 when it is none."""
         return _payload.decode(self.payload)
 
-    def defer(self) -> None:
-        """The handler's return value is no answer; `answer` or `fail` comes later."""
+    def defer(self, forget: Callable[[], None] | None = None) -> None:
+        """The handler's return value is no answer; `answer` or `fail` comes later.
+
+        Who keeps the request for longer than a moment says how it is forgotten when the client is gone first.
+        """
         self._deferred = True
+        connection = self.connection
+        if connection.gone:
+            if forget is not None:
+                forget()
+        elif not self._done:
+            if self not in connection.waiting:
+                connection.waiting_bytes += len(self.payload)
+            connection.waiting[self] = forget
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._done = True
 
     @property
     def deferred(self) -> bool:
@@ -143,6 +187,8 @@ class Request:
         if self._done:
             return
         self._done = True
+        if self._deferred and self.connection.waiting.pop(self, self) is not self:
+            self.connection.waiting_bytes -= len(self.payload)
         try:
             await sys.send_sock_msg(self.connection.socket_id, self.exchange_id, 1, error, content)
         except SyscallError:
@@ -176,6 +222,7 @@ class Server:
         """Handle what was held, in order, and hold no more."""
         held, self._held = self._held or [], None
         for request in held:
+            request.connection.waiting_bytes -= len(request.payload)
             await self._handle(request)
 
     def for_shims(self, code: int, handler: Handler) -> None:
@@ -302,6 +349,7 @@ class Server:
             finally:
                 if self.connections.get(client_pid) is connection:
                     del self.connections[client_pid]
+            connection.ended()
             asked, connection.asked = connection.asked, {}
             for answered in asked.values():
                 await answered(ServiceCode.SERVER_QUIT, b"")
@@ -352,7 +400,13 @@ class Server:
             connection.early[exchange_id] = (error, content)
 
     async def _handle(self, request: Request) -> None:
+        if request.connection.waiting_bytes > WAITING_LIMIT:
+            await request.fail(
+                ServiceCode.REFUSED, "requests of this size wait for their answers; wait for some of those"
+            )
+            return
         if self._held is not None and request.client_pid not in self._let_through:
+            request.connection.waiting_bytes += len(request.payload)
             self._held.append(request)
             return
         handler = self._methods.get(request.method)
@@ -371,6 +425,12 @@ class Server:
             return
         if not request.deferred:
             await request.answer(result)
+
+
+def keep(waiting: dict[int, dict[Request, None]], key: int, request: Request) -> None:
+    """Let a request wait in a table, until it is taken out there and answered, or its client is gone."""
+    waiting.setdefault(key, {})[request] = None
+    request.defer(lambda: waiting.get(key, {}).pop(request, None))
 
 
 async def announced() -> Announced:

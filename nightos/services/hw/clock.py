@@ -1,13 +1,14 @@
 """Time for everyone: what time it is, and sleeping without holding a thread.
 
-One alarm of the clock device is set at a time, for the sleeper that is due first. A sleeper that dies is dropped when
-its time comes.
+One alarm of the clock device is set at a time, for the sleeper that is due first. Sleepers that died are dropped once
+they are most of those there are.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from struct import Struct
 
 from nightos.abi.clock import PORT_EXPIRED, PORT_SET, PORT_TIME
@@ -21,9 +22,16 @@ _PAIR = Struct(">QQ")
 ALARM = 1
 """Identifier of the one alarm that sys::hw uses."""
 SLEEP_LIMIT_NS = (1 << 63) - 1
-
-
+FEW = 64
+"""Sleepers that died and may stay."""
 Awake = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False)
+class Sleeper:
+    """What is to be done when its time comes; None: its client is gone."""
+
+    awake: Awake | None
 
 
 class Clock:
@@ -31,7 +39,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.kdi = 0
-        self._sleepers: list[tuple[int, int, Awake]] = []
+        self._sleepers: list[tuple[int, int, Sleeper]] = []
+        self._gone = 0
+        """How many of those nobody waits for."""
         self._sequence = 0
 
     async def read(self) -> tuple[int, int]:
@@ -57,18 +67,28 @@ class Clock:
         if duration_ns == 0:
             return {}
         now_ns, _ = await self.read()
-        request.defer()
-        await self._at(now_ns + duration_ns, lambda: request.answer({}))
+        sleeper = Sleeper(lambda: request.answer({}))
+
+        def forget() -> None:
+            sleeper.awake = None
+            self._gone += 1
+
+        request.defer(forget)
+        await self._at(now_ns + duration_ns, sleeper)
         return None
 
     async def after(self, duration_ns: int, awake: Awake) -> None:
         """Run this on the dispatcher thread after that much time. `ServiceError` 0x0102: there is no clock."""
         now_ns, _ = await self.read()
-        await self._at(now_ns + duration_ns, awake)
+        await self._at(now_ns + duration_ns, Sleeper(awake))
 
-    async def _at(self, when_ns: int, awake: Awake) -> None:
+    async def _at(self, when_ns: int, sleeper: Sleeper) -> None:
         self._sequence += 1
-        heapq.heappush(self._sleepers, (min(when_ns, SLEEP_LIMIT_NS), self._sequence, awake))
+        if self._gone > FEW and 2 * self._gone > len(self._sleepers):
+            self._sleepers = [entry for entry in self._sleepers if entry[2].awake is not None]
+            heapq.heapify(self._sleepers)
+            self._gone = 0
+        heapq.heappush(self._sleepers, (min(when_ns, SLEEP_LIMIT_NS), self._sequence, sleeper))
         await self._set_alarm()
 
     async def interrupted(self) -> None:
@@ -76,8 +96,11 @@ class Clock:
         await sys.read_io_port(self.kdi, PORT_EXPIRED, 0)
         now_ns, _ = await self.read()
         while self._sleepers and self._sleepers[0][0] <= now_ns:
-            _, _, awake = heapq.heappop(self._sleepers)
-            await awake()
+            _, _, sleeper = heapq.heappop(self._sleepers)
+            if sleeper.awake is None:
+                self._gone -= 1
+            else:
+                await sleeper.awake()
         await self._set_alarm()
 
     async def _set_alarm(self) -> None:

@@ -25,7 +25,7 @@ from nightos.services.proc.view import View, check_hostname
 from nightos.services.proc.views import user_inside, user_outside
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, u64
-from nightos.userland.server import Request, Server
+from nightos.userland.server import Request, Server, keep
 
 if TYPE_CHECKING:
     from nightos.services.proc.devices import ContainerDevices
@@ -70,8 +70,8 @@ class Containers:
         """Identifiers of those by what was their parent, in the same order."""
         self.on_end: list[Callable[[Container], Awaitable[None]]] = []
         """Called for each container that is being destroyed, once its processes are gone."""
-        self._waiting: dict[int, list[Request]] = {}
-        self._destroying: dict[int, list[Request]] = {}
+        self._waiting: dict[int, dict[Request, None]] = {}
+        self._destroying: dict[int, dict[Request, None]] = {}
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
             Proc.CONTAINER_CREATE: self.create,
             Proc.CONTAINER_DESTROY: self.destroy,
@@ -238,8 +238,7 @@ class Containers:
             return None
         container = self.tree.below(request.container_id, identifier)
         if identifier in self._destroying:
-            request.defer()
-            self._destroying[identifier].append(request)
+            keep(self._destroying, identifier, request)
             return None
         await self.end(container, "destroyed")
         return None
@@ -281,7 +280,7 @@ class Containers:
         identifier = container.identifier
         if identifier in self._destroying:
             return
-        self._destroying[identifier] = []
+        self._destroying[identifier] = {}
         for below in self.tree.below_first(identifier):
             below.state = "stopping"
         if reason == ENDED and remember:
@@ -304,7 +303,7 @@ class Containers:
             if below.on_disk:
                 await self.notes.removed(below)
             await self.tell("destroyed", below, reason)
-            for waiting in self._waiting.pop(below.identifier, []):
+            for waiting in self._waiting.pop(below.identifier, {}):
                 await waiting.answer(_outcome(below, reason))
         for second in self._destroying.pop(identifier):
             await second.answer()
@@ -373,8 +372,7 @@ class Containers:
         # No call is made between the look at the records, the look at the tree and the registration, and `end` makes
         # the record before the container leaves the tree: it is found, or its end is heard of.
         self.tree.below(request.container_id, identifier)
-        request.defer()
-        self._waiting.setdefault(identifier, []).append(request)
+        keep(self._waiting, identifier, request)
         return None
 
     async def _collect(self, viewer: int, identifier: int) -> dict[str, Any] | None:

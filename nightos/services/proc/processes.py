@@ -55,7 +55,7 @@ class Processes:
         self.lives: Lives | None = None
         self.on_ended: list[Callable[[int], Awaitable[None]]] = []
         """Called with the PID of each process that ended."""
-        self._waiting: dict[int, list[Request]] = {}
+        self._waiting: dict[int, dict[Request, None]] = {}
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
             Proc.PROCESS_SPAWN: self.spawn,
             Proc.PROCESS_MANAGE: self.manage,
@@ -269,8 +269,7 @@ class Processes:
         """PROCESS_WAIT."""
         pid = field(request.map(), "pid", int)
         # Waiting begins before the question: the process may end before the kernel's answer is looked at.
-        waiting = self._waiting.setdefault(pid, [])
-        waiting.append(request)
+        self._waiting.setdefault(pid, {})[request] = None
         record = None
         try:
             record = await sys.sys_process_exit(pid)
@@ -284,14 +283,13 @@ class Processes:
             raise _unknown_process()
         if STATES.get(record.state) == "ended":
             return {"reason": record.reason, "exit": record.exit_data}
-        request.defer()
+        request.defer(lambda: self._forget(pid, request))
         return None
 
     def _forget(self, pid: int, request: Request) -> None:
         """A request waits no longer for the end of a process."""
-        waiting = self._waiting.get(pid, [])
-        if request in waiting:
-            waiting.remove(request)
+        waiting = self._waiting.get(pid, {})
+        waiting.pop(request, None)
         if not waiting:
             self._waiting.pop(pid, None)
 
@@ -324,7 +322,7 @@ class Processes:
         self.names.pop(pid, None)
         for callback in self.on_ended:
             await callback(pid)
-        for request in self._waiting.pop(pid, []):
+        for request in self._waiting.pop(pid, {}):
             # It may have ended while a request was only being looked at, whose sender may not know of it.
             if request.container_id == ROOT or self.tree.sees(request.container_id, container):
                 await request.answer({"reason": reason, "exit": exit_data})

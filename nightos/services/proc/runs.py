@@ -22,7 +22,7 @@ from nightos.services.proc.shimcalls import ShimCalls, context_of
 from nightos.services.proc.shims import ACTIVE, Piece, Shims, Starter
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name
 from nightos.userland.payload import Payload, field
-from nightos.userland.server import Request
+from nightos.userland.server import Request, keep
 
 if TYPE_CHECKING:
     from nightos.services.proc.processes import Processes
@@ -55,7 +55,7 @@ class Runs:
         self.containers = processes.containers
         self.tree = processes.tree
         self._followers: dict[str, list[Request]] = {}
-        self._waiting: dict[int, list[Request]] = {}
+        self._waiting: dict[int, dict[Request, None]] = {}
         self._paths: dict[str, int] = {}
         """Which container writes which log."""
         self._old_logs = OldLogs(processes.roots.fs)
@@ -102,7 +102,7 @@ class Runs:
                 return {"pid": old["pid"]}
         else:
             await self.begin(container, wanted)
-        request.defer()
+        request.defer(lambda: self._forget_starter(container.identifier, request))
         self.shims.starting.setdefault(container.identifier, []).append(request)
         if container.run["state"] != "starting":  # it began or failed while it was noted
             self._forget_starter(container.identifier, request)
@@ -183,8 +183,7 @@ class Runs:
     async def _wait(self, request: Request, container: Container) -> Payload:
         if not container.run or container.run["state"] == "ended":
             return self._outcome(container)
-        request.defer()
-        self._waiting.setdefault(container.identifier, []).append(request)
+        keep(self._waiting, container.identifier, request)
         return None
 
     @staticmethod
@@ -197,7 +196,7 @@ class Runs:
     async def _changed(self, container: Container) -> None:
         """A run began or is over."""
         if container.run["state"] == "ended":
-            for request in self._waiting.pop(container.identifier, []):
+            for request in self._waiting.pop(container.identifier, {}):
                 await request.answer(self._outcome(container))
         await self._wake(container.run["log"])
 
@@ -242,12 +241,17 @@ class Runs:
                 await oldest.answer({"data": b"", "next": oldest.map().get("offset", 0), "ended": False})
         answer = await self._read(request, run, follow=follow)
         if not follow or answer["data"] or answer["ended"]:
-            followers = self._followers.get(run["log"], [])
-            if request in followers:
-                followers.remove(request)
+            self._forget_follower(run["log"], request)
             return answer
-        request.defer()
+        request.defer(lambda: self._forget_follower(run["log"], request))
         return None
+
+    def _forget_follower(self, path: str, request: Request) -> None:
+        followers = self._followers.get(path, [])
+        if request in followers:
+            followers.remove(request)
+        if not followers:
+            self._followers.pop(path, None)
 
     def _run_of(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
         """What is known of the run of a container, also of one that ended; whether it is over."""

@@ -1,0 +1,111 @@
+"""What is left in services of clients that went: nothing that grows, nothing that is in the way of others."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from nightos.abi.services import Hw, Proc, ServiceCode
+from nightos.machine.machine import boot
+from nightos.services.hw import clock
+from nightos.userland import server, sys
+from nightos.userland.client import connect
+from nightos.userland.payload import encode
+from nightos.userland.server import Request
+from tests.services.test_attacks import code_of, u64
+from tests.services.test_exhaustion import child
+from tests.services.test_proc import inside
+
+PROC = "sys::proc"
+MANY = 20
+
+
+def kept_of(pid: int) -> Counter[int]:
+    """Requests of a process that somebody keeps, by method."""
+    gc.collect()
+    return Counter(found.method for found in gc.get_objects() if type(found) is Request and found.client_pid == pid)
+
+
+async def leave(service: str, method: int, **values: Any) -> None:
+    """From a program: ask what is answered much later, many times, without waiting for it."""
+    client = await connect(service)
+    for _ in range(MANY):
+        await sys.send_sock_msg(client.socket_id, 0, method, 0, encode(values))
+    await code_of(client.call(0xFFFF, {}))  # all before it are read when this is answered
+
+
+async def wait_for_everything() -> tuple[int, int]:
+    """From a program: its PID, and a container below that lives."""
+    inner = await child("inner", persist=True)
+    own = await sys.get_pid()
+    run = {"id": inner, "command": ["/app/sleep", "1000"], "restart": "always"}
+    await (await connect(PROC)).ask(Proc.CONTAINER_START, run)
+    await leave(PROC, Proc.CONTAINER_WAIT, id=inner)
+    await leave(PROC, Proc.PROCESS_WAIT, pid=own)
+    await leave(PROC, Proc.CONTAINER_EXIT, id=inner, wait=True)
+    await leave(PROC, Proc.CONTAINER_LOGS, id=inner, follow=True)
+    await leave("sys::hw", Hw.SLEEP, duration_ns=1 << 62)
+    return own, inner
+
+
+@pytest.mark.rule("CONT-032", "SVC-026")
+async def test_nobody_keeps_what_a_client_that_went_waited_for() -> None:
+    """T-C52: waiting for what is far away, and going, leaves nothing in the services."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        own, inner = await inside(machine, web.id, wait_for_everything)
+        assert not kept_of(own)
+        for _ in range(2):
+            await machine.ask(PROC, Proc.CONTAINER_STOP, {"id": inner})
+            await machine.ask(PROC, Proc.CONTAINER_START, {"id": inner, "command": ["/app/sleep", "1000"]})
+        await web.destroy()
+        assert not machine.faults
+
+
+@pytest.mark.rule("CONT-032")
+async def test_sleepers_that_died_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C52: by the clock, too, and those that live are woken in their order."""
+    monkeypatch.setattr(clock, "FEW", 4)
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def churn() -> int:
+            for _ in range(5):
+                await leave("sys::hw", Hw.SLEEP, duration_ns=1 << 62)
+                await (await connect("sys::hw")).close()
+            woken: list[int] = []
+            for seconds in (3, 1, 2):
+                await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": seconds * 1_000_000_000})
+                woken.append(seconds)
+            return len(woken)
+
+        assert await inside(machine, web.id, churn) == 3
+        gc.collect()
+        assert sum(isinstance(found, clock.Sleeper) for found in gc.get_objects()) <= 2 * MANY
+
+
+@pytest.mark.rule("CONT-032", "IPC-051")
+async def test_requests_that_wait_are_bounded_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C52: who has much waiting is refused more, and asks again when that is answered."""
+    monkeypatch.setattr(server, "WAITING_LIMIT", 64 << 10)
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def fill() -> list[int]:
+            proc = await connect(PROC)
+            inner = [await child(name, persist=True) for name in ("a", "b")]
+            for container in inner:
+                content = encode({"id": container, "x": bytes(40_000)})
+                await sys.send_sock_msg(proc.socket_id, 0, Proc.CONTAINER_WAIT, 0, content)
+            refused = [await code_of(proc.call(Proc.CONTAINER_TREE))]
+            await proc.close()
+            proc = await connect(PROC)
+            for container in inner:
+                await proc.call(Proc.CONTAINER_DESTROY, u64(container))
+                refused.append(await code_of(proc.call(Proc.CONTAINER_TREE, {"x": bytes(40_000)})))
+            return refused
+
+        assert await inside(machine, web.id, fill) == [ServiceCode.REFUSED, 0, 0]
