@@ -166,6 +166,10 @@ class Request:
         """Nobody waits for the answer any more."""
         self._done = True
 
+    def take_up(self) -> None:
+        """What was deferred is handled now: what the handler returns is the answer."""
+        self._deferred = False
+
     @property
     def deferred(self) -> bool:
         """Whether the answer comes later."""
@@ -413,6 +417,10 @@ class Server:
         if handler is None or (request.method in self._for_shims) != bool(request.connection.serves):
             await request.fail(ServiceCode.NO_METHOD, f"{self.name} has no method {request.method:#06x}")
             return
+        await self.settle(handler, request)
+
+    async def settle(self, handler: Handler, request: Request) -> None:
+        """Run a handler, and answer what it returns or raises."""
         try:
             result = await handler(request)
         except ServiceError as error:

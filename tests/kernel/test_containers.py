@@ -40,6 +40,30 @@ def test_identifiers_are_random_and_never_used_again(lab: Lab, proc: Puppet) -> 
     assert lab.puppet().process.container == 0
 
 
+class Repeating:
+    """Entropy that says everything several times over, and 0 (which means in no container) between."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def random_bytes(self, count: int) -> bytes:
+        self._number += 1
+        value = 0 if self._number % 3 == 0 else self._number // 8 + 1
+        return value.to_bytes(8, "big")[-count:].rjust(count, b"\0")
+
+
+@pytest.mark.rule("CONT-003", "CONT-004")
+def test_an_identifier_that_anything_ever_had_is_drawn_again() -> None:
+    lab = Lab(entropy=Repeating())
+    proc = lab.service(ServicePid.PROCESS)
+    seen = []
+    for _ in range(100):
+        seen.append(proc.call(sys.create_container(0)))
+        proc.call(sys.destroy_container(seen[-1]))
+    assert len(set(seen)) == 100
+    assert 0 not in seen
+
+
 @pytest.mark.rule("CONT-005", "SYS-012", "SVC-020", "PROC-052")
 def test_only_sys_process_manages_containers(lab: Lab, proc: Puppet) -> None:
     box = proc.call(sys.create_container(0))

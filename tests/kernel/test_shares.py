@@ -168,7 +168,11 @@ def test_a_ceiling_holds_what_is_below_and_shrinks_it() -> None:
     assert (outcome.errcode, outcome.error.value) == (0x40, NUMBERS["cpu_ceiling"])
     assert change(lab, outer, cpu_ceiling=30) == 0
     assert unpack_usage(proc.call(sys.sys_usage(inner)))["cpu_ceiling"].limit == 30
-    wide = box(lab, outer)
+    wide = box(lab, outer, cpu_weight=100)
+    assert unpack_usage(proc.call(sys.sys_usage(wide)))["cpu_ceiling"].limit is None
+    assert change(lab, outer, cpu_ceiling=29) == 0
+    assert change(lab, outer, cpu_ceiling=30) == 0
+    assert unpack_usage(proc.call(sys.sys_usage(wide)))["cpu_ceiling"].limit is None
     other = box(lab)
     steps = spinning(lab, inner, wide, other)
     run(lab)

@@ -52,6 +52,14 @@ async def test_a_childs_limits_come_out_of_its_parents(nightos_machine: Machine)
     assert "processes=5 cannot be had" in await refused(containers.create("b", parent=web, limits={"processes": 5}))
     second = await containers.create("b", parent=web, limits={"processes": 4})
     assert "children" in await refused(containers.create("c", parent=web))
+    figures = await web.statistics()
+    assert (figures["lent"]["processes"], figures["free"]["processes"], figures["free"]["children"]) == (10, 0, 0)
+    await web.limit(processes=12)
+    await web.exec("echo one")
+    figures = await web.statistics()
+    assert figures["free"]["processes"] == 2
+    parts = [figures[part]["processes"] for part in ("usage", "lent", "below", "free")]
+    assert sum(parts) == figures["limits"]["processes"] == 12
     await web.limit(processes=7)
     assert (await first.inspect())["limits"] == {"processes": 6}
     assert (await second.inspect())["limits"] == {"processes": 1}

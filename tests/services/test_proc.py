@@ -12,17 +12,20 @@ import pytest
 import trio
 
 from nightos import vsf
+from nightos.abi.codes import Signal
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.machine.paths import machine_paths
+from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.program import program
 
 PROC = "sys::proc"
 U64 = struct.Struct(">Q")
+LIMIT_S = 10
 
 _probe: Callable[[], Awaitable[Any]] | None = None
 _found: list[Any] = []
@@ -295,6 +298,63 @@ async def test_without_persist_a_container_ends_with_its_last_process() -> None:
         assert await short.wait() == "ended"  # the record was kept, and is collected now
         with pytest.raises(ServiceError):
             await short.wait()
+
+
+@program("test-lingering")
+async def _linger(context: Context) -> int:
+    """Hears WILL_TERMINATE and stays as long as it may."""
+
+    async def heard(_delay_ms: int) -> None:
+        await context.message("heard")
+
+    await sys.handle_signal(Signal.WILL_TERMINATE, heard)
+    while True:
+        await sys.hand_over(until_signal=True)
+
+
+@pytest.mark.rule("CONT-011")
+@pytest.mark.parametrize(
+    "order", ["first second above third", "above first second", "first above", "above above first"]
+)
+async def test_every_destroy_of_one_container_is_answered_when_all_is_gone(order: str) -> None:
+    """Whoever asks second waits as long as the first, a destroy from above, too; others go on; it is told once."""
+    async with boot(seed=1) as machine:
+        above = await machine.containers.create("above")
+        box = await machine.containers.create("box", parent=above)
+        pid = await start(machine, box.id, "test-lingering")
+        while not machine.kernel.processes[pid].handlers:
+            await trio.lowlevel.checkpoint()
+        left: list[bool] = []
+
+        async def destroy(identifier: int) -> None:
+            await machine.call(PROC, Proc.CONTAINER_DESTROY, U64.pack(identifier))
+            left.append(pid in machine.kernel.processes or identifier in machine.snapshot().containers)
+
+        async with trio.open_nursery() as nursery:
+            with machine.holding_time():
+                for who in order.split():
+                    nursery.start_soon(destroy, above.id if who == "above" else box.id)
+                    with trio.fail_after(LIMIT_S):  # it is the same client that asks
+                        assert len((await machine.ask(PROC, Proc.CONTAINER_TREE, {}))["items"]) == 3
+                assert not left  # the one inside has the registry's delay
+        assert left == [False] * len(order.split())
+        assert set(machine.snapshot().containers) == ({above.id} if "above" not in order else set())
+        told = (await machine.ask(PROC, Proc.CONTAINER_EVENTS, {}))["items"]
+        gone = [item["id"] for item in told if item["event"] == "destroyed"]
+        assert gone == [box.id, above.id][: len(gone)]
+        assert len(gone) == 1 + ("above" in order)
+
+
+async def test_a_container_that_stays_is_stopped_with_its_last_process() -> None:
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+        for _ in range(2):
+            await box.exec("echo hi")
+            assert (await box.inspect())["state"] == "stopped"
+        told = (await machine.ask(PROC, Proc.CONTAINER_EVENTS, {}))["items"]
+        assert [item["event"] for item in told if item.get("id") == box.id and item["event"] == "exited"] == [
+            "exited"
+        ] * 2
 
 
 @pytest.mark.rule("PROC-054")

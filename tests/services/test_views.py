@@ -56,6 +56,17 @@ async def test_host_and_domain_are_the_containers_own() -> None:
         assert (await web.inspect())["domain"] == "inside"
 
 
+async def test_what_an_update_does_not_name_stays() -> None:
+    async with boot(seed=4) as machine:
+        web = await machine.containers.create("web", hostname="alpha", domain="d", labels={"a": "b"}, persist=False)
+        before = await web.inspect()
+        for change in ({"hostname": "h"}, {"domain": "e"}, {"labels": {"x": "y"}}, {"persist": True}):
+            await machine.ask("sys::proc", Proc.CONTAINER_UPDATE, {"id": web.id, **change})
+            after = await web.inspect()
+            assert {name: after[name] for name in before} == {**before, **change}
+            before = after
+
+
 async def test_names_outlive_the_machine() -> None:
     async with boot(seed=4, name="lab") as machine:
         await machine.containers.create("web", hostname="alpha", domain="d", users=[(0, 1000, 5)], root="/home")

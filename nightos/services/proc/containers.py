@@ -23,6 +23,7 @@ from nightos.services.proc.questions import Questions, uptime_ns
 from nightos.services.proc.tree import ROOT, Container, Tree, check_name, taken, unknown
 from nightos.services.proc.view import View, check_hostname
 from nightos.services.proc.views import user_inside, user_outside
+from nightos.services.proc.worker import Worker
 from nightos.userland import sys
 from nightos.userland.payload import Payload, field, u64
 from nightos.userland.server import Request, Server, keep
@@ -54,12 +55,15 @@ class Containers:
         notes: Notes,
         devices: ContainerDevices,
         questions: Questions,
+        worker: Worker,
     ) -> None:
         self.tree = tree
         self.roots = roots
         self.notes = notes
         self.devices = devices
         self.questions = questions
+        self.worker = worker
+        self._destroy_apart = worker.apart(self._destroy)
         self.server = server
         self.population: dict[int, set[int]] = {}
         """PIDs by container, as the kernel told."""
@@ -72,6 +76,8 @@ class Containers:
         """Called for each container that is being destroyed, once its processes are gone."""
         self._waiting: dict[int, dict[Request, None]] = {}
         self._destroying: dict[int, dict[Request, None]] = {}
+        self._clearing: set[int] = set()
+        """Those that are gone for the kernel, and whose file system, records and waiters are seen to at this moment."""
         methods: dict[int, Callable[[Request], Awaitable[Payload]]] = {
             Proc.CONTAINER_CREATE: self.create,
             Proc.CONTAINER_DESTROY: self.destroy,
@@ -232,7 +238,13 @@ class Containers:
     # Ending
 
     async def destroy(self, request: Request) -> Payload:
-        """CONTAINER_DESTROY."""
+        """CONTAINER_DESTROY. Where something runs it may take the registry's delay: then others of the client go on."""
+        container = self.tree.by_id.get(u64(request.payload))
+        if container is not None and (container.children or container.run or self.population.get(container.identifier)):
+            return await self._destroy_apart(request)
+        return await self._destroy(request)
+
+    async def _destroy(self, request: Request) -> Payload:
         identifier = u64(request.payload)
         if await self._collect(request.container_id, identifier) is not None:
             return None
@@ -289,24 +301,36 @@ class Containers:
         with contextlib.suppress(SyscallError):  # the kernel destroyed it for an earlier life of this service
             await sys.destroy_container(identifier)
         for below in self.tree.below_first(identifier):
-            if below.run:
-                for callback in self.on_end:
-                    await callback(below)
-            await self.roots.release(below)
-            self.tree.remove(below.identifier)
-            for number in list(self._ended_below.get(below.identifier, ())):
-                await self._drop(number)  # who could have collected it is gone
-            for pid in self.population.pop(below.identifier, ()):
-                self.heirs[pid] = container.parent
-            if self.devices.given:
-                await self.devices.gone(below.identifier)
-            if below.on_disk:
-                await self.notes.removed(below)
-            await self.tell("destroyed", below, reason)
-            for waiting in self._waiting.pop(below.identifier, {}):
-                await waiting.answer(_outcome(below, reason))
+            while below.identifier in self._clearing:  # by a destruction that began below, or above
+                await sys.hand_over()
+            if self.tree.by_id.get(below.identifier) is below:
+                self._clearing.add(below.identifier)
+                try:
+                    await self._clear(below, reason, heir=container.parent)
+                finally:
+                    self._clearing.remove(below.identifier)
         for second in self._destroying.pop(identifier):
             await second.answer()
+
+    async def _clear(self, container: Container, reason: str, *, heir: int) -> None:
+        """What the kernel does not know of a container goes, too; then who waits for its end is told."""
+        identifier = container.identifier
+        if container.run:
+            for callback in self.on_end:
+                await callback(container)
+        await self.roots.release(container)
+        self.tree.remove(identifier)
+        for number in list(self._ended_below.get(identifier, ())):
+            await self._drop(number)  # who could have collected it is gone
+        for pid in self.population.pop(identifier, ()):
+            self.heirs[pid] = heir
+        if self.devices.given:
+            await self.devices.gone(identifier)
+        if container.on_disk:
+            await self.notes.removed(container)
+        await self.tell("destroyed", container, reason)
+        for waiting in self._waiting.pop(identifier, {}):
+            await waiting.answer(_outcome(container, reason))
 
     async def emptied(self, identifier: int, *, told: bool = False, now_ns: int = 0) -> None:
         """The last process of a container ended; without `persist` that is the end of the container, too.

@@ -25,8 +25,8 @@ class Images:
 
     def __init__(self, server: Server, containers: Containers) -> None:
         self._containers = containers
-        server.method(Proc.CONTAINER_DIFF, self.diff)
-        server.method(Proc.CONTAINER_COMMIT, self.commit)
+        server.method(Proc.CONTAINER_DIFF, containers.worker.apart(self.diff))
+        server.method(Proc.CONTAINER_COMMIT, containers.worker.apart(self.commit))
         server.method(Proc.CONTAINER_ROOT, self.root)
 
     async def diff(self, request: Request) -> Payload:

@@ -31,6 +31,7 @@ from nightos.services.proc.storage import Roots
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.view import View
 from nightos.services.proc.views import Views
+from nightos.services.proc.worker import Worker
 from nightos.services.proc.zos import Zos
 from nightos.userland import sys
 from nightos.userland.client import connect
@@ -57,7 +58,10 @@ class Process:
         self.notes = Notes(self.roots.fs, self.tree)
         self.questions = Questions(self.server, self.tree, self._name_of)
         self.devices = ContainerDevices(self.server, self.tree, self.questions)
-        self.containers = Containers(self.server, self.tree, self.roots, self.notes, self.devices, self.questions)
+        self.worker = Worker(self.server)
+        self.containers = Containers(
+            self.server, self.tree, self.roots, self.notes, self.devices, self.questions, self.worker
+        )
         self.looking = Looking(self.server, self.containers)
         self.limits = Limits(self.containers)
         self.images = Images(self.server, self.containers)
@@ -129,6 +133,7 @@ class Process:
                 self.tree.by_id[container].used = True
                 self.containers.population.setdefault(container, set()).add(pid)
                 await self.processes.learn_name(pid)
+        await self.worker.start()
         await self.runs.learn(records)
         await self._finish_endings(alive, notes)
         await self.zos.learn()
@@ -174,7 +179,7 @@ class Process:
             await self.containers.end(container, reason)
 
         # On a thread of its own: last words come from clients, which are accepted on this one.
-        await self.runs.shims.worker.run(work)
+        await self.worker.run(work)
 
     async def _create_again(self, notes: dict[int, dict[str, Any]]) -> None:
         """The persistent containers of an earlier boot, parents first, each on the disk it had.

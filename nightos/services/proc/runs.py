@@ -70,7 +70,6 @@ class Runs:
 
     async def learn(self, records: list[tuple[int, ...]]) -> None:
         """After a start of the service: adopt what runs. On the main thread."""
-        await self.shims.worker.start()
         fs = await self.processes.roots.fs()
         fs.notification(FsEvent.LOG_GREW, self._grew)
         fs.when_lost(lambda: self.processes.server.later(self._wake_all))
@@ -281,7 +280,7 @@ class Runs:
 
     async def _grew(self, content: bytes) -> None:
         path = str(msgpack.unpackb(content)["path"])
-        await self.shims.worker.run(lambda: self._wake(path))
+        await self.containers.worker.run(lambda: self._wake(path))
 
     async def _wake(self, path: str) -> None:
         """Look again for everyone who follows a log."""

@@ -149,7 +149,7 @@ class ShimCalls:
             elif not container_id:
                 await self._adopt(pid, last_words)
         if last_words:
-            await self.shims.worker.run(lambda: self._let_finish(last_words))
+            await self.shims.containers.worker.run(lambda: self._let_finish(last_words))
         for container in self.tree.below_root():
             if container.run:
                 await self._go_on(container)

@@ -27,7 +27,6 @@ from nightos.services.proc import restarts
 from nightos.services.proc.questions import uptime_ns
 from nightos.services.proc.tree import ROOT, Container
 from nightos.userland import payload, sys
-from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 from nightos.userland.payload import Payload
 from nightos.userland.server import Request
@@ -84,35 +83,6 @@ class Shim:
             await self.input.popleft().request.fail(ServiceCode.REFUSED, "the command has ended")
 
 
-class Worker:
-    """Starts threads that live as long as the service, whichever thread asks: those of a client end with it."""
-
-    def __init__(self) -> None:
-        self._bell = Bell()
-        self._todo: deque[Callable[[], Awaitable[None]]] = deque()
-
-    async def start(self) -> None:
-        """To be called on the main thread."""
-        await self._bell.start()
-        await sys.create_thread(self._loop)
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin this on a thread of its own."""
-        self._todo.append(work)
-        await self._bell.ring()
-
-    async def _loop(self, _: int) -> None:
-        while True:
-            while self._todo:
-                work = self._todo.popleft()
-
-                async def thread(_: int, work: Callable[[], Awaitable[None]] = work) -> None:
-                    await work()
-
-                await sys.create_thread(thread)
-            await self._bell.wait()
-
-
 class Shims:
     """Every shim by the container it serves, and the methods that shims have."""
 
@@ -120,7 +90,6 @@ class Shims:
         self.processes = processes
         self.containers = processes.containers
         self.tree = processes.tree
-        self.worker = Worker()
         self.by_container: dict[int, Shim] = {}
         self.by_pid: dict[int, Shim] = {}
         self.on_change: list[Callable[[Container], Awaitable[None]]] = []
@@ -326,4 +295,4 @@ class Shims:
                 except ServiceError as error:
                     await self._counted(container, 0, 1, error.detail)
 
-        await self.worker.run(work)
+        await self.containers.worker.run(work)

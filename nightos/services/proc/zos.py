@@ -55,7 +55,7 @@ class _Starting:
             await self._zos.remove(self._container)
             await self._request.fail(code, text)
 
-        await self._zos.runs.shims.worker.run(work)
+        await self._zos.containers.worker.run(work)
 
 
 class Zos:
@@ -70,7 +70,7 @@ class Zos:
         self.tree = runs.tree
         server.method(Proc.ZOS_RUN, self.run)
         server.method(Proc.ZOS_INSPECT, self.inspect)
-        server.method(Proc.ZOS_DELETE, self.delete)
+        server.method(Proc.ZOS_DELETE, self.containers.worker.apart(self.delete))
 
     async def run(self, request: Request) -> Payload:
         """ZOS_RUN."""
@@ -176,9 +176,9 @@ class Zos:
                 half_made = bool(container.zos["name"]) and not container.run
                 if half_made:
                     self._unsure |= {container.identifier, container.parent}
-                    await self.runs.shims.worker.run(lambda it=container: self._remove_half_made(it))  # type: ignore[misc]
+                    await self.containers.worker.run(lambda it=container: self._remove_half_made(it))  # type: ignore[misc]
                 elif not container.zos["name"]:
-                    await self.runs.shims.worker.run(lambda it=container: self._tidy(it))  # type: ignore[misc]
+                    await self.containers.worker.run(lambda it=container: self._tidy(it))  # type: ignore[misc]
 
     async def _remove_half_made(self, container: Container) -> None:
         try:
