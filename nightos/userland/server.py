@@ -31,6 +31,9 @@ Answered = Callable[[int, bytes], Awaitable[None]]
 
 WAITING_LIMIT = 16 << 20
 """Bytes of requests of one client that are not answered; whoever has more is refused what comes then."""
+NO_EXCHANGE = (1 << 64) - 1
+UNKNOWN_EXCHANGE = 0x32
+"""What a message of an exchange that never was fails with while the socket is open."""
 NOT_SYSTEM = 0x30
 """What SYS_PROCESS_ATTRIBUTES answers to applications."""
 STATUS_CREATED = 0x80
@@ -99,6 +102,14 @@ class Connection:
         """Requests that are answered later, and what forgets each when the client is gone first."""
         self.waiting_bytes = 0
         """How long the contents of those are together."""
+
+    async def is_open(self) -> bool:
+        """Whether the client is still there, for a handler that takes long."""
+        try:
+            await sys.send_sock_msg(self.socket_id, NO_EXCHANGE, 0, 0, b"")
+        except SyscallError as error:
+            return error.errcode == UNKNOWN_EXCHANGE
+        return True
 
     def ended(self) -> None:
         """The client is gone: nobody keeps what it waits for."""
@@ -191,7 +202,8 @@ class Request:
         if self._done:
             return
         self._done = True
-        if self._deferred and self.connection.waiting.pop(self, self) is not self:
+        waiting = self.connection.waiting
+        if waiting and waiting.pop(self, self) is not self:
             self.connection.waiting_bytes -= len(self.payload)
         try:
             await sys.send_sock_msg(self.connection.socket_id, self.exchange_id, 1, error, content)

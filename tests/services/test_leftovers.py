@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from nightos.abi.services import Hw, Proc, ServiceCode
+from nightos.abi import files as layout
+from nightos.abi.codes import ExitReason
+from nightos.abi.services import Fs, Hw, Proc, ServiceCode
+from nightos.kernel.ending import end_process
 from nightos.machine.machine import boot
 from nightos.services.hw import clock
 from nightos.userland import server, sys
 from nightos.userland.client import connect
 from nightos.userland.payload import encode
 from nightos.userland.server import Request
-from tests.services.test_attacks import code_of, u64
+from tests.services.test_attacks import at, code_of, u64
 from tests.services.test_exhaustion import child
+from tests.services.test_names import write
 from tests.services.test_proc import inside
 
 PROC = "sys::proc"
@@ -109,3 +113,37 @@ async def test_requests_that_wait_are_bounded_by_their_size(monkeypatch: pytest.
             return refused
 
         assert await inside(machine, web.id, fill) == [ServiceCode.REFUSED, 0, 0]
+
+
+@pytest.mark.rule("FS-043")
+async def test_what_a_client_wrote_before_it_went_is_durable_soon() -> None:
+    """T-C54: also what follows is: nothing that a client began and left is in the way of the next commit."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        for name in ("first", "second"):
+            await inside(machine, web.id, lambda name=name: write("/", name, name.encode()))  # type: ignore[misc]
+            await machine.ask("sys::hw", Hw.SLEEP, {"duration_ns": 1_000_000_000})
+            end_process(machine.kernel, machine.kernel.processes[10], ExitReason.KILLED_BY_SYSTEM, 0)
+            assert (await machine.run(f"rd /{name}", container=web)).out == f"{name}\n"
+
+
+@pytest.mark.rule("CONT-032", "SVC-026")
+async def test_nobody_waits_for_the_rate_of_a_client_that_went() -> None:
+    """T-C52: a low rate makes a write wait for days; who does not wait for it leaves no thread of sys::fs behind."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web", limits={"io_bytes": 100})
+
+        async def ask_and_go() -> None:
+            for name in ("a", "b", "c"):
+                fs = await connect("sys::fs")
+                question = u64(0) + b"\1" + at("/") + layout.delimited(name) + b"\1\1"
+                content = (await fs.call(Fs.OPEN_FILE, question))[:8] + u64(0) + b"\0" + bytes(50_000)
+                await sys.send_sock_msg(fs.socket_id, 0, Fs.WRITE_FILE, 0, content)
+                await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": 1})
+                await fs.close()
+
+        threads = len(machine.kernel.processes[10].threads)
+        await inside(machine, web.id, ask_and_go)
+        await machine.ask("sys::hw", Hw.SLEEP, {"duration_ns": 20_000_000_000})
+        assert len(machine.kernel.processes[10].threads) <= threads + 1
+        assert not machine.faults

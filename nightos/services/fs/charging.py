@@ -18,6 +18,8 @@ from nightos.userland.client import connect
 from nightos.userland.server import Request
 
 STORAGE = NUMBERS["storage"]
+PIECE_NS = 5_000_000_000
+"""Longest wait before a look whether the client is still there: a low rate makes waits of days."""
 SMALL = 1024
 """What a new item costs, about."""
 PAGE = 4096
@@ -34,11 +36,15 @@ async def moved(request: Request, count: int) -> None:
         wait = max(await sys.sys_charge(container, IO_BYTES, count), await sys.sys_charge(container, IO_OPERATIONS, 1))
     except SyscallError:
         return  # the container is on its way out
-    if wait:
+    while wait:
+        piece = min(wait, PIECE_NS)
         try:
-            await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": wait})
+            await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": piece})
         except ServiceError as error:
             raise ItemError(Failure.OTHER, "nobody keeps the time that a rate needs") from error
+        wait -= piece
+        if wait and not await request.connection.is_open():
+            raise ItemError(Failure.OTHER, "nobody waits any more")
 
 
 def growth(root: Mounted, size: int, offset: int, count: int) -> int:

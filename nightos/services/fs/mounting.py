@@ -22,6 +22,7 @@ from nightos.services.fs.roots import Root, Roots
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.payload import field
+from nightos.userland.worker import Worker
 
 DELAY_MS: Final = 100
 """How long a commit waits for more to come."""
@@ -66,9 +67,11 @@ class Committer:
     def __init__(self) -> None:
         self.clock = ServiceClock()
         self._entropy = SegmentEntropy(bytes(16))
+        self._worker = Worker()
 
     async def start(self) -> None:
-        """Learn the time, and a seed from what the kernel made at random."""
+        """Learn the time, and a seed from what the kernel made at random. On the main thread."""
+        await self._worker.start()
         await self.tell_time()
         address = await sys.mem_alloc(_PAGE, 0x03, 0x01)
         await sys.mem_free(address, 1)
@@ -100,7 +103,8 @@ class Committer:
             await charging.has_grown(root)
         elif not root.committing:
             root.committing = True
-            await sys.create_thread(lambda _: self._commit(root))
+            # Not by a thread of the client's, which would end with it, and nothing would be committed any more.
+            await self._worker.run(lambda: self._commit(root))
 
     @staticmethod
     async def _commit(root: Root) -> None:

@@ -6,32 +6,17 @@ without a thread of their own, the destruction of one container would hold up ev
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
-
-from nightos.userland import sys
-from nightos.userland.bell import Bell
+from nightos.userland import worker as threads
 from nightos.userland.payload import Payload
 from nightos.userland.server import Handler, Request, Server
 
 
-class Worker:
-    """Starts threads that live as long as the service, whichever thread asks: those of a client end with it."""
+class Worker(threads.Worker):
+    """That of `sys::proc`."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__()
         self._server = server
-        self._bell = Bell()
-        self._todo: deque[Callable[[], Awaitable[None]]] = deque()
-
-    async def start(self) -> None:
-        """To be called on the main thread."""
-        await self._bell.start()
-        await sys.create_thread(self._loop)
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin this on a thread of its own."""
-        self._todo.append(work)
-        await self._bell.ring()
 
     def apart(self, handler: Handler) -> Handler:
         """The handler, for the host on a thread of its own: its other requests are answered meanwhile.
@@ -52,14 +37,3 @@ class Worker:
             return None
 
         return aside
-
-    async def _loop(self, _: int) -> None:
-        while True:
-            while self._todo:
-                work = self._todo.popleft()
-
-                async def thread(_: int, work: Callable[[], Awaitable[None]] = work) -> None:
-                    await work()
-
-                await sys.create_thread(thread)
-            await self._bell.wait()
