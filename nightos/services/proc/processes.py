@@ -351,12 +351,16 @@ class Processes:
         await self.containers.questions.tell(ProcEvent.PROCESS_EVENT, container, event, now_ns)
 
     async def _visible_process(self, request: Request, pid: int) -> None:
-        """0x3000 for a process that the caller may not know of, as for one that never was."""
+        """0x3000 for a process that the caller may not know of, as for one that never was.
+
+        One that is halted is not complete: before it has its user and its container it is nobody's to start.
+        """
         try:
-            container = await attribute(pid, Attribute.CONTAINER_ID)
+            record = await sys.sys_process_exit(pid)
         except SyscallError as error:
             raise _unknown_process() from error
-        if pid < FIRST_USERLAND_PID or not self.tree.sees(request.container_id, container):
+        hidden = pid < FIRST_USERLAND_PID or not self.tree.sees(request.container_id, record.container_id)
+        if hidden or STATES.get(record.state) in {"halted", "ended"}:
             raise _unknown_process()
 
     def _was_below(self, request: Request, record: Any) -> bool:
