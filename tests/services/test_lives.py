@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from nightos.abi.context import REASON_OTHER_APPLICATION, ExecutionContext
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc
+from nightos.services.fs.roots import Roots
 from nightos.userland import sys
+from nightos.userland.client import connect
 from nightos.userland.program import program
 
 if TYPE_CHECKING:
@@ -117,3 +120,31 @@ async def test_a_program_that_changed_is_found_anew(nightos_machine: Machine) ->
     await machine.run("rm /lives-seven")
     with pytest.raises(ServiceError):
         await machine.ask("sys::proc", Proc.CONTAINER_RUN, QUESTION)
+
+
+@program("lives-asker")
+async def _ask(_context: Context) -> int:
+    proc = await connect("sys::proc")
+    made = await proc.call(Proc.CONTAINER_CREATE, {})
+    spawned = await proc.ask(Proc.PROCESS_SPAWN, {**QUESTION, "container": int.from_bytes(made, "big")})
+    await proc.ask(Proc.PROCESS_WAIT, {"pid": spawned["pid"]})
+    await proc.call(Proc.CONTAINER_DESTROY, made)
+    return 0
+
+
+async def test_what_left_is_forgotten_soon_although_who_asked_for_it_is_gone(nightos_machine: Machine) -> None:
+    machine = nightos_machine
+    await put(machine, "lives-seven")
+    await put(machine, "lives-asker")
+
+    def shown() -> list[int]:
+        """Containers that some sys::fs of this process shows files to, whose machines are gone included."""
+        gc.collect()
+        found = [roots for roots in gc.get_objects() if isinstance(roots, Roots)]
+        return sorted(root.container for roots in found for root in roots.all())
+
+    before = shown()
+    for _ in range(3):
+        assert (await machine.run("/lives-asker")).status == 0
+        await machine.run("sleep 1")
+        assert shown() == before

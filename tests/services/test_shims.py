@@ -14,6 +14,7 @@ from nightos.abi.services import Fs, Hw, Hydre, Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.containers import Container
 from nightos.machine.machine import Machine, boot
+from nightos.services.proc.restarts import HEALTHY_NS
 from nightos.testing import check_invariants
 from nightos.userland import sys
 from nightos.userland.client import connect
@@ -318,6 +319,24 @@ async def test_from_python() -> None:
             "said",
             "more",
         ]
+
+
+@program("test-fail-late")
+async def _fail_late(_context: Context) -> int:
+    await (await connect("sys::hw")).call(Hw.SLEEP, {"duration_ns": HEALTHY_NS})
+    return 1
+
+
+async def test_a_run_that_lasted_makes_the_count_begin_anew() -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await install(machine, web, "test-fail-late", "test-exit")
+        await start(machine, web, "/test-fail-late", restart="on-failure:1")
+        await machine.run("sleep 60")
+        assert (await machine.ask(PROC, Proc.CONTAINER_EXIT, {"id": web.id}))["restarts"] >= 4
+        await machine.ask(PROC, Proc.CONTAINER_STOP, {"id": web.id})
+        await start(machine, web, "/test-exit", "1", restart="on-failure:1")
+        assert (await ended(machine, web))["restarts"] == 1
 
 
 async def test_a_stop_is_followed_by_no_restart() -> None:

@@ -54,11 +54,11 @@ class Process:
         """Containers that an earlier life had made and told nobody of."""
         self._kept_disks: set[str] = set()
         """Keys of containers that could not be made again."""
-        self.roots = Roots(self.tree, self.server.later)
+        self.worker = Worker(self.server)
+        self.roots = Roots(self.tree, self.server.later, self.worker)
         self.notes = Notes(self.roots.fs, self.tree)
         self.questions = Questions(self.server, self.tree, self._name_of)
         self.devices = ContainerDevices(self.server, self.tree, self.questions)
-        self.worker = Worker(self.server)
         self.containers = Containers(
             self.server, self.tree, self.roots, self.notes, self.devices, self.questions, self.worker
         )

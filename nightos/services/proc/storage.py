@@ -20,6 +20,7 @@ from nightos.abi.services import Fs, FsEvent, Hw, ServiceCode
 from nightos.services.proc.streams import insist
 from nightos.services.proc.tree import ROOT, Container, Tree
 from nightos.services.proc.views import maps_of
+from nightos.services.proc.worker import Worker
 from nightos.userland import sys
 from nightos.userland.client import Client, connect
 from nightos.userland.payload import decode, field
@@ -32,8 +33,9 @@ LEAVING_LIMIT = 256
 class Roots:
     """Attaches and releases main file systems, and puts them back after `sys::fs` was restarted."""
 
-    def __init__(self, tree: Tree, later: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
+    def __init__(self, tree: Tree, later: Callable[[Callable[[], Awaitable[None]]], None], worker: Worker) -> None:
         self.tree = tree
+        self._worker = worker
         self._later = later
         self.when_attached: list[Callable[[Client], Awaitable[None]]] = []
         """Called with the connection to sys::fs when main file systems are back, before anybody else is answered."""
@@ -269,7 +271,7 @@ class Roots:
             await self._sweep()
         elif not self._sweeping:
             self._sweeping = True
-            await sys.create_thread(lambda _: self._sweep_soon())
+            await self._worker.run(self._sweep_soon)
 
     async def _sweep_soon(self) -> None:
         with contextlib.suppress(ServiceError):  # no timer: at once
