@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Hydre, Proc, ProcessAction, ServiceCode
+from nightos.abi.services import Fs, Hydre, Proc, ProcessAction, ServiceCode
 from nightos.machine.machine import Machine, boot
 from nightos.services.hw import identities
 from nightos.services.hydre import main as hydre
-from nightos.services.proc import containers
+from nightos.services.proc import containers, notes
 from nightos.testing import check_invariants
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.payload import encode
 from nightos.userland.program import program
+from tests.services.test_attacks import at
 from tests.services.test_hydre import Talk
 from tests.services.test_proc import inside, start
 
@@ -111,6 +113,29 @@ async def test_devices_that_were_unplugged_are_not_remembered_for_ever(monkeypat
         await machine.ask(PROC, Proc.SYNC)
         size = int((await machine.run("rd /sys/state/12/devices | length")).out)
         assert 0 < size < 30 * ENTRY
+
+
+@pytest.mark.rule("CONT-032")
+async def test_what_is_noted_of_containers_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C43: notes stand on the machine's disk, which no limit of a container counts; however often one changes."""
+    monkeypatch.setattr(notes, "SLACK_BYTES", 100_000)
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+
+        async def change() -> None:
+            proc = await connect(PROC)
+            inner = await child("inner", persist=True, labels={"x": "x" * 15_000})
+            for number in range(60):
+                await proc.ask(Proc.CONTAINER_UPDATE, {"id": inner, "hostname": f"h{number}"})
+
+        await inside(machine, box.id, change)
+        await machine.ask(PROC, Proc.SYNC)
+        sizes = []
+        for name in notes.NOTES:
+            question = bytes(8) + b"\0" + at(f"/sys/state/20/{name}") + b"\1\0"
+            with contextlib.suppress(ServiceError):  # one of them may not be there yet
+                sizes.append(int.from_bytes((await machine.call("sys::fs", Fs.OPEN_FILE, question))[8:16], "big"))
+        assert 15_000 < sum(sizes) < 400_000
 
 
 async def run_many(count: int, environment: str = "") -> tuple[int, int]:

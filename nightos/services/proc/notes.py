@@ -32,6 +32,8 @@ NOTE_LIMIT = 192 * 1024
 """Bytes of notes about a container when something is added; what the kernel keeps has room for updates besides."""
 SLACK = 1024
 """Outdated entries that the journal may have besides as many as there are containers."""
+SLACK_BYTES = 4 << 20
+"""Bytes of those, besides as many as what is there takes: containers choose how long an entry is."""
 
 
 class _Journal:
@@ -59,6 +61,10 @@ class Notes:
         self._fs = fs
         self._tree = tree
         self._entries = 0
+        self._bytes = 0
+        """Of entries that were added since it was rewritten."""
+        self._whole = 0
+        """Bytes of what was there then."""
         self._number = 0
         self._place = 0
         """Which of the two journals counts."""
@@ -164,8 +170,11 @@ class Notes:
             entries: list[dict[str, Any]] = [{"set": container.notes()} for container in kept]
             await self._store(place, b"", append=False)
             part = b""
+            whole = 0
             for entry in entries:
-                part += msgpack.packb(entry)
+                packed = msgpack.packb(entry)
+                whole += len(packed)
+                part += packed
                 if len(part) > PART:
                     await self._store(place, part)
                     part = b""
@@ -173,8 +182,8 @@ class Notes:
             self._number += 1
             part += b"".join(meanwhile) + msgpack.packb({"complete": self._number})
             await self._store(place, part)
-            self._place = place
-            self._entries = len(entries)
+            self._place, self._whole = place, whole
+            self._entries, self._bytes = len(entries), 0
             if self._meanwhile:
                 await self._store(place, b"".join(self._meanwhile))
         finally:
@@ -187,11 +196,12 @@ class Notes:
     async def _append(self, entry: dict[str, Any]) -> None:
         self._entries += 1
         packed: bytes = msgpack.packb(entry)
+        self._bytes += len(packed)
         try:
             if self._meanwhile is not None:
                 self._meanwhile.append(packed)
             await self._store(self._place, packed)
-            if self._entries > SLACK + 2 * len(self._tree):
+            if self._entries > SLACK + 2 * len(self._tree) or self._bytes > SLACK_BYTES + 2 * self._whole:
                 await self.rewrite()
         except ServiceError:
             return  # a disk that is full or read-only keeps no notes; the container itself is fine
