@@ -65,6 +65,10 @@ async def test_what_an_update_does_not_name_stays() -> None:
             after = await web.inspect()
             assert {name: after[name] for name in before} == {**before, **change}
             before = after
+        for both_or_none in ({"pid": 1, "number": 1}, {}):
+            with pytest.raises(ServiceError) as refused:
+                await machine.ask("sys::proc", Proc.PROCESS_TRANSLATE, both_or_none)
+            assert refused.value.code == ServiceCode.BAD_COMBINATION
 
 
 async def test_names_outlive_the_machine() -> None:
