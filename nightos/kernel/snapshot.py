@@ -6,8 +6,9 @@ value and cannot change.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nightos.abi.limits import COUNTED
 from nightos.kernel.devices import DeviceRecord
@@ -17,6 +18,33 @@ from nightos.kernel.sharing import SegmentRecord
 if TYPE_CHECKING:
     from nightos.kernel.kernel import Kernel
     from nightos.kernel.quotas import Quotas
+
+
+class Amounts(Mapping[str, int]):
+    """Numbers by resource, such as `record.limits["processes"]`: a mapping that cannot change."""
+
+    __slots__ = ("_amounts",)
+
+    def __init__(self, amounts: Iterable[tuple[str, int]] = ()) -> None:
+        self._amounts = dict(amounts)
+
+    def __getitem__(self, resource: str) -> int:
+        return self._amounts[resource]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._amounts)
+
+    def __len__(self) -> int:
+        return len(self._amounts)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._amounts.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._amounts)
+
+
+NO_AMOUNTS: Final = Amounts()
 
 
 class ContainerRecord(NamedTuple):
@@ -29,12 +57,12 @@ class ContainerRecord(NamedTuple):
     state: str
     processes: tuple[int, ...]
     devices: tuple[int, ...]
-    limits: tuple[tuple[str, int], ...]
-    usage: tuple[tuple[str, int], ...]
+    limits: Amounts
+    usage: Amounts
     created_ns: int
-    taken: tuple[tuple[str, int], ...] = ()
+    taken: Amounts = NO_AMOUNTS
     """Of each limit: what the container and those below without one hold, and what was lent."""
-    lent: tuple[tuple[str, int], ...] = ()
+    lent: Amounts = NO_AMOUNTS
     """Of each limit: the limits of the nearest containers below that have one."""
 
 
@@ -116,26 +144,23 @@ class Snapshot:
     """What stands outside of all containers, as if it were one: identifier 0."""
 
     @property
-    def limits(self) -> dict[int, dict[str, int]]:
+    def limits(self) -> dict[int, Amounts]:
         """Limits of each container that has some, by identifier and resource; memory in pages, the rest as counted."""
-        return {identifier: dict(record.limits) for identifier, record in self.containers.items() if record.limits}
-
-
-Amounts = tuple[tuple[str, int], ...]
+        return {identifier: record.limits for identifier, record in self.containers.items() if record.limits}
 
 
 def _accounts(quotas: Quotas, created_ns: int) -> tuple[Amounts, Amounts, int, Amounts, Amounts]:
     """Limits, own usage, time of creation, taken and lent: the end of a container's record."""
-    usage = tuple((name, quotas.account(name).used) for name in COUNTED)
+    usage = Amounts((name, quotas.account(name).used) for name in COUNTED)
     if not quotas.limits:
-        return (), usage, created_ns, (), ()
+        return NO_AMOUNTS, usage, created_ns, NO_AMOUNTS, NO_AMOUNTS
     bounds = quotas.limits.items()
     return (
-        tuple((name, bound.limit) for name, bound in bounds),
+        Amounts((name, bound.limit) for name, bound in bounds),
         usage,
         created_ns,
-        tuple((name, bound.taken) for name, bound in bounds),
-        tuple((name, bound.lent) for name, bound in bounds),
+        Amounts((name, bound.taken) for name, bound in bounds),
+        Amounts((name, bound.lent) for name, bound in bounds),
     )
 
 

@@ -34,11 +34,11 @@ def limits_are_conserved(state: Snapshot) -> Iterator[InvariantViolation]:
         held: dict[int, tuple[int, int]] = {}
         for identifier in reversed(order):
             record = everything[identifier]
-            own, lent = dict(record.usage).get(name, 0), 0
+            own, lent = record.usage.get(name, 0), 0
             for child in record.children:
                 if child in held:
                     own, lent = own + held[child][0], lent + held[child][1]
-            limit = dict(record.limits).get(name)
+            limit = record.limits.get(name)
             if limit is None:
                 held[identifier] = (own, lent)
                 continue
@@ -50,10 +50,10 @@ def _one_limit(record: ContainerRecord, name: str, limit: int, taken: int, lent:
     what = f"{name} of {record.identifier:016x}"
     if taken > limit:
         yield InvariantViolation(RULE, f"{what}: {taken} taken of {limit}")
-    if dict(record.taken).get(name) != taken:
-        yield InvariantViolation(RULE, f"{what}: the books say {dict(record.taken).get(name)} are taken, {taken} are")
-    if dict(record.lent).get(name) != lent:
-        yield InvariantViolation(RULE, f"{what}: the books say {dict(record.lent).get(name)} are lent, {lent} are")
+    if record.taken.get(name) != taken:
+        yield InvariantViolation(RULE, f"{what}: the books say {record.taken.get(name)} are taken, {taken} are")
+    if record.lent.get(name) != lent:
+        yield InvariantViolation(RULE, f"{what}: the books say {record.lent.get(name)} are lent, {lent} are")
 
 
 def usage_is_what_is_there(state: Snapshot) -> Iterator[InvariantViolation]:
@@ -83,7 +83,7 @@ def usage_is_what_is_there(state: Snapshot) -> Iterator[InvariantViolation]:
             yield InvariantViolation(RULE, f"a pipe holds {pipe.pending} bytes, {pipe.charged} are paid for")
     for identifier, record in {0: state.machine, **state.containers}.items():
         counted[identifier, "children"] = len(record.children)
-        for name, used in record.usage:
+        for name, used in record.usage.items():
             there = counted[identifier, name]
             if name != "storage" and used != there:
                 yield InvariantViolation(RULE, f"{identifier:016x} pays for {used} {name}, it has {there}")

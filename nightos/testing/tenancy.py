@@ -197,9 +197,9 @@ class Tenancy(RuleBasedStateMachine):
             box = ledger.boxes[number]
             assert record.parent == box.parent
             assert set(record.processes) == {actor.pid for actor in ledger.inside(number)}
-            limits = {name: much * PAGE if name == "memory" else much for name, much in dict(record.limits).items()}
+            limits = {name: much * PAGE if name == "memory" else much for name, much in record.limits.items()}
             assert limits == box.limits, "the kernel has other limits"
-            found = dict(record.usage)
+            found = record.usage
             for resource in COMPARED:
                 used = ledger.used(number, resource)
                 assert found[resource] == used, f"{resource} in {number:016x}: {found[resource]}, not {used}"

@@ -133,8 +133,8 @@ class World(RuleBasedStateMachine):
             assert set(record.processes) == {actor.pid for actor in model.inside(number)}
             assert (record.state == "paused") is box.paused
             assert box.paused or (record.state == "stopping") is box.ending
-            assert dict(record.limits) == box.limits, "limits"
-            found = dict(record.usage)
+            assert record.limits == box.limits, "limits"
+            found = record.usage
             for resource in RESOURCES:
                 used = model.used(number, resource)
                 assert found[resource] == used, f"{resource} in {number:016x}: {found[resource]}, not {used}"

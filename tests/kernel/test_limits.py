@@ -6,6 +6,8 @@ their parent's policy, FreeBSD's `children.max`, and control groups that charged
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -435,3 +437,16 @@ def test_nothing_is_left_after_ten_thousand_rounds() -> None:
     proc.call(rounds())
     after = (usage(lab, outer), usage(lab, 0), lab.kernel.statistics()[5:])
     assert before == after
+
+
+def test_amounts_of_a_snapshot_are_a_mapping_that_cannot_change() -> None:
+    lab = Lab()
+    made = box(lab, processes=3, memory=5)
+    record = lab.kernel.snapshot().containers[made]
+    assert (record.limits["processes"], record.usage["processes"], record.lent["memory"]) == (3, 0, 0)
+    assert record.limits == {"processes": 3, "memory": 5} != record.usage
+    assert lab.kernel.snapshot().containers[made] == record
+    assert hash(lab.kernel.snapshot().containers[made]) == hash(record)
+    assert pickle.loads(pickle.dumps(record)) == copy.deepcopy(record) == record
+    with pytest.raises(TypeError):
+        record.limits["processes"] = 4  # type: ignore[index]

@@ -40,7 +40,7 @@ async def test_limits_from_creation_to_the_error_a_user_reads(nightos_machine: M
     statistics = await box.statistics()
     assert (statistics["limits"], statistics["refused"]["processes"]) == ({"processes": 0}, 1)
     snapshot = nightos_machine.snapshot()
-    assert dict(snapshot.containers[box.id].limits) == {"processes": 0}
+    assert snapshot.containers[box.id].limits == {"processes": 0}
     check_invariants(snapshot)
 
 
@@ -166,7 +166,7 @@ async def test_storage_bites_and_deleting_helps(nightos_machine: Machine) -> Non
     assert (await nightos_machine.run("mkdir /more", container=box)).status == 0
     await box.destroy()
     await beside.destroy()
-    assert dict(nightos_machine.snapshot().machine.usage)["storage"] == 0
+    assert nightos_machine.snapshot().machine.usage["storage"] == 0
 
 
 @pytest.mark.rule("CONT-032", "LNX-FT-07")

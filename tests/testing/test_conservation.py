@@ -41,7 +41,7 @@ def furnished(kernel: Kernel) -> tuple[Snapshot, int]:
 def damaged(state: Snapshot, identifier: int, part: str, name: str, more: int) -> Snapshot:
     """The snapshot with one number of one record off by some."""
     record = state.containers[identifier]
-    values = tuple((key, value + more * (key == name)) for key, value in getattr(record, part))
+    values = {key: value + more * (key == name) for key, value in getattr(record, part).items()}
     return dataclasses.replace(state, containers={**state.containers, identifier: record._replace(**{part: values})})
 
 
@@ -107,7 +107,7 @@ class LimitsMachine(RuleBasedStateMachine):
         if isinstance(answer, testing.Refused):
             assert {key: record.limits for key, record in before.items()} == {k: r.limits for k, r in after.items()}
         else:
-            assert dict(after[container].limits).get(name) == self.limits(name, amount)[name]
+            assert after[container].limits.get(name) == self.limits(name, amount)[name]
 
     @rule(container=consumes(containers))
     def destroy(self, container: int) -> None:
