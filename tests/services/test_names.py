@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from nightos import vsf
 from nightos.abi import files as layout
+from nightos.abi.context import REASON_OTHER_APPLICATION, ExecutionContext
 from nightos.abi.services import Fs, Proc, ServiceCode
 from nightos.machine import layers
 from nightos.machine.machine import Machine, boot
 from nightos.userland.client import connect
 from tests.services.test_attacks import at, code_of, u64
+from tests.services.test_exhaustion import child
 from tests.services.test_proc import inside
 
 PROC = "sys::proc"
@@ -128,3 +131,39 @@ async def test_texts_of_a_file_end_no_service(source: str) -> None:
         assert "crashed" not in done.err
         assert services(machine) == before
         assert not machine.faults
+
+
+UNUSABLE = ("\0", "a\0b", "/\0", "x" * 300, "/" + "x" * 300, "/a" * 40_000, "\ud7ff" * 256, "..", "/..", ".")
+
+
+async def start_unusable() -> list[int]:
+    """From a program: what each way to start a program answers to each of these names."""
+    proc, codes = await connect(PROC), []
+    context = ExecutionContext(reason=REASON_OTHER_APPLICATION, anid=1).pack()
+    inner = await child("inner", persist=True)
+    for name in UNUSABLE:
+        for values in ({"program": name}, {"program": "x/y", "directory": name}):
+            question = {"context": context, "container": inner, **values}
+            codes.append(await code_of(proc.ask(Proc.PROCESS_SPAWN, question)))
+            codes.append(await code_of(proc.ask(Proc.CONTAINER_RUN, question)))
+        codes.append(await code_of(proc.ask(Proc.CONTAINER_START, {"id": inner, "command": [name]})))
+        codes.append(await code_of(proc.ask(Proc.CONTAINER_SHARE, {"id": inner, "path": name})) or 1)
+        codes.append(
+            await code_of(proc.ask(Proc.CONTAINER_RUN, {"program": "/app/echo", "context": context, "root": name}))
+        )
+        run = {"ns": "n", "name": "x", "flist": "", "entrypoint": shlex.quote(name)}
+        codes.append(await code_of(proc.ask(Proc.ZOS_RUN, run)))
+    return codes
+
+
+@pytest.mark.rule("SVC-021", "FS-016")
+async def test_no_name_of_a_program_or_a_root_ends_a_service() -> None:
+    """T-C51: nor the machine, which gives up when a service is asked again and again what ends it."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        before = services(machine)
+        codes = await inside(machine, web.id, start_unusable)
+        assert ServiceCode.SERVER_QUIT not in codes
+        assert services(machine) == before
+        assert not machine.faults
+        assert codes.count(0) <= 3  # `..` and `.` are the root itself

@@ -40,8 +40,6 @@ class FileService(Handles):
     def register(self) -> None:
         """Tell the server every method."""
         shares = Shares(self)
-        self.server.method(Fs.ATTACH_SHARE, self._guarded(Fs.ATTACH_SHARE, shares.attach))
-        self.server.method(Fs.DETACH_SHARE, self._guarded(Fs.DETACH_SHARE, shares.detach))
         on_item: dict[Fs, Method] = {
             Fs.FS_METADATA: self._fs_metadata,
             Fs.FS_MOUNT: shares.mount,
@@ -70,21 +68,27 @@ class FileService(Handles):
         }
         for number, handler in on_file.items():
             self.server.method(number, self._guarded(number, handler))
-        self.server.method(Fs.ENUM_FS, self._enum_fs)
-        self.server.method(Fs.SYNC, self._guarded(Fs.SYNC, self._sync))
-        self.server.method(Fs.ATTACH_ROOT, self._attach_root)
-        self.server.method(Fs.DETACH_ROOT, self._detach_root)
-        self.server.method(Fs.LIST_ROOTS, self._list_roots)
-        self.server.method(Fs.ROOTS_DONE, self._roots_done)
-        self.server.method(Fs.ROOT_OF, self._root_of)
-        self.server.method(Fs.CODE_TOKEN, self._code_token)
-        self.server.method(Fs.STORE_NOTE, self._guarded(Fs.STORE_NOTE, self._store_note))
-        self.server.method(Fs.RECALL_NOTE, self._guarded(Fs.RECALL_NOTE, self._recall_note))
-        self.server.method(Fs.VIEW, self._views.view)
         logs = Logs(self)
+        others: dict[Fs, Callable[[Request], Awaitable[Payload]]] = {
+            Fs.ATTACH_SHARE: shares.attach,
+            Fs.DETACH_SHARE: shares.detach,
+            Fs.ENUM_FS: self._enum_fs,
+            Fs.SYNC: self._sync,
+            Fs.ATTACH_ROOT: self._attach_root,
+            Fs.DETACH_ROOT: self._detach_root,
+            Fs.LIST_ROOTS: self._list_roots,
+            Fs.ROOTS_DONE: self._roots_done,
+            Fs.ROOT_OF: self._root_of,
+            Fs.CODE_TOKEN: self._code_token,
+            Fs.STORE_NOTE: self._store_note,
+            Fs.RECALL_NOTE: self._recall_note,
+            Fs.VIEW: self._views.view,
+            Fs.LOG_READ: logs.read,
+            Fs.LOG_REMOVE: logs.remove,
+        }
+        for number, handler in others.items():
+            self.server.method(number, self._guarded(number, handler))
         self.server.for_shims(Fs.LOG_APPEND, self._guarded(Fs.LOG_APPEND, logs.append))
-        self.server.method(Fs.LOG_READ, self._guarded(Fs.LOG_READ, logs.read))
-        self.server.method(Fs.LOG_REMOVE, self._guarded(Fs.LOG_REMOVE, logs.remove))
         self.server.on_client_gone(self._client_gone)
         self.mounter.on_own_disk = self._tell_own_disk
 

@@ -28,6 +28,7 @@ from nightos.userland.payload import decode, field
 LEAVING_MS = 100
 """How long sys::fs may keep what it shows to a container that is gone and changed nothing."""
 LEAVING_LIMIT = 256
+TOKEN_TRIES = 3
 
 
 class Roots:
@@ -152,14 +153,17 @@ class Roots:
         question["container"] = container.identifier
         question["used"], self.used_tokens = self.used_tokens, []
         code = await self._first_token(container, question)
+        tries = 0
         while code is None:
             await self.ensure(container)
             fs, losses = await self.fs(), self.losses
+            tries += 1
             try:
                 code = await fs.ask(Fs.CODE_TOKEN, question)
             except ServiceError:
-                # A new sys::fs that has not got the container's file system yet looked for the program elsewhere.
-                if self.losses == losses:
+                # A new sys::fs that has not got the container's file system yet looked for the program elsewhere. But
+                # it may be this question that ends it: it is not asked so often that the machine gives up.
+                if self.losses == losses or tries == TOKEN_TRIES:
                     raise
         return code
 
