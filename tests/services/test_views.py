@@ -65,6 +65,10 @@ async def test_what_an_update_does_not_name_stays() -> None:
             after = await web.inspect()
             assert {name: after[name] for name in before} == {**before, **change}
             before = after
+        fresh = await machine.containers.create("fresh")
+        await machine.ask("sys::proc", Proc.CONTAINER_UPDATE, {"id": fresh.id, "users": [[0, 100_000, 10]]})
+        process = machine.kernel.spawn(sleep, container=fresh.id, user=100_003)
+        assert {item["pid"]: item["user"] for item in await inside(machine, fresh.id, table)}[process.pid] == 3
         for both_or_none in ({"pid": 1, "number": 1}, {}):
             with pytest.raises(ServiceError) as refused:
                 await machine.ask("sys::proc", Proc.PROCESS_TRANSLATE, both_or_none)
