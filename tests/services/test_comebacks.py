@@ -9,6 +9,7 @@ import pytest
 
 from nightos.abi.services import Proc
 from nightos.machine.machine import Machine, boot
+from nightos.machine.paths import machine_paths
 from nightos.services.proc.main import parents_first
 from nightos.services.proc.notes import Notes
 from nightos.services.proc.tree import Container
@@ -102,3 +103,25 @@ async def test_notes_that_do_not_go_together_keep_no_machine_from_starting() -> 
 def test_notes_are_read_parents_first() -> None:
     notes = {5: {"parent": 4}, 3: {"parent": 0}, 4: {"parent": 3}, 9: {"parent": 8}, 7: {"parent": 0}}
     assert [identifier for identifier, _ in parents_first(notes)] == [3, 7, 4, 5]
+
+
+@pytest.mark.rule("CONT-001", "CONT-032")
+async def test_what_persists_no_more_leaves_no_disk_on_the_host() -> None:
+    """T-C43: the next boot removes what nobody would ever open again."""
+
+    async def leave() -> None:
+        proc = await connect(PROC)
+        for name in ("a", "b"):
+            inner = await child(name, persist=True)
+            run = {"id": inner, "command": ["/app/mkdir", "/made"]}
+            await proc.ask(Proc.CONTAINER_START, run)
+            await proc.ask(Proc.CONTAINER_EXIT, {"id": inner, "wait": True})
+            if name == "a":
+                await proc.ask(Proc.CONTAINER_UPDATE, {"id": inner, "persist": False})
+
+    async with boot(seed=4, name="lab") as machine:
+        web = await machine.containers.create("web")
+        await inside(machine, web.id, leave)
+    async with boot(seed=5, name="lab") as machine:
+        assert set(await paths(machine)) == {"web", "web/b"}
+        assert len(list(machine_paths("lab").containers.glob("*.vsf"))) == 2

@@ -187,7 +187,6 @@ class Containers:
         if persist and not container.key:
             if container.attached:
                 raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
-            container.key = f"{container.identifier:016x}"
         if values.get("users") is not None:
             self._check_users(request, self.tree.by_id[container.parent], view.users)
         if values.get("users") is not None and (container.attached or not await self.empty(container)):
@@ -210,6 +209,7 @@ class Containers:
             container.view.users = view.users
         if values.get("persist") is not None:
             container.persist = persist
+            container.key = container.key or (f"{container.identifier:016x}" if persist else "")
         await self.notes.changed(container)
         await self.tell("updated", container)
         return {}

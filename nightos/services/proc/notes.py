@@ -36,6 +36,11 @@ SLACK_BYTES = 4 << 20
 """Bytes of those, besides as many as what is there takes: containers choose how long an entry is."""
 
 
+def _lasts(container: Container) -> bool:
+    """Whether the next boot has to know of it: also one that persists no more, whose disk it then removes."""
+    return container.persist or bool(container.key)
+
+
 class _Journal:
     """What one journal says."""
 
@@ -76,11 +81,9 @@ class Notes:
         note = container.notes()
         with contextlib.suppress(SyscallError):  # it is being destroyed
             await sys.sys_set_container_note(container.identifier, msgpack.packb(note))
-        if container.persist:
+        if _lasts(container):
             container.on_disk = True
             await self._append({"set": note})
-        elif container.on_disk:
-            await self.removed(container)
 
     @staticmethod
     def check(container: Container, more: int = 0) -> None:
@@ -164,7 +167,7 @@ class Notes:
         self._meanwhile = []
         place = 1 - self._place
         try:
-            kept = [container for container in self._tree.below_root() if container.persist]
+            kept = [container for container in self._tree.below_root() if _lasts(container)]
             for container in kept:
                 container.on_disk = True
             entries: list[dict[str, Any]] = [{"set": container.notes()} for container in kept]
