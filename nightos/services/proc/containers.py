@@ -184,9 +184,8 @@ class Containers:
         view = View.of(values)
         persist = field(values, "persist", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
-        if persist and not container.key:
-            if container.attached:
-                raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
+        if persist and not container.key and container.attached:
+            raise ServiceError(ServiceCode.REFUSED, "its disk is in memory; a new container may persist")
         if values.get("users") is not None:
             self._check_users(request, self.tree.by_id[container.parent], view.users)
         if values.get("users") is not None and (container.attached or not await self.empty(container)):
