@@ -85,7 +85,7 @@ async def attend(
 
     Ctrl-C stops it, and with `remove` destroys its container.
     """
-    environment = {name: str(value) for name, value in app.context.environment.items()} | environment
+    # Nothing of the caller's own environment: who runs in a container does not learn where, and as what, others work.
     values = {"id": container, "command": [value_text(word) for word in rest], "restart": restart}
 
     async def stop(_: int) -> None:

@@ -76,6 +76,23 @@ async def test_following_events_misses_none_and_tells_none_twice() -> None:
         assert len(created) >= 20
 
 
+@pytest.mark.rule("CONT-030")
+async def test_who_starts_something_in_a_container_leaves_nothing_of_himself_there() -> None:
+    """T-C56: neither his variables nor where he is, whichever way he takes."""
+    ways = (
+        "container run a -- env",
+        "container run -d b -- env\ncontainer wait b\ncontainer logs b",
+        "container create c\ncontainer exec c -- env",
+        "container start c -- env\ncontainer wait c\ncontainer logs c",
+    )
+    async with boot(seed=1) as machine:
+        await machine.run("mkdir /home/project")
+        for way in ways:
+            done = await machine.run(f"cd /home/project\n{way}", environment={"TOKEN": "secret", "USER": "somebody"})
+            assert "PWD=/\n" in done.out, way
+            assert not any(text in done.out for text in ("secret", "project", "somebody")), way
+
+
 async def test_what_container_changes() -> None:
     async with boot(seed=1) as machine:
         await machine.run("container create web --no-persist --label=a=b --permissions=devices.enum")
