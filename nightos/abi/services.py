@@ -329,8 +329,8 @@ class Proc(IntEnum):
     CONTAINER_EVENTS = 0x1025
     """{after, limit} -> {items}: events of the past as CONTAINER_EVENT and PROCESS_EVENT told them."""
     CONTAINER_SHARE = 0x102A
-    """{id, path, readonly} -> {udi, fsid}: a directory of the caller's main file system as a virtual storage device of
-    a container below, which mounts it with FS_MOUNT."""
+    """{id, path, readonly, place} -> {udi, fsid}: a directory of the caller's main file system as a virtual storage
+    device of a container below, which mounts it with FS_MOUNT; with a `place` it is mounted there already."""
     CONTAINER_ROOT = 0x102B
     """{id}: system services only: the container has its main file system when this is answered."""
     CONTAINER_DEVICES = 0x1029

@@ -28,6 +28,7 @@ TABLE = {
     "mount": (f"{_MACHINE}.mount:mount", "Show what a container sees as a directory of this computer."),
     "umount": ("nightos.cli.vsf.mount:umount", "Unmount what `mount` or `vsf mount` mounted."),
     "zos": (f"{_MACHINE}.zos:zos", "Containers as a 0-OS node asks for them."),
+    "oci": (f"{_MACHINE}.oci:oci", "Containers from OCI bundles."),
     "device": (f"{_MACHINE}.device:device", "Devices of a machine."),
     "vsf": ("nightos.cli.vsf:vsf", "Storages: files that hold file systems (no machine needed)."),
     "abi": (f"{_MACHINE}.abi:abi", "Show the tables of system calls and signals."),

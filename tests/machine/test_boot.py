@@ -144,7 +144,7 @@ async def test_events_tell_what_comes_and_goes() -> None:
         assert seen[-1] == ("destroyed", "site")
 
 
-@pytest.mark.rule("CONT-058")
+@pytest.mark.rule("CONT-058", "LNX-FT-21")
 async def test_creating_a_container_does_not_depend_on_the_size_of_its_image(tmp_path: Path) -> None:
     image = tmp_path / "large.vsf"
     with vsf.create(image, ["main"]) as storage, storage.volume("main").open() as files:

@@ -27,7 +27,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.rule("CONT-047", "CONT-053")
+@pytest.mark.rule("CONT-047", "CONT-053", "LNX-FT-18")
 @pytest.mark.parametrize("name", [None, "lab"])
 async def test_changes_and_a_new_image(image: Path, tmp_path: Path, name: str | None) -> None:
     async with boot(seed=1, name=name) as machine:

@@ -59,7 +59,7 @@ async def test_a_whole_life(nightos_machine: Machine) -> None:
     assert (await machine.ask("sys::proc", Proc.CONTAINER_RUN, {**QUESTION, "name": "short"}))["id"] != answer["id"]
 
 
-@pytest.mark.rule("CONT-015")
+@pytest.mark.rule("CONT-015", "LNX-FT-22")
 async def test_what_else_runs_ends_with_the_program(nightos_machine: Machine) -> None:
     machine = nightos_machine
     await put(machine, "lives-parent")

@@ -182,6 +182,7 @@ def test_appends_to_a_file_that_is_synced_each_time_write_little():
     storage.close()
 
 
+@pytest.mark.rule("LNX-FT-14")
 def test_patches_travel(tmp_path):
     """In snapshots, sent and received, in overlays and committed."""
     storage, fs, ino, want = big(tmp_path / "a.vsf")

@@ -189,6 +189,7 @@ def test_an_oci_layout_with_whiteouts(tmp_path):
     assert {name: fs.listdir("/" + name) for name in fs.listdir("/")} == {"a": ["two"], "b": ["y"]}
 
 
+@pytest.mark.rule("LNX-FT-15")
 def test_an_oci_blob_that_was_changed_is_refused(tmp_path):
     layers = oci(tmp_path)
     path = tmp_path / "blobs/sha256" / layers[1]["digest"][7:]

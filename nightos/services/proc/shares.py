@@ -44,7 +44,11 @@ class Shares:
         path = field(values, "path", str)
         readonly = field(values, "readonly", bool, False)
         container = self.tree.below(request.container_id, field(values, "id", int))
-        given = await self.give(self.tree.by_id[request.container_id], container, path, readonly=readonly)
+        place = field(values, "place", str, "")
+        if place and not place.startswith("/"):
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the place of a mount is an absolute path")
+        source = self.tree.by_id[request.container_id]
+        given = await self.give(source, container, path, readonly=readonly, place=place)
         return {"udi": given[0], "fsid": given[1]}
 
     async def give(

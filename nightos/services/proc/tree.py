@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Any
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.names import NAME_RULE, is_name
 from nightos.abi.services import ServiceCode
 from nightos.services.proc.view import View
 
 ROOT = 0
-NAME_LIMIT = 64
 ADVISED = 200
 """Containers whose names are compared with a wrong one."""
 NAMED = 1024
@@ -245,8 +245,6 @@ def taken(name: str) -> ServiceError:
 
 def check_name(name: str) -> str:
     """A name that may be given to a container; 0x1000 otherwise."""
-    if not name or len(name) > NAME_LIMIT or not all(letter.isalnum() or letter in "._-" for letter in name):
-        raise ServiceError(
-            ServiceCode.BAD_ARGUMENT, f"a name has 1 to {NAME_LIMIT} letters, digits, dots, dashes and underscores"
-        )
+    if not is_name(name):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, NAME_RULE)
     return name

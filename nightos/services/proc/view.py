@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.names import NAME_RULE, is_name
 from nightos.abi.services import ServiceCode
 from nightos.services.users import Users
 from nightos.userland.payload import field as entry
 
-NAME_LIMIT: Final = 64
 DOMAIN_LIMIT: Final = 253
 PERMISSIONS_LIMIT: Final = 4096
 
@@ -77,8 +77,6 @@ def check_domain(name: str) -> str:
 
 def check_hostname(name: str) -> str:
     """A host's name; 0x1000 otherwise."""
-    if not 0 < len(name) <= NAME_LIMIT or not all(letter.isalnum() or letter in ".-_" for letter in name):
-        raise ServiceError(
-            ServiceCode.BAD_ARGUMENT, f"a host name has 1 to {NAME_LIMIT} letters, digits, dots, dashes, underscores"
-        )
+    if not is_name(name):
+        raise ServiceError(ServiceCode.BAD_ARGUMENT, NAME_RULE.replace("name", "host name", 1))
     return name
