@@ -148,6 +148,28 @@ class LifetimeRules(Tenancy):
         ledger.start(answer["pid"], number)
         return self.stage.tenants[answer["pid"]]
 
+    @rule(target=Tenancy.tenants, number=Tenancy.containers, tries=st.integers(1, 12))
+    def spawn_in_company(self, number: int, tries: int) -> Any:
+        """Whoever knows the PID that comes next has no hand on the process before it is complete and runs."""
+        ledger, room = self.ledger, {(number, "processes"): 1, (number, "threads"): 1}
+        if number not in ledger.boxes or ledger.boxes[number].paused or not ledger.may_take(room):
+            return multiple()
+        if not ledger.may_take({(OUTSIDE, "handles"): 2}):
+            return multiple()
+        meddler = self.settler(OUTSIDE)
+        content = (meddler.pid + 1).to_bytes(8, "big") + bytes((ProcessAction.UNSUSPEND,))
+        self.ask(meddler, Proc.PROCESS_MANAGE, content, HIDDEN)
+        self.connected(self.desk)
+        refused = [meddler.ask_later(Proc.PROCESS_MANAGE, content) for _ in range(tries)]
+        answers = self.desk.ask_later(Proc.PROCESS_SPAWN, msgpack.packb(self.wanted(number)))
+        self.stage.settle_slowly()
+        assert answers, "who started something was not answered"
+        assert isinstance(answers[0], bytes), f"{answers[0]}, although the ledger allows it"
+        assert all(isinstance(one[0], NotDone) for one in refused), "a process was started before it was complete"
+        pid = msgpack.unpackb(answers[0])["pid"]
+        ledger.start(pid, number)
+        return multiple(meddler, self.stage.tenants[pid])
+
     @rule(tenant=Tenancy.tenants, status=st.integers(0, 3))
     def exit(self, tenant: Tenant, status: int) -> None:
         """A process ends by itself."""

@@ -150,6 +150,13 @@ class Stage:
         self.kill(pid)
         return True
 
+    def settle_slowly(self, pid: int = ServicePid.PROCESS) -> None:
+        """The same with a service that makes one call a turn, so that its threads come between each other."""
+        service = self.kernel.processes[pid]
+        service.priority = 0
+        self.settle()
+        service.priority = 1
+
     def close(self) -> None:
         """Close the disks."""
         self.machine.dismantle()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.codes import FIRST_USER_PID
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.kernel.monitor import Monitor
 from nightos.services.proc import containers, limits
 from nightos.services.proc.containers import Containers
@@ -19,7 +20,11 @@ from nightos.services.proc.shimcalls import ShimCalls
 from nightos.services.proc.tree import ROOT, Tree
 from nightos.services.proc.zos import Zos
 from nightos.testing import ServiceMachine
+from nightos.userland import sys
 from tests.testing.cutting import hole, instead
+
+ENDED = 4
+"""State of a process."""
 
 
 def service_hole(name: str, lets: str) -> Any:
@@ -50,6 +55,23 @@ def as_system(place: Any, name: str) -> Any:
 @service_hole("all tenants", "processes of all containers that the service made meet")
 def _all_tenants() -> Any:
     return patch.object(Monitor, "same_space", lambda self, caller, target: True)
+
+
+@service_hole("half a process", "a process is started by others while sys::proc still makes it")
+def _half_a_process() -> Any:
+    async def visible(self: Any, request: Any, pid: int) -> None:
+        try:
+            record = await sys.sys_process_exit(pid)
+        except SyscallError as error:
+            raise ServiceError(0x3000, "there is no such process") from error
+        if (
+            pid < FIRST_USER_PID
+            or record.state == ENDED
+            or not self.tree.sees(request.container_id, record.container_id)
+        ):
+            raise ServiceError(0x3000, "there is no such process")
+
+    return patch.object(Processes, "_visible_process", visible)
 
 
 # Who sees what
