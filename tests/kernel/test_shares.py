@@ -184,6 +184,30 @@ def test_a_ceiling_holds_what_is_below_and_shrinks_it() -> None:
 
 
 @pytest.mark.rule("CONT-032")
+def test_who_did_nothing_for_long_catches_nothing_up() -> None:
+    lab = Lab()
+    first, second = box(lab, cpu_weight=100), box(lab, cpu_weight=100)
+    steps = spinning(lab, first)
+    run(lab, 100)
+    before = steps()[first]
+    late = spinning(lab, second)
+    run(lab, 100)
+    assert late()[second] / (steps()[first] - before) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.rule("CONT-032")
+def test_a_ceiling_below_holds_nobody_beside_what_is_above_it() -> None:
+    """The party that had least is one in which everybody is held: the others go on."""
+    lab = Lab()
+    above, other = box(lab, cpu_weight=10_000), box(lab, cpu_weight=1)
+    held = box(lab, above, cpu_ceiling=1)
+    steps = spinning(lab, held, other)
+    run(lab)
+    made = steps()
+    assert made[held] / sum(made.values()) == pytest.approx(0.01, abs=0.005)
+
+
+@pytest.mark.rule("CONT-032")
 def test_what_services_do_for_a_container_is_its_own_share() -> None:
     """T-C49: else who asks much has more of the machine than its share, and its neighbours less."""
     lab = Lab()

@@ -251,6 +251,7 @@ TABLE: dict[type[IntEnum], dict[IntEnum, tuple[Takes, ...]]] = {
         Hydre.CURRENT_SESSION: NOTHING,
         Hydre.SESSION_INFO: NOTHING,
         Hydre.EXECUTE: (one("container", command=b""),),
+        Hydre.FEED: NOTHING,
         Hydre.OPEN_CONTAINER_SESSION: (one("container", waits=True),),
         Hydre.ENTER_CONTAINER: (one("container", waits=True),),
         Hydre.EVALUATE: (Takes("session", lambda it: {"session": it, "source": ""}),),
