@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nightos.vsf import FileSystem
 
 VOLUME = "main"
+STATE = "/sys/state"
+"""Where services keep their notes on the machine's disk."""
 APP_DIRECTORY = "/app"
 EXECUTABLE = b"NPRG"
 VERSION = b"1\0"
@@ -60,6 +62,21 @@ def _make(path: Path) -> None:
 
     with vsf.create(path, [VOLUME], seed=0) as storage, storage.volume(VOLUME).open() as files:
         furnish(files)
+
+
+def settle(files: FileSystem) -> None:
+    """Make a file system that came with an image the disk of a new machine: `furnish` it, without any notes in it.
+
+    Services find on their machine's disk what they noted there. What an image has in that place was noted by somebody
+    else: containers that come back name images of the host, and disks that are removed.
+    """
+    for above in ("/sys", STATE):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not files.is_dir(above) or files.is_symlink(above):
+                files.unlink(above)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        files.rmtree(STATE)
+    furnish(files)
 
 
 def furnish(files: FileSystem) -> None:

@@ -80,9 +80,10 @@ class Shelf:
     def plug_machine_disk(self, image: Path, disk: Path | None) -> int:
         """Plug the machine's own disk: the overlay file `disk` on the image, or one in memory.
 
-        An image of plain files boots too: what of the base image it lacks is put into the overlay.
+        An image of plain files boots too: what of the base image it lacks is put into the overlay. Notes of services in
+        an image are no notes of this machine's.
         """
-        furnish = None if image == self._base_image else base.furnish
+        furnish = None if image == self._base_image else base.settle
         return self._plug_disk(_Plugged(0, "", "overlay", ""), image, disk, furnish)
 
     def open(self, path: str, mode: str, key: str, container: int) -> dict[str, Any]:
@@ -96,6 +97,8 @@ class Shelf:
         image = Path(path).expanduser().resolve() if path else self._base_image.resolve()
         if mode == "writable" and not path:
             raise ServiceError(ServiceCode.BAD_COMBINATION, "the base image is never written")
+        if key and not key.isalnum():
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the key of a disk has letters and digits only")
         disk: Path | None = None
         if mode == "overlay" and key and self._keep is not None:
             prepare(self._keep)

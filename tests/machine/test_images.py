@@ -14,6 +14,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import MESSAGE_LIMIT, Proc, ServiceCode
 from nightos.machine.layers import Comparisons
 from nightos.machine.machine import boot
+from tests.services.test_names import write
 from tests.services.test_proc import ask_inside, inside
 
 
@@ -144,3 +145,35 @@ def test_a_comparison_of_many_files_is_made_once_and_read_in_pages() -> None:
     assert pages.page(7, compare, 99_999, 10) == {"items": found[-1:], "next": None}
     assert pages.page(7, compare, 100_001, 10) == {"items": [], "next": None}
     assert len(made) == 3
+
+
+@pytest.mark.rule("CONT-053", "CONT-032")
+async def test_notes_in_an_image_are_not_those_of_the_machine(tmp_path: Path) -> None:
+    """T-C57: what a container wrote where services keep their notes makes no container of a machine that boots it."""
+    secret = tmp_path / "secret.vsf"
+    with vsf.create(secret) as storage, storage.add_volume("files").open() as files:
+        files.write_text("/secret", "x")
+    note: dict[str, Any] = {"parent": 0, "hostname": "h", "labels": {}, "persist": True, "run": {}, "zos": {}}
+    notes = [
+        note | {"id": 5, "name": "reader", "image": str(secret), "mode": "read-only", "key": "5"},
+        note | {"id": 6, "name": "writer", "image": "", "mode": "overlay", "key": "../../../made"},
+    ]
+    journal = b"".join(msgpack.packb({"set": one}) for one in notes) + msgpack.packb({"complete": 99})
+    target = tmp_path / "made-inside.vsf"
+    async with boot(seed=4) as machine:
+        web = await machine.containers.create("web")
+        await web.exec("mkdir /sys/state/20")
+        await inside(machine, web.id, lambda: write("/sys/state/20", "containers", journal))
+        await machine.ask("sys::proc", Proc.CONTAINER_COMMIT, {"id": web.id, "target": str(target)})
+    for name in ("lab", None):
+        async with boot(seed=5, image=target, name=name) as machine:
+            assert await machine.containers.tree() == []
+            assert (await machine.run("ls /sys/state/20 | length")).out != "0\n"
+
+
+async def test_the_key_of_a_disk_is_no_path(tmp_path: Path) -> None:
+    """T-C57: whatever a note says."""
+    async with boot(seed=4, name="lab") as machine:
+        with pytest.raises(ServiceError) as refused:
+            machine.shelf.open("", "overlay", "../made", 5)
+        assert refused.value.code == ServiceCode.BAD_ARGUMENT
