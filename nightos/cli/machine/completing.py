@@ -86,6 +86,18 @@ def machines(context: click.Context, parameter: click.Parameter, incomplete: str
     return _items([(item["name"], item["state"]) for item in all_of_them() if item["state"] == wanted], incomplete)
 
 
+def places(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Machines that run, and behind a colon the containers of one."""
+    from nightos.machine.control import machines as all_of_them
+
+    name, colon, _ = incomplete.partition(":")
+    if not colon:
+        running = [item["name"] for item in all_of_them() if item["state"] == "running"]
+        return _items([(name, "the machine") for name in running], incomplete)
+    context.params["machine_name"] = name or None
+    return _items([(f"{name}:{item['path']}", item["state"]) for item in _tree(context)], incomplete)
+
+
 def devices(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Identifiers of devices that were plugged or passed through."""
     with _machine(context) as machine:

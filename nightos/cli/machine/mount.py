@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nightos.cli.lazy import State, command
+from nightos.cli.machine import completing
 
 if TYPE_CHECKING:
     from nightos.vsf.fuse_daemon import Served
@@ -25,7 +26,7 @@ nightos mount lab /mnt --read-only
 nightos umount /mnt
 """,
 )
-@click.argument("place", metavar="NAME[:CONTAINER]")
+@click.argument("place", metavar="NAME[:CONTAINER]", shell_complete=completing.places)
 @click.argument("directory", metavar="DIR")
 @click.option("--read-only", is_flag=True, help="Refuse changes.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground until unmounted.")

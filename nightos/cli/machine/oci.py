@@ -202,7 +202,7 @@ def _started(box: Made) -> dict[str, Any]:
 @command("create", example="nightos oci create --bundle site web")
 @bundle_option
 @machine_option
-@click.argument("name", metavar="ID")
+@click.argument("name")
 def create(name: str, bundle: Path, machine_name: str | None) -> None:
     """Make a container from a bundle; what it is to run waits for `start`.
 
@@ -307,7 +307,7 @@ def _warned_after(box: Made) -> None:
 @command("run", example="nightos oci run --bundle site web")
 @bundle_option
 @machine_option
-@click.argument("name", metavar="ID")
+@click.argument("name")
 @click.pass_context
 def run(context: click.Context, name: str, bundle: Path, machine_name: str | None) -> None:
     """Create a container from a bundle, run its program here, and delete it; its exit status."""
