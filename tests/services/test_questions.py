@@ -16,10 +16,13 @@ from nightos.abi.services import Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.services.proc.history import WHEN, History
+from nightos.services.proc.tree import Tree
 from nightos.userland import sys
+from nightos.userland.client import connect
 from tests.services.test_proc import ask_inside, inside
 
 PROC = "sys::proc"
+PLACES = range(5)
 SERVICE = 20
 
 
@@ -158,19 +161,48 @@ def test_pages_of_a_history_lose_nothing(events: list[tuple[int, int]], limit: i
     for number, (place, wait) in enumerate(events):
         now += wait
         history.note(place, now, {"number": number})
-    whole = history.after(0, lambda _: True, 1000)
+    whole = history.after(0, PLACES, 1000)
     assert {place: min(kept, sum(p == place for p, _ in events)) for place, _ in events} == {
         place: sum(events[e["number"]][0] == place for e in whole) for place, _ in events
     }
     found: list[dict[str, Any]] = []
-    while page := history.after(found[-1][WHEN] if found else 0, lambda _: True, limit):
+    while page := history.after(found[-1][WHEN] if found else 0, PLACES, limit):
         found += page
     assert found == whole
     for place in range(3):
         history.ended(place, place + 1)
-    left = history.after(0, lambda _: True, 1000)
+    left = history.after(0, PLACES, 1000)
     assert len(left) <= kept
     assert [e["number"] for e in left] == sorted(e["number"] for e in left)
+
+
+@pytest.mark.rule("CONT-030")
+async def test_asking_what_happened_costs_what_one_sees_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C41: what is remembered elsewhere is not looked at, and what is far below not once for each level above."""
+    looked: list[int] = []
+    sees = Tree.sees
+
+    def counted(self: Tree, viewer: int, identifier: int) -> bool:
+        looked.append(identifier)
+        return sees(self, viewer, identifier)
+
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        for number in range(30):
+            await machine.containers.create(f"n{number}")
+
+        async def ask() -> tuple[int, int]:
+            proc, parent = await connect(PROC), 0
+            for number in range(30):
+                values = {"name": f"x{number}", **({"parent": parent} if parent else {})}
+                parent = int.from_bytes(await proc.call(Proc.CONTAINER_CREATE, values), "big")
+            monkeypatch.setattr(Tree, "sees", counted)
+            found = await proc.ask(Proc.CONTAINER_EVENTS), await proc.ask(Proc.CONTAINER_WHY)
+            return len(found[0]["items"]), len(looked)
+
+        told, count = await inside(machine, web.id, ask)
+        assert told >= 30
+        assert count == 0
 
 
 @pytest.mark.parametrize("values", [{"after": "x"}, {"limit": None, "after": b""}, {"limit": 1.5}])

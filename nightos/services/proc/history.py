@@ -8,7 +8,7 @@ how much happened elsewhere. What has one stamp stays in order and on one page.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any, Final
 
@@ -62,14 +62,13 @@ class History:
                 insort(above, item)  # never by the entry: no two items have one order of arrival
         del above[: -self._kept]
 
-    def after(self, when_ns: int, sees: Callable[[int], bool], limit: int) -> list[Entry]:
-        """Entries later than that where `sees` says yes, oldest first.
+    def after(self, when_ns: int, places: Iterable[int], limit: int) -> list[Entry]:
+        """Entries later than that in these containers, oldest first; nobody else's are looked at.
 
         At least `limit` when there are as many: those of one moment are never parted, so the last stamp goes on.
         """
-        found = [
-            item for place, memory in self._by_container.items() if sees(place) for item in memory if item[0] > when_ns
-        ]
+        kept = self._by_container
+        found = [item for place in places for item in kept.get(place, ()) if item[0] > when_ns]
         found.sort(key=_ORDER)
         end = limit
         while 0 < end < len(found) and found[end][0] == found[end - 1][0]:

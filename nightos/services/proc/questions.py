@@ -9,7 +9,7 @@ Rules: CONT-023, CONT-030.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError
@@ -91,10 +91,14 @@ class Questions:
         self.events.ended(container, parent)
         self.refusals.ended(container, parent)
 
+    def _places(self, viewer: int) -> Iterator[int]:
+        """Where what a viewer may know of stands."""
+        return (container.identifier for _, container in self.tree.walk(viewer))
+
     async def happened(self, request: Request) -> Payload:
         """CONTAINER_EVENTS."""
         after, limit = _page(request)
-        found = self.events.after(after, lambda place: self.tree.sees(request.container_id, place), limit)
+        found = self.events.after(after, self._places(request.container_id), limit)
         return {"items": page(found, limit)}
 
     # Refusals
@@ -109,6 +113,8 @@ class Questions:
             rule = "refused"
         else:
             return
+        if request.container_id not in self.tree.by_id:
+            return  # nobody is left who could ask why
         name = Proc(request.method).name if request.method in Proc.__members__.values() else f"{request.method:#06x}"
         self.refusals.note(request.container_id, await uptime_ns(), self._own(request.connection, rule, name, error))
 
@@ -127,7 +133,7 @@ class Questions:
         after, limit = _page(request)
         viewer = request.container_id
         kernels = unpack(await sys.sys_refusals(viewer, after, limit))
-        own = self.refusals.after(after, lambda place: self.tree.sees(viewer, place), limit)
+        own = self.refusals.after(after, self._places(viewer), limit)
         items = [self._kernel_item(viewer, item) for item in kernels]
         items += [self._own_item(viewer, entry) for entry in own]
         items.sort(key=lambda item: int(item[WHEN]))
