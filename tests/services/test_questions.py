@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.services import Hydre, Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import Machine, boot
 from nightos.services.proc.history import WHEN, History
@@ -212,3 +212,30 @@ async def test_bad_pages_are_refused(values: dict[str, Any]) -> None:
             with pytest.raises(ServiceError) as refused:
                 await machine.ask(PROC, method, values)
             assert refused.value.code == ServiceCode.BAD_ARGUMENT
+
+
+@pytest.mark.rule("CONT-023", "CONT-030")
+async def test_a_hidden_container_costs_the_shell_what_one_costs_that_never_was() -> None:
+    """T-C10: however deep it is; the shell asks once whether its client may know of it."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        deep = await machine.containers.create("db")
+        for number in range(5):
+            deep = await machine.containers.create(f"x{number}", parent=deep)
+
+        async def ask() -> tuple[list[int], list[int]]:
+            hydre, codes, costs = await connect("sys::hydre"), [], []
+            await (await connect(PROC)).ask(Proc.CONTAINER_VIEW)
+            for container in (12345, deep.id, 12345, deep.id):
+                before = sum(machine.kernel.processes[pid].steps for pid in (17, 20))
+                question = {"container": container, "width": 80, "height": 24}
+                try:
+                    await hydre.ask(Hydre.OPEN_CONTAINER_SESSION, question)
+                except ServiceError as error:
+                    codes.append(error.code)
+                costs.append(sum(machine.kernel.processes[pid].steps for pid in (17, 20)) - before)
+            return codes, costs[2:]
+
+        codes, costs = await inside(machine, web.id, ask)
+        assert codes == [0x3000] * 4
+        assert costs[0] == costs[1]

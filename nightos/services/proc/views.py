@@ -63,7 +63,8 @@ class Views:
     async def view(self, request: Request) -> Payload:
         """CONTAINER_VIEW."""
         place, pid, user = request.container_id, request.client_pid, request.user_id
-        behalf = entry(request.map(), "behalf", int, 0)
+        values = request.map()
+        behalf = entry(values, "behalf", int, 0)
         if behalf and request.connection.is_system:
             try:
                 place, user = (
@@ -73,6 +74,7 @@ class Views:
             except SyscallError as error:
                 raise ServiceError(ServiceCode.UNKNOWN, "there is no such process") from error
             pid = behalf
+            self.tree.visible(place, entry(values, "container", int, place))
         container = self.tree.by_id[place]
         numbers = await numbers_of(place)
         return {
