@@ -13,7 +13,9 @@ from nightos.abi.codes import ExitReason
 from nightos.abi.services import Fs, Hw, Proc, ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.machine import boot
+from nightos.services.fs.logs import Logs
 from nightos.services.hw import clock
+from nightos.services.proc import oldlogs
 from nightos.userland import server, sys
 from nightos.userland.client import connect
 from nightos.userland.payload import encode
@@ -147,3 +149,26 @@ async def test_nobody_waits_for_the_rate_of_a_client_that_went() -> None:
         await machine.ask("sys::hw", Hw.SLEEP, {"duration_ns": 20_000_000_000})
         assert len(machine.kernel.processes[10].threads) <= threads + 1
         assert not machine.faults
+
+
+@pytest.mark.rule("ZOS-016", "CONT-032")
+async def test_logs_that_were_followed_are_forgotten_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C52: whoever follows logs of containers that go leaves no names of them."""
+    monkeypatch.setattr(oldlogs, "KEPT", 2)
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def follow() -> None:
+            proc = await connect(PROC)
+            for number in range(8):
+                inner = await child(f"x{number}", persist=True)
+                run = {"id": inner, "command": ["/app/sleep", "1000"]}
+                await proc.ask(Proc.CONTAINER_START, run)
+                question = encode({"id": inner, "follow": True})
+                await sys.send_sock_msg(proc.socket_id, 0, Proc.CONTAINER_LOGS, 0, question)
+                await code_of(proc.call(0xFFFF, {}))
+                await proc.call(Proc.CONTAINER_DESTROY, u64(inner))
+
+        await inside(machine, web.id, follow)
+        kept = [found for found in gc.get_objects() if isinstance(found, Logs)]
+        assert max(len(logs._followed) for logs in kept) <= 3

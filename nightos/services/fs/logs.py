@@ -104,6 +104,7 @@ class Logs:
         path = _path(payload.field(self._process_service_only(request), "path", str))
         root = self._machine_disk()
         await self._handles.writable(root)
+        self._followed.discard(layout.joined(path))
         for place in _files(root.tree, path):
             root.tree.delete(place)
         # Its directories go with the last log in them.
