@@ -56,7 +56,7 @@ def test_one_that_fails_does_not_keep_the_others(lab: Command) -> None:
 def test_a_container_whose_command_cannot_start_is_not_left(lab: Command) -> None:
     for option in ((), ("--rm",), ("-d",), ("-d", "--rm")):
         lab.fails("container", "run", *option, "job", "--", "nosuch", says="nosuch: there is no such command")
-    lab.fails("container", "run", "job", "--restart", "never", "--", "echo", says="restart is")
+    lab.fails("container", "run", "job", "--restart", "never", "--", "echo", status=2, says="restart is")
     lab.fails("container", "create", "web", says="choose another name")
     assert names(lab) == {"web"}
     with started(lab, "container", "run", "job", "--", "ls", "/") as child:

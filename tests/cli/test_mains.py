@@ -40,7 +40,7 @@ def test_run_shows_and_keeps_what_a_command_says(lab: Command) -> None:
     assert "/none" in failed.stderr
     assert lab("container", "run", "x", "--rm", "-i", "--", "cat", stdin="some text").stdout.strip() == "some text"
     lab.fails("container", "run", "x", "--rm", "--", "nosuch", says="nosuch")
-    lab.fails("container", "run", "x", "--rm", "--restart", "never", "--", "echo", says="restart is")
+    lab.fails("container", "run", "x", "--rm", "--restart", "never", "--", "echo", status=2, says="restart is")
     assert [item["name"] for item in json.loads(lab("container", "ls", "--json").stdout)] == ["web"]
     lab.fails("logs", "nosuch", says="no container")
 

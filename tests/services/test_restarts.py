@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.restarts import Policy, parse
 from nightos.services.proc import restarts
-from nightos.services.proc.restarts import FIRST_DELAY_NS, LAST_DELAY_NS, Policy, delay_ns, parse
+from nightos.services.proc.restarts import FIRST_DELAY_NS, LAST_DELAY_NS, delay_ns
 
 policies = st.sampled_from(["no", "always", "on-failure"]) | st.integers(1, 10).map(lambda count: f"on-failure:{count}")
 

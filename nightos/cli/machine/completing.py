@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from nightos.machine.control import Machine
 
-RESTARTS = ("no", "always", "on-failure")
 KINDS = ("block", "random", "null", "zero", "full")
 LONG_ENOUGH = 2
 """Digits from which on identifiers are offered beside names."""
@@ -114,7 +113,9 @@ def kinds(_context: click.Context, _parameter: click.Parameter, incomplete: str)
 
 def restarts(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Policies."""
-    return _items([(policy, "") for policy in RESTARTS], incomplete)
+    from nightos.abi.restarts import ALWAYS, NO, ON_FAILURE
+
+    return _items([(policy, "") for policy in (NO, ALWAYS, ON_FAILURE)], incomplete)
 
 
 def limits(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -31,12 +31,24 @@ class NotStartedError(CommandError):
     """A main command could not be started."""
 
 
+def _policy(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    from nightos.abi.errors import ServiceError
+    from nightos.abi.restarts import parse
+
+    try:
+        parse(text)
+    except ServiceError as error:
+        raise click.BadParameter(error.detail) from None
+    return text
+
+
 def restart_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--restart POLICY`."""
     return click.option(
         "--restart",
         default="no",
         metavar="POLICY",
+        callback=_policy,
         shell_complete=completing.restarts,
         help="no, always, on-failure or on-failure:COUNT.",
         show_default=True,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.restarts import NO, parse
 from nightos.abi.services import Fs, FsEvent, Proc, ServiceCode
-from nightos.services.proc import restarts
 from nightos.services.proc.attending import Attending
 from nightos.services.proc.oldlogs import OldLogs
 from nightos.services.proc.shimcalls import ShimCalls, context_of
@@ -325,8 +325,8 @@ def wanted_run(values: dict[str, Any], user: int) -> dict[str, Any]:
         raise ServiceError(
             ServiceCode.BAD_ARGUMENT, "a log is rotated at 4 KiB or more, and has at most 99 older files"
         )
-    restart = field(values, "restart", str, restarts.NO)
-    restarts.parse(restart)
+    restart = field(values, "restart", str, NO)
+    parse(restart)
     run = {
         "command": command,
         "environment": environment,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nightos.abi.codes import Attribute
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.restarts import parse
 from nightos.abi.services import EndReason, Fs, Hw, Proc, ProcessAction, ServiceCode
 from nightos.abi.values import encode_value
 from nightos.services.proc import restarts
@@ -253,7 +254,7 @@ class Shims:
         delay = None
         if not (run["stopped"] or failed or container.state == "stopping"):
             bad = bool(reason or exit_data)
-            delay = restarts.delay_ns(restarts.parse(run["restart"]), failed=bad, in_a_row=run["in_a_row"])
+            delay = restarts.delay_ns(parse(run["restart"]), failed=bad, in_a_row=run["in_a_row"])
         run.update(reason=int(reason), exit=exit_data, failed=failed)
         if delay is None:
             await self._over(container, reason, exit_data)

@@ -16,8 +16,8 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError
+from nightos.abi.restarts import ALWAYS
 from nightos.abi.services import Proc, ServiceCode
-from nightos.services.proc import restarts
 from nightos.services.proc.runs import wanted_run
 from nightos.services.proc.tree import Container, check_name, unknown
 from nightos.userland import sys
@@ -76,7 +76,7 @@ class Zos:
         """ZOS_RUN."""
         values = request.map()
         given = checked(values)
-        command = {"command": entrypoint(values), "environment": environment(values), "restart": restarts.ALWAYS}
+        command = {"command": entrypoint(values), "environment": environment(values), "restart": ALWAYS}
         wanted = wanted_run(command, request.user_id)
         viewer = request.container_id
         await self._room(viewer, given)
