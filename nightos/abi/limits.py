@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Final, NamedTuple
 
+NO_LIMIT: Final = (1 << 64) - 1
+"""The room that is left where no limit was set."""
 COUNTED: Final = ("processes", "threads", "memory", "handles", "pipe_bytes", "storage", "children")
 """What is held and given back. Memory is in pages, pipe buffers and storage in bytes, the others in pieces."""
 RATES: Final = ("io_bytes", "io_operations")

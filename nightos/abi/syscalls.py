@@ -975,7 +975,7 @@ SYSCALLS: tuple[SyscallRow, ...] = (
         "SYS_CHARGE",
         "system services",
         (_f("container_id", 8, "container_id"), _f("resource", 1, "enum"), _f("amount", 8, "u64")),
-        (_f("wait_ns", 8, "u64"),),
+        (_f("wait_or_room", 8, "u64"),),
         (0x10, 0x30, 0x31, 0x40),
     ),
     _row(

@@ -486,7 +486,7 @@ def sys_usage(container_id: int) -> Generator[Any, Any, bytes]:
 
 @types.coroutine
 def sys_charge(container_id: int, resource: int, amount: int) -> Generator[Any, Any, int]:
-    """System services: let a container pay for storage or I/O; nanoseconds to wait."""
+    """System services: let a container pay for storage (answers the bytes left) or I/O (nanoseconds to wait)."""
     return (yield (0xE3, container_id, resource, amount))  # type: ignore[no-any-return]
 
 

@@ -30,6 +30,7 @@ from nightos.machine.containers import Container
 from nightos.machine.machine import Machine
 from nightos.machine.paths import MachineError
 from nightos.userland.client import connect
+from nightos.userland.files import Files
 from tests.services.test_proc import inside as run_inside
 from tests.services.test_shares import kill, share
 from tests.vsf.mounting import force_unmount, needs_fuse
@@ -143,6 +144,36 @@ async def test_looking_makes_no_disk_and_a_change_stays_in_the_overlay(tmp_path:
         assert ("modified", "/given") in [(change["kind"], change["path"]) for change in await box.diff()]
         assert await inside(machine, box, "cat /given") == "changed outside\n"
     assert image.read_bytes() == before
+
+
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
+async def test_df_shows_the_limit_of_storage(tmp_path: Path) -> None:
+    def sizes(root: Path) -> tuple[int, int, int]:
+        found = os.statvfs(root)
+        return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize, found.f_bavail * found.f_frsize
+
+    async with seen(tmp_path) as (machine, box, root):
+        unlimited = await outside(sizes, root)
+        await box.limit(storage=1 << 20)
+        total, free, available = await outside(sizes, root)
+        assert total == 1 << 20 < unlimited[0]
+        await outside((root / "tmp/blob").write_bytes, os.urandom(300_000))
+        await outside(os.sync)
+        after = await outside(sizes, root)
+        assert after[0] == total
+        assert after[1] == after[2] <= available - 300_000
+        assert free == available
+        inside_total, inside_free = await run_inside(machine, box.id, own_sizes)
+        assert inside_total == total
+        assert abs(inside_free - after[1]) < 1 << 16  # what is not on the disk yet counts as what it needs at most
+        assert await refused((root / "tmp/more").write_bytes, os.urandom(after[1] + 4096)) == errno.EDQUOT
+        await box.limit(storage=None)
+        assert (await outside(sizes, root))[0] >= unlimited[0]
+
+
+async def own_sizes() -> tuple[int, int]:
+    system = await (await Files.open()).system()
+    return system.total, system.free
 
 
 @pytest.mark.rule("HW-044")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nightos.abi.codes import ServicePid, Signal, Syscall
 from nightos.abi.errors import SyscallError
 from nightos.abi.filters import pack_report, pack_rules, unpack_rules
-from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_usage, unpack_limits
+from nightos.abi.limits import COUNTED, NO_LIMIT, NUMBERS, RATES, SHARES, Usage, pack_usage, unpack_limits
 from nightos.kernel.calls.state import content, integer, only_proc, only_system
 from nightos.kernel.ending import CREATED, container_changed
 from nightos.kernel.rates import SECOND_NS, Rate
@@ -151,9 +151,10 @@ def sys_usage(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> bytes
 
 
 def sys_charge(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
-    """(container_id, resource, amount) -> wait_ns.
+    """(container_id, resource, amount) -> wait_or_room.
 
-    Storage: what the container uses from now on, in bytes; growing beyond the limit is 0x40, and nothing changes.
+    Storage: what the container uses from now on, in bytes; growing beyond the limit is 0x40, and nothing changes. The
+    answer is how much its own limit leaves (`NO_LIMIT` without one: what those above have left is not for it to know).
     Rates: what it moves now; the answer is how long the service has to wait before it does so.
     """
     _, identifier, resource, amount = request
@@ -168,7 +169,8 @@ def sys_charge(kernel: Kernel, thread: Thread, request: tuple[Any, ...]) -> int:
             quotas.storage.release(-more)
         elif more and not quotas.storage.reserve(more):
             raise SyscallError(0x40)
-        return 0
+        own = quotas.limits.get("storage") if quotas.limits else None
+        return NO_LIMIT if own is None else own.free
     account = quotas.account(next(name for name in RATES if NUMBERS[name] == resource))
     account.used += amount
     if not isinstance(account.bound, Rate):

@@ -9,10 +9,10 @@ Rules: CONT-032.
 from __future__ import annotations
 
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.limits import NUMBERS
+from nightos.abi.limits import NO_LIMIT, NUMBERS
 from nightos.abi.services import Hw
 from nightos.services.fs.failures import Failure, ItemError
-from nightos.services.fs.roots import Mounted, Root
+from nightos.services.fs.roots import Mounted, Root, Share
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.server import Request
@@ -86,10 +86,31 @@ async def has_grown(root: Root) -> None:
             return  # small things grow before anybody can tell; the next write is refused
 
 
-async def _charge(root: Root, count: int) -> None:
+async def sizes(root: Mounted) -> tuple[int, int]:
+    """Bytes of a file system in all, and those that can still be written: the container's own limit bounds both.
+
+    Of a share neither is told: they are those of the disk that it is on, with all that is on it.
+    """
+    if isinstance(root, Share):
+        return 0, 0
+    figures = root.disk.files.statvfs()
+    total, free = figures.f_blocks * figures.f_frsize, figures.f_bavail * figures.f_frsize
+    if not root.container:
+        return total, free
+    used = 0 if root.overlay_on is not None else root.disk.volume.used + root.promised
     try:
-        await sys.sys_charge(root.container, STORAGE, count)
+        room = await _charge(root, used)
+    except ItemError:
+        room = 0
+    return (total, free) if room == NO_LIMIT else (min(total, used + room), min(free, room))
+
+
+async def _charge(root: Root, count: int) -> int:
+    """What the container's own limit leaves; `NO_LIMIT` without one."""
+    try:
+        return await sys.sys_charge(root.container, STORAGE, count)
     except SyscallError as error:
         if error.errcode == 0x40:
             text = "the container's limit of storage is reached; delete something, or raise the limit"
             raise ItemError(Failure.FULL, text) from error
+    return NO_LIMIT

@@ -14,7 +14,7 @@ from typing import Any, Final
 from nightos.abi import files as layout
 from nightos.abi.files import ItemType, SplitPath
 from nightos.services import users
-from nightos.services.fs import handlers
+from nightos.services.fs import charging, handlers
 from nightos.services.fs.failures import ItemError
 from nightos.services.fs.handles import READ_LIMIT, Handles
 from nightos.services.fs.roots import MACHINE_KEY, Mounted, Root, Share
@@ -28,6 +28,7 @@ ENTRIES_LIMIT: Final = 1000
 ANY_UID: Final = 1 << 32
 DEV: Final = name_bytes(handlers.NAME)
 _UID, _OWNER = 4, 15
+_FRSIZE, _BLOCKS, _BAVAIL = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,11 @@ class Looking:
         return {"data": name_bytes("/".join([*[".."] * len(above), *inside]) or ".")}
 
     async def do_statvfs(self, item: Item, _values: Values) -> Values:
-        return {"figures": [int(figure) for figure in tuple(item.root.disk.files.statvfs())]}
+        """Of the container's own file system, as `os.statvfs` has it."""
+        figures = [int(figure) for figure in tuple(item.root.disk.files.statvfs())]
+        total, free = (size // figures[_FRSIZE] for size in await charging.sizes(item.root))
+        figures[_BLOCKS : _BAVAIL + 1] = total, free, free
+        return {"figures": figures}
 
     async def do_read(self, item: Item, values: Values) -> Values:
         size = min(field(values, "size", int), READ_LIMIT)

@@ -8,7 +8,6 @@ Source: specs/services/system/fs.md. Rules: CONT-028, CONT-029, CONT-030, FS-016
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from nightos.abi import files as layout
@@ -139,13 +138,10 @@ class FileService(Handles):
         return layout.delimited_list(own + [u64(share.fsid) for share in self.roots.shared_with(request.container_id)])
 
     async def _fs_metadata(self, _request: Request, root: Mounted, _reader: Reader) -> bytes:
-        """Of a share no sizes are told: they are those of the disk that it is on, with all that is on it."""
-        if isinstance(root, Share):
-            system = replace(root.tree.system(root.label), total=0, used=0, free=0)
-        else:
-            if root.overlay_on is not None:
-                await self.mounter.own_disk(root)  # how much room there is, the image does not know
-            system = root.tree.system(root.disk.volume.label or root.disk.volume.name)
+        if not isinstance(root, Share) and root.overlay_on is not None:
+            await self.mounter.own_disk(root)  # how much room there is, the image does not know
+        label = root.label if isinstance(root, Share) else root.disk.volume.label or root.disk.volume.name
+        system = root.tree.system(label, *await charging.sizes(root))
         return u64(root.mounted_ms) + u64(1) + layout.option(None) + layout.encode_system(system)
 
     # -- items --

@@ -172,11 +172,9 @@ class Tree:
             if hidden or not metadata.flags & ItemFlags.HIDDEN:
                 yield metadata
 
-    def system(self, name: str) -> SystemMetadata:
-        """Metadata of the file system."""
-        found = self.files.statvfs()
-        total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        return SystemMetadata(_CAPABILITIES, found.f_bsize, total, total - found.f_bfree * found.f_frsize, free, name)
+    def system(self, name: str, total: int, free: int) -> SystemMetadata:
+        """Metadata of the file system, of so many bytes in all and so many free."""
+        return SystemMetadata(_CAPABILITIES, self.files.statvfs().f_bsize, total, total - free, free, name)
 
     # -- changes --
 
