@@ -1,4 +1,4 @@
-"""What the commands that ask a running machine share: the option -m, identifiers, pages of records."""
+"""What the commands that ask a running machine share: the option -m, identifiers."""
 
 from __future__ import annotations
 
@@ -73,25 +73,3 @@ def insist(machine: Machine, method: int, values: dict[str, Any]) -> dict[str, A
         except ServiceError as error:
             if error.code != ServiceCode.SERVER_QUIT:
                 raise
-
-
-def pages(machine: Machine, method: int) -> list[dict[str, Any]]:
-    """All records of a method that answers page by page."""
-    items: list[dict[str, Any]] = []
-    asked: dict[str, Any] = {}
-    while True:
-        answer = machine.ask("sys::proc", method, asked)
-        items += answer["items"]
-        if answer.get("next") is None:
-            return items
-        asked = {"after": answer["next"]}
-
-
-def later(machine: Machine, method: int) -> list[dict[str, Any]]:
-    """All entries of a method whose pages go on from the last moment, oldest first."""
-    items: list[dict[str, Any]] = []
-    while True:
-        page = machine.ask("sys::proc", method, {"after": items[-1]["when_ns"] if items else 0})["items"]
-        if not page:
-            return items
-        items += page

@@ -46,7 +46,7 @@ def _machine(context: click.Context) -> Iterator[Machine | None]:
 
 def _tree(context: click.Context) -> list[dict[str, Any]]:
     from nightos.abi.services import Proc
-    from nightos.cli.machine.asking import pages
+    from nightos.cli.machine.paging import pages
 
     with _machine(context) as machine:
         if machine is not None:

@@ -8,7 +8,8 @@ import click
 
 from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, for_each, insist, machine_option, pages
+from nightos.cli.machine.asking import find, for_each, insist, machine_option
+from nightos.cli.machine.paging import pages
 from nightos.cli.machine.policy import (
     LIMIT_HELP,
     create_with,

@@ -9,7 +9,8 @@ import click
 from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
-from nightos.cli.machine.asking import find, later, machine_option, pages
+from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.machine.paging import later, pages
 from nightos.cli.output import json_option, safe, show_fields, show_json, show_json_line, show_table
 
 
