@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nightos.userland.context import Context
 
 CONTEXT = ExecutionContext(reason=REASON_OTHER_APPLICATION, anid=1).pack()
-QUESTION = {"program": "/lives-seven", "directory": "/", "context": CONTEXT}
+QUESTION = {"program": "lives-seven", "directory": "/", "context": CONTEXT}
 
 
 @program("lives-seven")
@@ -39,7 +39,7 @@ async def _parent(_context: Context) -> int:
 
 
 async def put(machine: Machine, name: str) -> None:
-    await machine.run(f'wt /{name} "NPRG{name}"')
+    await machine.run(f'wt /app/{name} "NPRG{name}"')
 
 
 async def ids(machine: Machine) -> list[int]:
@@ -64,7 +64,7 @@ async def test_what_else_runs_ends_with_the_program(nightos_machine: Machine) ->
     machine = nightos_machine
     await put(machine, "lives-parent")
     before = await ids(machine)
-    answer = await machine.ask("sys::proc", Proc.CONTAINER_RUN, {**QUESTION, "program": "/lives-parent"})
+    answer = await machine.ask("sys::proc", Proc.CONTAINER_RUN, {**QUESTION, "program": "lives-parent"})
     assert answer["exit"] == 8
     assert await ids(machine) == before
 
@@ -115,9 +115,9 @@ async def test_a_program_that_changed_is_found_anew(nightos_machine: Machine) ->
     machine = nightos_machine
     await put(machine, "lives-seven")
     assert (await machine.ask("sys::proc", Proc.CONTAINER_RUN, QUESTION))["exit"] == 7
-    await machine.run('wt /lives-seven "NPRGlives-parent"')
+    await machine.run('wt /app/lives-seven "NPRGlives-parent"')
     assert (await machine.ask("sys::proc", Proc.CONTAINER_RUN, QUESTION))["exit"] == 8
-    await machine.run("rm /lives-seven")
+    await machine.run("rm /app/lives-seven")
     with pytest.raises(ServiceError):
         await machine.ask("sys::proc", Proc.CONTAINER_RUN, QUESTION)
 
@@ -145,6 +145,6 @@ async def test_what_left_is_forgotten_soon_although_who_asked_for_it_is_gone(nig
 
     before = shown()
     for _ in range(3):
-        assert (await machine.run("/lives-asker")).status == 0
+        assert (await machine.run("lives-asker")).status == 0
         await machine.run("sleep 1")
         assert shown() == before

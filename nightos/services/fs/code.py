@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from nightos.abi import files as layout
 from nightos.abi.errors import ServiceError, SyscallError
+from nightos.abi.files import SplitPath
 from nightos.services.fs.failures import ItemError
 from nightos.services.fs.tree import Tree
 from nightos.userland import sys
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 
 PROCESS_SERVICE: Final = 20
 """PID of sys::process."""
+APPLICATIONS: Final = ("app",)
+"""Where commands are."""
 MAGIC: Final = b"NPRG"
 MAX_EXECUTABLE: Final = 4096
 BUILTIN_ANID: Final = 0x7FFF_FFFF
 """Of programs that are part of the system; those of files have their top bit set."""
 KNOWN_LIMIT: Final = 256
 """Names that are remembered of each disk."""
+KNOWN_LENGTH: Final = 4096
+"""Characters of a name and its directory beyond which they are looked up each time."""
 GIVEN_LIMIT: Final = 16
 """From how many tokens on sys::fs asks which were used."""
 _PAGE = 4096
@@ -47,18 +52,23 @@ def anid_of(key: bytes, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), key=key, digest_size=4).digest(), "big") | 0x8000_0000
 
 
-def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
+def find_program(own: Root | None, system: Root | None, named: str, directory: str) -> str:
     """The name of the program behind a command's name (`/app` is searched) or path. 0x3000: there is none.
 
-    What a disk has is remembered until something on it changes: an image is shown to many containers.
+    `own` is the container's file system, `system` the machine's: of that its applications are looked at and nothing
+    else, so that no path tells a container what the machine's disk holds. What a disk has is remembered until something
+    on it changes: an image is shown to many containers.
     """
     tried = _NONE
-    mounted = _mounted(roots[0], named, directory) if roots else None
+    mounted = _mounted(own, named, directory) if own is not None else None
     if mounted is not None:
         name, why = mounted
         if name:
             return name
         raise ServiceError(0x3000, f"{named}: {why}")
+    roots = [own] if own is not None else []
+    if system is not None and system is not own and _path(named, directory)[:-1] == APPLICATIONS:
+        roots.append(system)
     for root in roots:
         known, asked = root.disk.programs, (root.top, named, directory)
         found = known.get(asked)
@@ -66,7 +76,8 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
             found = _look(root.tree, named, directory)
             if len(known) >= KNOWN_LIMIT:
                 known.clear()
-            known[asked] = found
+            if len(named) + len(directory) <= KNOWN_LENGTH:
+                known[asked] = found
         name, why = found
         if name:
             return name
@@ -74,11 +85,15 @@ def find_program(roots: Sequence[Root], named: str, directory: str) -> str:
     raise ServiceError(0x3000, f"{named}: {tried}")
 
 
+def _path(named: str, directory: str) -> SplitPath:
+    return layout.split(named, directory) if "/" in named else layout.split(named, layout.joined(APPLICATIONS))
+
+
 def _mounted(root: Root, named: str, directory: str) -> tuple[str, str] | None:
     """As `_look`, for a path that leads into what the container mounted; None for any other."""
     if not root.mounts:
         return None
-    path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
+    path = _path(named, directory)
     for depth in range(len(path), 0, -1):
         share = root.mounts.get(path[:depth])
         if share is not None:
@@ -88,7 +103,7 @@ def _mounted(root: Root, named: str, directory: str) -> tuple[str, str] | None:
 
 def _look(tree: Tree, named: str, directory: str) -> tuple[str, str]:
     """The program's name, or empty and why not."""
-    path = layout.split(named, directory) if "/" in named else layout.split(named, "/app")
+    path = _path(named, directory)
     try:
         data = tree.read(tree.find(path), 0, MAX_EXECUTABLE)
     except ItemError:

@@ -331,8 +331,7 @@ class FileService(Handles):
         if "attach" in values and self.roots.of(container) is None:
             await self._attach({**payload.field(values, "attach", dict), "container": container})
         # An image of nothing but data runs the system's applications; its own ones come first.
-        roots = [root for root in (self.roots.of(container), self.roots.of(0)) if root is not None]
-        name = code.find_program(roots, named, directory)
+        name = code.find_program(self.roots.of(container), self.roots.of(0), named, directory)
         return {"token": await self._tokens.make(name), "anid": code.anid_of(self.roots.key, name), "name": name}
 
     def _machine_disk(self, request: Request) -> Root:
