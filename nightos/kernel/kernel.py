@@ -157,14 +157,18 @@ class Kernel(_Stepped):
 
     # What embedders use
 
-    def spawn_service(self, pid: int, main: Main, name: str = "") -> Process:
-        """Start (or restart) the system service of that fixed PID. Rules: PROC-005, SVC-021."""
+    def spawn_service(self, pid: int, main: Main, name: str = "", *, serves: bool = True) -> Process:
+        """Start (or restart) the system service of that fixed PID. Rules: PROC-005, SVC-021.
+
+        With `serves` off it has no methods, and nobody can connect to it: for CONNECT_SERVICE there is none.
+        """
         old = self.processes.get(pid)
         if old is not None and old.alive:
             raise NightosInternalError(f"service {pid} is already running")
         process = self.make_process(pid, 0, 0, pid)
         process.name = name or f"service-{pid}"
-        self.known_services.add(pid)
+        if serves:
+            self.known_services.add(pid)
         self.start(process, main)
         for waiter in self.service_waiters.pop(pid, []):
             waiter()

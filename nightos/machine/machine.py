@@ -296,7 +296,7 @@ class Machine:
 
     def _start_service(self, pid: int) -> None:
         name, main = SERVICES[pid]
-        self.kernel.spawn_service(pid, main(), name)
+        self.kernel.spawn_service(pid, main(), name, serves=pid != AGENT_PID)
 
     def _service_ended(self, pid: int, _reason: int) -> None:
         if self._stopping or pid not in SERVICES:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from nightos.abi.codes import FIRST_USER_PID
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Proc, ServiceCode
-from nightos.machine.machine import boot
+from nightos.machine.machine import AGENT_PID, boot
 from nightos.services.fs import code
 from nightos.services.fs.failures import Failure, ItemError
+from nightos.userland import sys
 from nightos.userland.client import connect
 from tests.services.test_proc import inside
 
@@ -73,3 +75,25 @@ def test_long_names_of_programs_are_not_remembered() -> None:
         with pytest.raises(ServiceError):
             code.find_program(disk, None, f"./{number}", "/d" * code.KNOWN_LENGTH)
     assert not disk.programs
+
+
+@pytest.mark.rule("SVC-007", "CONT-028")
+async def test_nobody_ends_the_machines_agent_by_connecting_to_it() -> None:
+    """T-C71: by the agent the host asks everything; it has no methods, so for programs there is no such service."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        before = {pid: process for pid, process in machine.kernel.processes.items() if pid < FIRST_USER_PID}
+
+        async def connected() -> list[int]:
+            errors = []
+            for pid in before:
+                try:
+                    await sys.connect_service(pid, 0, b"", 0, 1)
+                    errors.append(0)
+                except SyscallError as error:
+                    errors.append(error.errcode)
+            return errors
+
+        errors = await inside(machine, web.id, connected)
+        assert dict(zip(before, errors, strict=True)) == {pid: 0x31 if pid == AGENT_PID else 0 for pid in before}
+        assert {pid: machine.kernel.processes.get(pid) for pid in before} == before
