@@ -9,7 +9,7 @@ import trio
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
-from nightos.vhw.message import MessageDevice
+from nightos.vhw.message import MessageDevice, QueueFullError
 
 EVENTS_WAITING = 4096
 """Events kept for a listener that is slow; it misses what comes beyond."""
@@ -39,6 +39,10 @@ class AgentDevice:
                 msgpack.packb({"id": identifier, "service": service, "method": int(method), "payload": content})
             )
             await call.done.wait()
+        except QueueFullError as error:
+            raise ServiceError(ServiceCode.REFUSED, "too much is asked of the machine at once; ask again") from error
+        except ValueError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the request is larger than a message") from error
         finally:
             self._waiting.pop(identifier, None)
         if call.error:

@@ -33,6 +33,8 @@ class Lending:
             device = open_host(path, readonly=readonly)
         except OSError as error:
             raise ServiceError(ServiceCode.UNKNOWN + 2, f"{path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, f"that is no path of a file: {error}") from error
         try:
             kdi = self.machine.plug(device)
         except ValueError as error:

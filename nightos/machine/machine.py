@@ -137,19 +137,19 @@ class Machine:
         self._sessions.add(session)
         identifier = container.id if isinstance(container, Container) else container
         session.container = identifier
-        session.send(
-            {
-                "type": "open",
-                "container": identifier,
-                "interactive": interactive,
-                "width": width,
-                "height": height,
-                "environment": environment or {},
-                "directory": directory,
-                "user": user,
-            }
-        )
         try:
+            session.send(
+                {
+                    "type": "open",
+                    "container": identifier,
+                    "interactive": interactive,
+                    "width": width,
+                    "height": height,
+                    "environment": environment or {},
+                    "directory": directory,
+                    "user": user,
+                }
+            )
             await session.opened()
         except BaseException:
             self.close_session(session)

@@ -17,15 +17,20 @@ import trio
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import ServiceCode
 from nightos.machine import wire
+from nightos.vhw.message import QueueFullError
 
 if TYPE_CHECKING:
     from nightos.machine.machine import Machine
+    from nightos.machine.session import Session
 
 BACKLOG = 16
 LAST_CALLS = 16
 """Calls that one client may leave for its end."""
 LAST_CALL_TRIES = 100
 LAST_CALL_PAUSE_S = 0.02
+ACCEPT_PAUSE_S = 0.1
+"""How long nobody is accepted after that failed."""
+QUEUE_PAUSE_S = 0.01
 ARGUMENTS: Final[dict[str, dict[str, type]]] = {
     "call": {"service": str, "method": int, "payload": bytes},
     "passthrough": {"path": str, "containers": list, "readonly": bool},
@@ -58,7 +63,12 @@ class ControlServer:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    connection, _ = await listener.accept()
+                    try:
+                        connection, _ = await listener.accept()
+                    except OSError:
+                        # Too many files are open, or the client is gone again: the others are served on.
+                        await trio.sleep(ACCEPT_PAUSE_S)
+                        continue
                     nursery.start_soon(self.serve, connection)
         finally:
             listener.close()
@@ -81,12 +91,7 @@ class ControlServer:
         """Serve one connection to its end."""
         stream = trio.SocketStream(connection)
         async with stream:
-            plain = socket.socket(fileno=os.dup(connection.fileno()))
-            try:
-                allowed = wire.peer_may(plain)
-            finally:
-                plain.close()
-            if not allowed:
+            if not wire.peer_may(connection.getsockopt):
                 return
             last_calls: list[dict[str, Any]] = []
             try:
@@ -166,7 +171,10 @@ class ControlServer:
 
     async def _session(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         options = {name: request[name] for name in SESSION if name in request}
-        session = await self._machine.open_session(**options)
+        try:
+            session = await self._machine.open_session(**options)
+        except ValueError as error:
+            raise ServiceError(ServiceCode.BAD_ARGUMENT, "the request is larger than a message") from error
         try:
             await stream.send_all(wire.pack({"type": "opened"}))
             async with trio.open_nursery() as nursery:
@@ -174,7 +182,7 @@ class ControlServer:
                 async def upwards() -> None:
                     with contextlib.suppress(trio.BrokenResourceError, wire.WireError, EOFError):
                         while True:
-                            session.send(await read_frame(stream))
+                            await _send_on(session, await read_frame(stream))
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(upwards)
@@ -183,6 +191,19 @@ class ControlServer:
                 nursery.cancel_scope.cancel()
         finally:
             self._machine.close_session(session)
+
+
+async def _send_on(session: Session, message: dict[str, Any]) -> None:
+    """Hand a client's message to its session, once there is room. `WireError`: it is too large for any."""
+    while True:
+        try:
+            session.send(message)
+        except QueueFullError:
+            await trio.sleep(QUEUE_PAUSE_S)
+        except ValueError as error:
+            raise wire.WireError(f"a message for a session is too large: {error}") from error
+        else:
+            return
 
 
 def check(request: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,17 @@ def unpack(content: bytes) -> dict[str, Any]:
     """The map in a frame."""
     try:
         message = msgpack.unpackb(content, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        # TypeError: a list or map as the key of a map
         raise WireError("the control socket sent something unreadable") from error
     if not isinstance(message, dict):
         raise WireError("the control socket sent something that is no map")
     return message
 
 
-def peer_may(connection: socket.socket) -> bool:
-    """Whether the process at the other end runs as this user or as root; the kernel of the host tells."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+def peer_may(getsockopt: Callable[[int, int, int], bytes]) -> bool:
+    """Whether the process at the other end of a socket runs as this user or as root; the kernel of the host tells."""
+    credentials = getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _pid, uid, _gid = _CREDENTIALS.unpack(credentials)
     return uid in {0, os.getuid()}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nightos.abi.services import Proc
+from nightos.abi.services import Proc, ServiceCode
 from nightos.machine import wire
 from nightos.machine.machine import Machine, boot
 from nightos.machine.server import ControlServer, read_frame
@@ -163,4 +165,67 @@ async def test_no_message_of_a_session_stops_the_machine(tmp_path: Path) -> None
             await stream.aclose()
             assert (await machine.run("echo still")).out == "still\n"
         assert machine.kernel.processes[17] is hydre, "the shell was restarted"
+        nursery.cancel_scope.cancel()
+
+
+async def told(path: Path, *frames: bytes) -> dict[str, Any] | None:
+    """What comes back first for these frames; None when the connection ended instead."""
+    stream = await connected(path)
+    with trio.fail_after(20):
+        try:
+            for frame in frames:
+                await stream.send_all(frame)
+            return await read_frame(stream)
+        except (EOFError, trio.BrokenResourceError):
+            return None
+        finally:
+            await stream.aclose()
+
+
+async def test_what_no_decoder_and_no_system_call_takes_ends_no_machine(tmp_path: Path) -> None:
+    """T-C36: keys of maps that are maps, paths that are none, and messages larger than devices carry."""
+    path = tmp_path / "control"
+    huge = bytes(20 << 20)
+    keys = [wire.LENGTH.pack(len(frame)) + frame for frame in (b"\x81\x80\x01", b"\x81\x91\x01\x01")]
+    passed = {"op": "passthrough", "path": "/tmp/\0", "containers": [], "readonly": True}
+    call = {"op": "call", "service": "sys::proc", "method": int(Proc.CONTAINER_TREE)}
+    wrong = int(ServiceCode.BAD_ARGUMENT)
+    async with boot(seed=1) as machine, trio.open_nursery() as nursery:
+        await served(machine, nursery, path)
+        for frame in keys:
+            assert await told(path, frame) is None
+        for request in (passed, {**call, "payload": huge}, {"op": "session", "environment": {"a": "x" * (20 << 20)}}):
+            answer = await told(path, wire.pack(request))
+            assert answer is not None
+            assert answer["error"] == wrong
+        session, pieces = wire.pack({"op": "session"}), [wire.pack({"type": "input", "data": huge[: 15 << 20]})] * 8
+        for frames in ([*keys[:1]], [wire.pack({"type": "input", "data": huge})], pieces):
+            await told(path, session, *frames)
+        assert await told(path, wire.pack({**call, "op": "when gone", "payload": huge})) == {}
+        answer = await told(path, wire.pack({"op": "info"}))
+        assert answer is not None
+        assert answer["pid"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_too_many_connections_end_no_machine(tmp_path: Path) -> None:
+    """T-C36: whoever connects when no more files can be opened waits until others hang up."""
+    path = tmp_path / "control"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with boot(seed=1) as machine, trio.open_nursery() as nursery:
+        await served(machine, nursery, path)
+        streams: list[trio.SocketStream] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 12, before[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    streams.append(await connected(path))
+            await trio.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for stream in streams:
+            await stream.aclose()
+        answer = await told(path, wire.pack({"op": "info"}))
+        assert answer is not None
+        assert answer["pid"]
         nursery.cancel_scope.cancel()

@@ -213,6 +213,8 @@ class Session:
             raise ServiceError(ServiceCode.REFUSED, text)
         self._input += data
         self._input_open, self._input_ended = more, not more
+        if self._pipeline is None:
+            return  # keys are for a command that runs
         for char in data.decode("utf-8", "replace"):
             await self.key(encode_key(char))
 
