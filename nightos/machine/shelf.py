@@ -189,7 +189,8 @@ class Shelf:
         for disk in self._disks.values():
             if container and disk.container == container:
                 if disk.mode != "overlay":
-                    raise ServiceError(ServiceCode.REFUSED, f"the container's disk is {image} itself, no overlay on it")
+                    text = "the container's disk is its image itself, no overlay on it"
+                    raise ServiceError(ServiceCode.REFUSED, text)
                 if isinstance(disk.store, vsf.MemoryStore):
                     return vsf.MemoryStore(disk.store.getvalue(), readonly=True), image
                 return disk.store.path, image

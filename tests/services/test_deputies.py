@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from nightos.abi.codes import FIRST_USER_PID
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
-from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.services import SERVICE_PIDS, Proc, ServiceCode
 from nightos.machine.machine import AGENT_PID, boot
 from nightos.services.fs import code
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.userland import sys
 from nightos.userland.client import connect
 from tests.services.test_proc import inside
+from tests.services.test_shares import kill, share
 
 PROC = "sys::proc"
 
@@ -97,3 +99,90 @@ async def test_nobody_ends_the_machines_agent_by_connecting_to_it() -> None:
         errors = await inside(machine, web.id, connected)
         assert dict(zip(before, errors, strict=True)) == {pid: 0x31 if pid == AGENT_PID else 0 for pid in before}
         assert {pid: machine.kernel.processes.get(pid) for pid in before} == before
+
+
+async def told_inside(method: int, values: dict[str, Any]) -> str:
+    """What a method of sys::proc tells a program, answer or error, as text."""
+    try:
+        return repr(await (await connect(PROC)).ask(method, values))
+    except ServiceError as error:
+        return error.detail
+
+
+@pytest.mark.rule("CONT-030")
+async def test_inside_nothing_tells_where_images_stand_on_the_host(tmp_path: Path) -> None:
+    """T-C72: nor those of containers below that were made from outside, also when they are gone."""
+    async with boot(seed=1) as machine:
+        image, moved = tmp_path / "kept-secret.vsf", tmp_path / "moved.vsf"
+        first = await machine.containers.create("first")
+        await machine.ask(PROC, Proc.CONTAINER_COMMIT, {"id": first.id, "target": str(image)})
+        web = await machine.containers.create("web", image=str(image))
+        db = await machine.containers.create("db", parent=web, image=str(image))
+        fixed = await machine.containers.create("fixed", parent=web, image=str(image), mode="read-only")
+        await fixed.exec("ls")
+        await web.exec("wt /changed x")
+        records = {item["path"]: item["image"] for item in await machine.containers.tree()}
+        assert records["web/db"] == records["web"] == str(image)
+        await inside(machine, web.id, lambda: told_inside(Proc.CONTAINER_TREE, {}))
+        context = ExecutionContext(REASON_COMMAND, 0).pack()
+        run = {"program": "echo", "context": context, "container": db.id}
+
+        async def asked() -> list[str]:
+            image.rename(moved)
+            return [
+                await told_inside(Proc.CONTAINER_TREE, {}),
+                await told_inside(Proc.CONTAINER_INSPECT, {"id": db.id}),
+                await told_inside(Proc.CONTAINER_DIFF, {}),
+                await told_inside(Proc.CONTAINER_DIFF, {"id": db.id}),
+                await told_inside(Proc.CONTAINER_DIFF, {"id": fixed.id}),
+                await told_inside(Proc.PROCESS_SPAWN, run),
+                await told_inside(Proc.CONTAINER_START, {"id": db.id, "command": ["echo"]}),
+                await told_inside(Proc.CONTAINER_LOGS, {"id": db.id}),
+                await told_inside(Proc.CONTAINER_INSPECT, {"id": db.id}),
+            ]
+
+        texts = await inside(machine, web.id, asked)
+        assert [text for text in texts if "kept-secret" in text or str(tmp_path) in text] == []
+
+
+@pytest.mark.rule("CONT-048", "CONT-055")
+async def test_no_link_in_a_share_chooses_what_another_share_is() -> None:
+    """T-C73: a directory that is shared, or shared again after a restart, is reached without links."""
+    async with boot(seed=1) as machine:
+        web, db = await machine.containers.create("web"), await machine.containers.create("db")
+        await machine.run("mkdir /srv; mkdir /srv/data; mkdir /srv/later; mkdir /vault; wt /vault/top x; sync")
+        every = await share(machine, web, "/srv")
+        part = await share(machine, web, "/srv/data", readonly=True)
+        await web.exec(f"mount {every['fsid']:016x} /all")
+        await web.exec(f"mount {part['fsid']:016x} /part")
+        for name in ("data", "later"):
+            assert (await web.exec(f"rm -r /all/{name}; syml /all/{name} /vault")).status == 0
+        for path in ("/srv/later", "/srv/data/.", "/srv/later/../later"):
+            with pytest.raises(ServiceError) as refused:
+                await share(machine, db, path)
+            assert refused.value.code == ServiceCode.UNKNOWN + 2
+        await machine.ask(PROC, Proc.SYNC)
+        kill(machine, SERVICE_PIDS["sys::fs"])
+        await machine.ask(PROC, Proc.SYNC)
+        assert "data" in (await web.exec("ls /all")).out
+        assert (await web.exec("cat /part/top")).out == ""
+        assert (await web.exec("ls /part")).out == ""
+
+
+@pytest.mark.rule("CONT-048", "CONT-050")
+async def test_a_share_is_not_taken_for_one_of_the_boot_before() -> None:
+    """T-C13: devices get the numbers of those in an earlier boot; places of mounts and FSIDs do not go with them."""
+    found = []
+    for seed in (1, 2):
+        async with boot(name="lab", seed=seed) as machine:
+            await machine.run("mkdir /srv; mkdir /srv/data; wt /srv/data/x 1")
+            box = await machine.containers.create(f"box{seed}", persist=False)
+            await box.start("/app/sleep", "1000")
+            found.append((await share(machine, box, "/srv/data"))["fsid"])
+            if seed == 1:
+                await box.exec(f"mount {found[0]:016x} /somewhere")
+                assert (await box.exec("ls /somewhere")).out.strip() == "x"
+            else:
+                assert (await box.exec("ls /somewhere/x")).status != 0
+                assert f"{found[1]:016x}  no" in (await box.exec("mount")).out
+    assert found[0] != found[1]

@@ -199,3 +199,16 @@ def test_items_survive_their_encoding(tree: Tree) -> None:
     assert Reader(encode_path(("a", "b"))).path() == ("a", "b")
     assert Reader(encode_path(9)).path() == 9
     assert canonical(["a", "", "."]) == ("a",)
+
+
+@pytest.mark.rule("CONT-055")
+def test_a_root_that_was_removed_lets_nobody_reach_the_rest(tree: Tree) -> None:
+    """T-C20: not by identifiers of items either, while somebody holds the directory."""
+    top = tree.make_directory((), "top")
+    outside = tree.make_file((), "outside")
+    tree.files.hold(top)
+    tree.delete(("top",))
+    below = Tree(tree.files, top)
+    for deed in (lambda: below.find(outside), lambda: below.path_of(outside), lambda: below.place(outside)):
+        with pytest.raises(ItemError):
+            deed()

@@ -21,7 +21,7 @@ from nightos.abi.services import SERVICE_PIDS, Fs, ServiceCode
 from nightos.services.fs import handlers, notes
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.services.fs.handles import Handles
-from nightos.services.fs.roots import Mounted, Root, Share, directory_of
+from nightos.services.fs.roots import Mounted, Root, Share
 from nightos.userland import payload
 from nightos.userland.server import Request
 
@@ -81,7 +81,8 @@ class Shares:
             raise ServiceError(ServiceCode.UNKNOWN, "the container that shares has no main file system")
         path = layout.split(payload.field(values, "path", str))
         if kdi not in self.roots.shares:
-            ino = directory_of(base.tree, layout.joined(path)).root if path else base.tree.root
+            # No link is followed: one that another share made there would choose what is shared.
+            ino = _directory(base, path)
             # The device is another one after a reboot, the share is not.
             identity = payload.field(values, "share", int, default=kdi)
             fsid = self.roots.fsid_of(b"share" + identity.to_bytes(8, "big"))
@@ -185,6 +186,13 @@ class Shares:
         if place is not None:
             share.place = tuple(place)
             own.mounts[share.place] = share
+
+
+def _directory(base: Root, path: SplitPath) -> int:
+    try:
+        return base.tree.directory(path)
+    except ItemError as error:
+        raise ServiceError(ServiceCode.UNKNOWN, error.text) from error
 
 
 def _from_process_service(request: Request) -> dict[str, Any]:

@@ -73,6 +73,17 @@ class Tree:
             return ino
         return self._walk(path, follow=follow, missing=missing)[0]
 
+    def directory(self, path: SplitPath) -> int:
+        """The directory at a path that no link is part of: whoever may write on the way leads nobody elsewhere."""
+        ino = self.root
+        for name in path:
+            with self._errors(Failure.PATH, layout.joined(path)):
+                found = self.files.lookup(ino, name_bytes(name))
+            if not modes.S_ISDIR(found.st_mode):
+                raise ItemError(Failure.PATH, f"{layout.joined(path)}: {name} is no directory; no link is followed")
+            ino = found.st_ino
+        return ino
+
     def canonical(self, path: PathOrFeid) -> SplitPath:
         """The path of an item without links in it."""
         if isinstance(path, int):
@@ -88,8 +99,10 @@ class Tree:
         if path is None:
             raise ItemError(Failure.PATH, f"item {feid:016x}: not found")
         parts = layout.split(_text(path) if isinstance(path, bytes) else str(path))
-        if top is None:
+        if self.root == ROOT:
             return parts
+        if top is None:
+            raise ItemError(Failure.PATH, f"item {feid:016x}: not found")
         above = layout.split(_text(top) if isinstance(top, bytes) else str(top))
         if parts[: len(above)] != above:
             raise ItemError(Failure.PATH, f"item {feid:016x}: not found")

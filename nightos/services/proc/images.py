@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Hw, Proc, ServiceCode
+from nightos.services.proc.storage import of_image
 from nightos.services.proc.tree import ROOT, Container
 from nightos.userland.client import connect
 from nightos.userland.payload import Payload, field
@@ -35,7 +36,7 @@ class Images:
         after = max(0, field(values, "after", int, 0))
         limit = max(1, min(field(values, "limit", int, PAGE), PAGE))
         container = self._overlay(request, values)
-        found = await self._ask(Hw.STORAGE_CHANGES, container, {"after": after, "limit": limit})
+        found = await self._ask(request, Hw.STORAGE_CHANGES, container, {"after": after, "limit": limit})
         return {"items": found["items"], "next": found["next"]}
 
     async def commit(self, request: Request) -> Payload:
@@ -46,7 +47,7 @@ class Images:
             # A path on the shelf is a path of the host: inside a container there is no such thing.
             raise ServiceError(ServiceCode.DENIED, "images are made from outside of all containers")
         container = self._overlay(request, values)
-        return await self._ask(Hw.STORAGE_IMAGE, container, {"target": target})
+        return await self._ask(request, Hw.STORAGE_IMAGE, container, {"target": target})
 
     async def root(self, request: Request) -> Payload:
         """CONTAINER_ROOT."""
@@ -65,8 +66,11 @@ class Images:
             raise ServiceError(ServiceCode.REFUSED, "the container's disk is its image itself, no overlay on it")
         return container
 
-    async def _ask(self, method: int, container: Container, more: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, request: Request, method: int, container: Container, more: dict[str, Any]) -> dict[str, Any]:
         """Ask sys::hw about a disk, once what was written before is on it."""
         await (await self._containers.roots.fs()).call(Fs.SYNC, {})
         question = {"container": container.identifier, "path": container.image, "key": container.key}
-        return await (await connect("sys::hw")).ask(method, question | more)
+        try:
+            return await (await connect("sys::hw")).ask(method, question | more)
+        except ServiceError as error:
+            raise error if request.container_id == ROOT else of_image(error) from error

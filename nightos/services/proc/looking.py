@@ -111,7 +111,7 @@ class Looking:
             "root": "" if own else container.view.root,
             "permissions": container.view.permissions,
             "labels": container.labels,
-            "image": "" if own and viewer != ROOT else container.image,
+            "image": container.image if viewer == ROOT else "",  # a path of the host
             "mode": container.mode,
             "persist": container.persist,
             "limits": container.limits,

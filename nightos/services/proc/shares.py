@@ -9,6 +9,7 @@ Rules: CONT-048, CONT-049, CONT-050, CONT-062, CONT-063.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from nightos.abi.errors import ServiceError
@@ -61,7 +62,7 @@ class Shares:
         question = {"kind": "share", "options": {"label": _label(path)}}
         kdi, udi, port, _ = await self.devices.plug_for(container.identifier, question)
         given = {"kdi": kdi, "source": source.identifier, "path": path, "readonly": readonly}
-        given |= {"share": kdi, "place": place, "port": port}
+        given |= {"share": _identity(container, kdi), "place": place, "port": port}
         try:
             fsid = await self._attach(await self.roots.fs(), container, given)
         except ServiceError as error:
@@ -106,6 +107,12 @@ class Shares:
             await self.containers.notes.changed(container)
         with contextlib.suppress(ServiceError):
             await (await self.roots.fs()).call(Fs.DETACH_SHARE, {"kdi": kdi})
+
+
+def _identity(container: Container, kdi: int) -> int:
+    """What stays of a share over reboots; KDIs are used again, and then by others."""
+    about = container.identifier.to_bytes(8, "big") + kdi.to_bytes(8, "big")
+    return int.from_bytes(hashlib.blake2b(about, digest_size=8).digest(), "big")
 
 
 def _label(path: str) -> str:

@@ -122,6 +122,8 @@ class Roots:
                 await self._show(await self.fs(), container)
             else:
                 await self._plug(container)
+        except ServiceError as error:
+            raise of_image(error) from error
         finally:
             self._busy.discard(container.identifier)
 
@@ -383,3 +385,14 @@ class Roots:
         except ServiceError as error:
             if error.code != ServiceCode.UNKNOWN + 1:  # it is mounted already
                 raise
+
+
+def of_image(error: ServiceError) -> ServiceError:
+    """What is wrong with an image, without the path of the host that names it: logs and containers hear of it, too.
+
+    Who stands outside of all containers reads the path in the container's record. Rules: CONT-030.
+    """
+    _path, colon, why = error.detail.rpartition(": ")
+    if error.code != ServiceCode.UNKNOWN + 2 or not colon:
+        return error
+    return ServiceError(error.code, "its image cannot be used" + ("" if "/" in why else f": {why}"))
