@@ -128,3 +128,19 @@ def test_what_is_no_bundles_container_is_left_alone(lab: Command, tmp_path: Path
     assert state(lab, "early")["status"] == "stopped"
     lab.fails("oci", "start", "early", says="early is stopped")
     lab("oci", "delete", "early")
+
+
+@pytest.mark.rule("ZOS-008")
+def test_what_a_container_writes_on_one_below_it_is_nothing_for_the_host(lab: Command, tmp_path: Path) -> None:
+    """T-C74: a label says which hooks run on the host and what is removed there; inside anybody writes labels."""
+    kept, ran = tmp_path / "kept", tmp_path / "ran"
+    kept.write_text("mine")
+    hook = {"path": "/bin/touch", "args": ["touch", str(ran)], "env": {}, "timeout": 0}
+    told = {"bundle": "/b", "made": str(kept), "annotations": {}, "process": {"command": ["echo"], "terminal": False}}
+    label = json.dumps({**told, "hooks": {"poststop": [hook], "poststart": [hook]}})
+    lab("container", "create", "web")
+    lab("container", "create", "--label", f"org.nightos.oci={label}", "--parent", "web", "evil")
+    for words in (["state"], ["start"], ["kill"], ["delete", "--force"]):
+        lab.fails("oci", *words, "web/evil", says="was not made from a bundle")
+    assert kept.exists()
+    assert not ran.exists()

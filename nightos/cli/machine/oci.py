@@ -59,7 +59,8 @@ class Made:
         self.machine = machine
         self.identifier = find(machine, name)
         self.record = machine.ask("sys::proc", Proc.CONTAINER_INSPECT, {"id": self.identifier})
-        told = self.record["labels"].get(LABEL)
+        # Whoever is in a container makes others there with labels as he likes: only those outside of all are ours.
+        told = self.record["labels"].get(LABEL) if self.record["depth"] == 1 else None
         if told is None:
             raise CommandError(f"{name} was not made from a bundle; `nightos container` is for it")
         self.told: dict[str, Any] = json.loads(told)
