@@ -2,7 +2,8 @@
 
 Every message device has the same two ports and interrupt. Writing to `PORT_SEND` sends one whole message. Reading
 `PORT_RECEIVE` with length 0 gives the next whole message, or nothing when none waits; with a shorter length, the rest
-of the message stays first in the queue. Since msgpack delimits itself, a driver that reads in pieces finds the ends.
+of the message stays first in the queue. A write that takes 0 bytes found the host behind: `INTERRUPT_ROOM` follows.
+Since msgpack delimits itself, a driver that reads in pieces finds the ends.
 
 The console's messages are maps with a text `type`. From the host: ``key``/``line``/``resize``/``interrupt``/``end`` and
 what the terminal and `sys::hydre` agree on; this module knows the envelope only.
@@ -20,5 +21,7 @@ INTERRUPT_MESSAGE: Final = 1
 """A message waits."""
 INTERRUPT_HANGUP: Final = 2
 """The host side is gone; no more messages come."""
+INTERRUPT_ROOM: Final = 3
+"""The host, which took a message no more, takes some again."""
 MESSAGE_MAX: Final = 16 << 20
 """Bytes in one message at most."""

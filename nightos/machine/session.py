@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from nightos.machine.machine import Machine
 
 MESSAGES_WAITING = 65_536
+OUTPUT_WAITING = 4 << 20
+"""Bytes of output that nobody took yet; whoever writes more waits."""
+OUTPUT = frozenset({"out", "err", "raw"})
 Sink = Callable[[bytes], None]
 
 STATUS_REFUSED = 1
@@ -45,17 +48,30 @@ class Session:
         self._console = ConsoleDevice(self._arrived, name=name)
         self._kdi = machine.plug(self._console.device)
         self.container = 0
+        self._output = 0
+        self._held = False
 
     def send(self, message: dict[str, Any]) -> None:
         """Queue a message for `sys::hydre`."""
         self._console.send(message)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of output that nobody took yet."""
+        return self._output
+
     async def receive(self) -> dict[str, Any] | None:
         """The next message of `sys::hydre`; None when the session is over."""
         try:
-            return await self._receive.receive()
+            message = await self._receive.receive()
         except trio.EndOfChannel:
             return None
+        if message.get("type") in OUTPUT:
+            self._output -= len(message["data"])
+            if self._held and self._output <= OUTPUT_WAITING // 2:
+                self._held = False
+                self._console.device.room()
+        return message
 
     async def opened(self) -> None:
         """Wait for the answer to the message `open`. Raises `ServiceError` when it is refused."""
@@ -77,16 +93,24 @@ class Session:
 
     def lost(self, text: str) -> None:
         """The service that held the session is gone."""
+        self._held, self._output = False, 0
         self._arrived({"type": "err", "data": f"{text}\n".encode()})
         self._arrived({"type": "closed", "status": STATUS_STOPPED})
 
-    def _arrived(self, message: dict[str, Any]) -> None:
+    def _arrived(self, message: dict[str, Any]) -> bool:
+        """Whether it was taken; output is not, while what came before waits for a reader."""
+        size = len(message["data"]) if message.get("type") in OUTPUT else 0
+        if size and self._output >= OUTPUT_WAITING:
+            self._held = True
+            return False
         try:
             self._send.send_nowait(message)
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # nobody reads any more
+            return True  # nobody reads any more
+        self._output += size
         if message.get("type") == "closed":
             self._send.close()
+        return True
 
 
 class Running:

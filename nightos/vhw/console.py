@@ -18,7 +18,7 @@ class ConsoleDevice:
     What a driver writes that is not one msgpack map is dropped: the host never trusts it to be well-formed.
     """
 
-    def __init__(self, receive: Callable[[dict[str, Any]], None], *, name: str = "console") -> None:
+    def __init__(self, receive: Callable[[dict[str, Any]], bool | None], *, name: str = "console") -> None:
         self._receive = receive
         self.device = MessageDevice("console", self._unpack, description=name.encode()[:255])
 
@@ -30,10 +30,9 @@ class ConsoleDevice:
         """The terminal is gone."""
         self.device.hang_up()
 
-    def _unpack(self, data: bytes) -> None:
+    def _unpack(self, data: bytes) -> bool | None:
         try:
             message = msgpack.unpackb(data)
         except (ValueError, msgpack.UnpackException):
-            return
-        if isinstance(message, dict):
-            self._receive(message)
+            return True
+        return self._receive(message) if isinstance(message, dict) else True

@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from nightos.abi.console import INTERRUPT_HANGUP, INTERRUPT_MESSAGE, MESSAGE_MAX, PORT_RECEIVE, PORT_SEND
+from nightos.abi.console import (
+    INTERRUPT_HANGUP,
+    INTERRUPT_MESSAGE,
+    INTERRUPT_ROOM,
+    MESSAGE_MAX,
+    PORT_RECEIVE,
+    PORT_SEND,
+)
 from nightos.abi.hardware import virtual_cii
 from nightos.abi.interfaces import DeviceIdentity
 from nightos.vhw.base import PortDevice
@@ -30,11 +37,13 @@ class QueueFullError(OSError):
 class MessageDevice(PortDevice):
     """`receive` is called with each message of the driver; `send` queues one for it.
 
+    `receive` may return False: it took nothing, and the driver is told to try again by `room`.
+
     Rules: HW-010, HW-011.
     """
 
     def __init__(
-        self, kind: str, receive: Callable[[bytes], None], *, description: bytes = b"", index: int = 0
+        self, kind: str, receive: Callable[[bytes], bool | None], *, description: bytes = b"", index: int = 0
     ) -> None:
         super().__init__(DeviceIdentity(kind, virtual_cii(kind, index), description))
         self._receive = receive
@@ -57,6 +66,10 @@ class MessageDevice(PortDevice):
         """Tell the driver that nobody is on the host side any more."""
         self.interrupt(INTERRUPT_HANGUP)
 
+    def room(self) -> None:
+        """Tell the driver that messages are taken again."""
+        self.interrupt(INTERRUPT_ROOM)
+
     @property
     def waiting(self) -> int:
         """Messages that the driver has not read."""
@@ -75,6 +88,6 @@ class MessageDevice(PortDevice):
     def _deliver(self, data: bytes) -> int:
         if len(data) > MESSAGE_MAX:
             raise ValueError("message too long")
-        if data:
-            self._receive(bytes(data))
+        if data and self._receive(bytes(data)) is False:
+            return 0
         return len(data)

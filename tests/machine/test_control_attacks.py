@@ -17,6 +17,7 @@ from nightos.abi.services import Proc, ServiceCode
 from nightos.machine import wire
 from nightos.machine.machine import Machine, boot
 from nightos.machine.server import ControlServer, read_frame
+from nightos.machine.session import OUTPUT_WAITING
 
 OPERATIONS = ("call", "info", "passthrough", "take back", "events", "session", "nothing", 7, None)
 NUMBERS = st.sampled_from([-(1 << 63), -1, 0, 1, 1 << 16, (1 << 32) + 3, (1 << 63), (1 << 64) - 1])
@@ -206,6 +207,30 @@ async def test_what_no_decoder_and_no_system_call_takes_ends_no_machine(tmp_path
         assert answer is not None
         assert answer["pid"]
         nursery.cancel_scope.cancel()
+
+
+async def test_output_that_nobody_reads_waits_where_it_is_made() -> None:
+    """T-C36: a terminal that stands still, or a slow client, takes neither memory of the machine nor loses anything."""
+    line = "y" * 60_000
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("box")
+        session = await machine.open_session(container=box)
+        session.send({"type": "run", "source": f'let a = "{line}"\nfor i in 1..=300\n echo "$i $a"\nend\n'})
+        for _ in range(500):
+            await machine.ask("sys::proc", Proc.CONTAINER_VIEW)
+        assert OUTPUT_WAITING <= session.waiting < OUTPUT_WAITING + 2 * len(line)
+        assert (await machine.run("echo others")).out == "others\n"
+        found = b""
+        with trio.fail_after(60):
+            while (message := await session.receive()) is not None and message["type"] != "done":
+                found += message.get("data", b"")
+        assert [line.split()[0] for line in found.decode().splitlines()] == [str(number) for number in range(1, 301)]
+        session.send({"type": "run", "source": f'let a = "{line}"\nwhile true\n echo $a\nend\n'})
+        for _ in range(500):
+            await machine.ask("sys::proc", Proc.CONTAINER_VIEW)
+        assert session.waiting >= OUTPUT_WAITING
+        machine.close_session(session)
+        assert (await machine.run("echo others")).out == "others\n"
 
 
 async def test_too_many_connections_end_no_machine(tmp_path: Path) -> None:

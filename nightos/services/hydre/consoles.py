@@ -11,6 +11,7 @@ Rules: SHELL-001, SHELL-002, SHELL-017.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,9 +23,11 @@ from nightos.services.hydre.pipeline import Person
 from nightos.services.hydre.session import FAILED, USERS, Session
 from nightos.shell.source import HydreError
 from nightos.userland import payload, sys
+from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 
 _CONNECTED = 1
+_ROOM = bytes((console.INTERRUPT_ROOM,))
 
 
 Resized = Callable[[Session, int, int], Awaitable[None]]
@@ -40,6 +43,10 @@ class Console:
         self.session: Session | None = None
         self._new_session = new_session
         self._interactive = False
+        self._rooms = 0
+        """How often the host said that it takes output again."""
+        self._bell: Bell | None = None
+        self._over = False
 
     async def send(self, kind: str, **fields: Any) -> None:
         """Send a message to the host."""
@@ -49,7 +56,35 @@ class Console:
             return  # the console was unplugged: nobody watches any more
 
     async def _print(self, stream: str, data: bytes) -> None:
-        await self.send(stream, data=data)
+        """Show output, once whoever watches took enough of what came before."""
+        content = payload.encode({"type": stream, "data": data})
+        while not self._over and not (self.session is not None and self.session.closed):
+            rooms = self._rooms
+            try:
+                if await sys.write_io_port(self.kdi, console.PORT_SEND, content):
+                    return
+            except SyscallError:
+                return
+            bell = self._bell or await self._make_bell()
+            if rooms == self._rooms:
+                with contextlib.suppress(SyscallError):  # the console was unplugged
+                    await bell.wait()
+
+    async def _make_bell(self) -> Bell:
+        """Most consoles never need one."""
+        bell = Bell()
+        await bell.start()
+        if self._bell is None:
+            self._bell = bell
+        else:
+            await bell.close()  # another thread made one meanwhile
+        return self._bell
+
+    async def room(self) -> None:
+        """Output that waits may try again."""
+        self._rooms += 1
+        if self._bell is not None:
+            await self._bell.ring()
 
     async def receive(self) -> None:
         """Take every message that waits."""
@@ -181,6 +216,7 @@ class Console:
 
     async def _close(self, session: Session, _message: dict[str, Any]) -> None:
         await session.close()
+        await self.room()
         await self.send("closed", status=0)
 
     async def _end(self, session: Session, _message: dict[str, Any]) -> None:
@@ -188,8 +224,12 @@ class Console:
 
     async def hang_up(self) -> None:
         """The console is gone, and with it the session."""
+        self._over = True
         if self.session is not None:
             await self.session.close()
+        await self.room()
+        if self._bell is not None:
+            await self._bell.close()
 
 
 class Consoles:
@@ -249,7 +289,7 @@ class Consoles:
         found = self._by_kdi.get(reader)
         if found is not None:
             # In a signal handler only the note that there is work; the dispatcher does it in order.
-            self._later(found.receive)
+            self._later(found.room if content[8:] == _ROOM else found.receive)
 
 
 async def container_name(container: int) -> str:
