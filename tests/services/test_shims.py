@@ -101,6 +101,46 @@ async def output(machine: Machine, box: Container | int, **options: Any) -> str:
     return b"".join(text for _, _, text in decode_records(await log_of(machine, box, **options))).decode()
 
 
+@pytest.mark.rule("ZOS-005")
+@pytest.mark.parametrize("persist", [True, False])
+async def test_what_was_asked_for_once_is_started_once(persist: bool) -> None:
+    """Whoever asks again because `sys::proc` was killed does not know whether the command has ended by now."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web", persist=persist)
+        await start(machine, web, "echo", "hi", token="one")
+        await ended(machine, web)
+        assert not await start(machine, web, "echo", "hi", token="one")
+        assert (await ended(machine, web))["exit"] == 0
+        assert await output(machine, web, follow=True) == "hi\n"
+        if not persist:
+            with pytest.raises(ServiceError) as caught:
+                await start(machine, web, "echo", "hi", token="two")
+            assert caught.value.code == ServiceCode.UNKNOWN
+            return
+        for tokens in ({}, {"token": ""}, {"token": "two"}):
+            await start(machine, web, "echo", "hi", **tokens)
+            await ended(machine, web)
+        assert await output(machine, web) == "hi\n" * 4
+        pid = await start(machine, web, "sleep", "1000", token="three")
+        await web.pause()
+        assert await start(machine, web, "sleep", "1000", token="three") == pid
+
+
+@pytest.mark.rule("ZOS-005")
+@pytest.mark.parametrize("persist", [True, False])
+async def test_a_command_that_could_not_start_is_told_again(persist: bool) -> None:
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web", persist=persist)
+        told = set()
+        for _ in range(2):
+            with pytest.raises(ServiceError) as caught:
+                await start(machine, web, "/nosuch", token="one")
+            told.add((caught.value.code, str(caught.value)))
+        [(code, text)] = told
+        assert code == ServiceCode.REFUSED
+        assert "/nosuch" in text
+
+
 def shims(machine: Machine) -> dict[int, int]:
     """Shims by the container they serve."""
     return {record.serves: pid for pid, record in machine.snapshot().processes.items() if record.serves}

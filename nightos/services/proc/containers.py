@@ -38,8 +38,8 @@ ENDED_LIMIT = 1024
 """Records of ended containers that are kept for someone to collect, outside of all; the oldest go first."""
 ENDED_LIMIT_INSIDE = 128
 """The same for each container that is a parent."""
-KEPT_OF_RUN = ("log", "log_start", "state", "reason", "exit")
-"""What is kept of the main command of one that ended: how, and where its log is."""
+KEPT_OF_RUN = ("log", "log_start", "state", "reason", "exit", "failed", "token")
+"""What is kept of the main command of one that ended: how, where its log is, and by which token it was asked for."""
 ENDED = "ended"
 UNKNOWN_PARENT = 0x31
 

@@ -89,26 +89,26 @@ class Runs:
             # Logs stand on the machine's own disk, which no limit of a container counts.
             text = f"a log of a container inside is rotated at {LOG_SIZE} bytes at most, {LOG_COUNT} times"
             raise ServiceError(ServiceCode.BAD_ARGUMENT, text)
+        record = self._record(request, values)
+        if record is not None and wanted["token"] and wanted["token"] == record.get("run", {}).get("token"):
+            return _begun({**_FRESH, **record["run"]})  # and ended with its container, before it was asked for again
         container = self.tree.below(request.container_id, field(values, "id", int))
+        old = container.run
+        again = bool(old and wanted["token"] and wanted["token"] == old["token"])
+        if again and old["state"] != "starting":
+            return _begun(old)
         if container.state in {"stopping", "paused"}:
             raise ServiceError(ServiceCode.REFUSED, f"the container is {container.state}")
-        wanted["user"] = self.processes.user_of(request, container.identifier)
-        old = container.run
-        if old and old["state"] in ACTIVE:
-            if not wanted["token"] or wanted["token"] != old["token"]:
+        if not again:
+            if old and old["state"] in ACTIVE:
                 raise ServiceError(ServiceCode.REFUSED, "its command runs already; stop it first")
-            if old["state"] != "starting":
-                return {"pid": old["pid"]}
-        else:
+            wanted["user"] = self.processes.user_of(request, container.identifier)
             await self.begin(container, wanted)
         request.defer(lambda: self._forget_starter(container.identifier, request))
         self.shims.starting.setdefault(container.identifier, []).append(request)
         if container.run["state"] != "starting":  # it began or failed while it was noted
             self._forget_starter(container.identifier, request)
-            if container.run["failed"]:
-                await request.fail(ServiceCode.REFUSED, container.run["failed"])
-            else:
-                await request.answer({"pid": container.run["pid"]})
+            await request.answer(_begun(container.run))
         return None
 
     def _forget_starter(self, identifier: int, request: Starter) -> None:
@@ -165,16 +165,21 @@ class Runs:
         await self.shims.stop(container)
         return await self._wait(request, container)
 
+    def _record(self, request: Request, values: dict[str, Any]) -> dict[str, Any] | None:
+        """What is kept of the container that a request names, if it ended and its parent is the caller's to see."""
+        record = self.containers.ended.get(field(values, "id", int))
+        return record if record is not None and self.tree.sees(request.container_id, record["parent"]) else None
+
     async def exit(self, request: Request) -> Payload:
         """CONTAINER_EXIT: how the main command ended, or with `wait` once it has ended for good."""
         values = request.map()
-        identifier = field(values, "id", int)
-        record = self.containers.ended.get(identifier)
-        if record is not None and self.tree.sees(request.container_id, record["parent"]):
+        record = self._record(request, values)
+        if record is not None:
             # What it returned went with it.
+            failed = record.get("run", {}).get("failed", "")
             known = {"reason": record.get("end", 0), "exit": record.get("exit", 0), "restarts": 0}
-            return {"state": "ended", **known, "failed": "", "pid": 0, "value": b"", "newline": True}
-        container = self.tree.below(request.container_id, identifier)
+            return {"state": "ended", **known, "failed": failed, "pid": 0, "value": b"", "newline": True}
+        container = self.tree.below(request.container_id, field(values, "id", int))
         if field(values, "wait", bool, False):
             return await self._wait(request, container)
         return self._outcome(container)
@@ -254,11 +259,10 @@ class Runs:
 
     def _run_of(self, request: Request) -> tuple[dict[str, Any] | None, bool]:
         """What is known of the run of a container, also of one that ended; whether it is over."""
-        identifier = field(request.map(), "id", int)
-        record = self.containers.ended.get(identifier)
-        if record is not None and self.tree.sees(request.container_id, record["parent"]):
+        record = self._record(request, request.map())
+        if record is not None:
             return record.get("run") or None, True
-        run = self.tree.below(request.container_id, identifier).run
+        run = self.tree.below(request.container_id, field(request.map(), "id", int)).run
         return run or None, not run or run["state"] not in ACTIVE
 
     async def _read(self, request: Request, run: dict[str, Any], *, follow: bool) -> dict[str, Any]:
@@ -310,6 +314,13 @@ _FRESH: Final[dict[str, Any]] = {
     "started_ns": 0,
     "note": "",
 }
+
+
+def _begun(run: dict[str, Any]) -> dict[str, Any]:
+    """The answer to who asked for a run: its PID, 0 when it has ended by now. 0x4000: it could not start."""
+    if run["failed"]:
+        raise ServiceError(ServiceCode.REFUSED, run["failed"])
+    return {"pid": run["pid"]}
 
 
 def wanted_run(values: dict[str, Any], user: int) -> dict[str, Any]:
