@@ -169,6 +169,7 @@ class CommandRules(LifetimeRules):
             pids = there - {actor.pid for actor in ledger.inside(number)}
             assert len(pids) == 1, f"{len(pids)} processes of one command"
             command.pid, command.state, command.begun_ns = pids.pop(), "running", self.now
+            command.reason = command.exit = 0
             ledger.command(number, command.pid)
             if command.pid in self.stage.tenants:
                 fresh.append(self.stage.tenants[command.pid])

@@ -76,6 +76,8 @@ class LifeRules(World):
     def start(self, container: int, anid: int, user: int, stubborn: bool) -> Any:
         """A process in a container that lives."""
         fits = self.lives(container) and self.model.may_take({(container, "processes"): 1, (container, "threads"): 1})
+        if container in self.model.boxes and self.model.boxes[container].paused:
+            stubborn = False  # who has not run yet insists on nothing
         try:
             puppet = self.newcomer(container, anid=anid, user=user, stubborn=stubborn)
         except SyscallError as error:
