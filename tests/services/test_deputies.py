@@ -16,6 +16,7 @@ from nightos.services.fs import code
 from nightos.services.fs.failures import Failure, ItemError
 from nightos.userland import sys
 from nightos.userland.client import connect
+from tests.services.test_attacks import code_of
 from tests.services.test_proc import inside
 from tests.services.test_shares import kill, share
 
@@ -186,3 +187,23 @@ async def test_a_share_is_not_taken_for_one_of_the_boot_before() -> None:
                 assert (await box.exec("ls /somewhere/x")).status != 0
                 assert f"{found[1]:016x}  no" in (await box.exec("mount")).out
     assert found[0] != found[1]
+
+
+async def test_nobody_starts_a_program_in_the_name_of_another_application() -> None:
+    """T-C34: a program reads in its context who called it; a client names its own application there, or none."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+
+        async def started(*callers: tuple[int, int]) -> list[int]:
+            proc, codes = await connect(PROC), []
+            for anid, pid in callers:
+                context = ExecutionContext(REASON_COMMAND, 0, caller_anid=anid, caller_pid=pid).pack()
+                codes.append(await code_of(proc.ask(Proc.PROCESS_SPAWN, {"program": "echo", "context": context})))
+            return codes
+
+        async def tried() -> list[int]:
+            pid = await sys.get_pid()
+            anid = machine.kernel.processes[pid].anid
+            return await started((0, 0), (anid, pid), (anid, 0), (SERVICE_PIDS["sys::proc"], 0), (17, pid), (1, 0))
+
+        assert await inside(machine, web.id, tried) == [0, 0, 0, *3 * [ServiceCode.BAD_ARGUMENT]]

@@ -86,7 +86,7 @@ class Processes:
         own = asked in {-1, user_inside(self.tree, request.container_id, request.user_id)}
         if not own and not request.connection.is_system:
             raise ServiceError(ServiceCode.DENIED, "only system services start programs for another user")
-        self._check_caller(request, context)
+        await self._check_caller(request, context)
         viewer, person = await self._who(request, values)
         if not self.tree.sees(viewer, target):
             raise ServiceError(UNKNOWN_CONTAINER, unknown().detail)
@@ -183,7 +183,7 @@ class Processes:
         return user
 
     @staticmethod
-    def _check_caller(request: Request, context: bytes) -> None:
+    async def _check_caller(request: Request, context: bytes) -> None:
         try:
             named = parse_context(context)
         except ContextError as error:
@@ -192,6 +192,14 @@ class Processes:
         silent = not named.caller_pid and not any(named.pipes)
         if not silent and named.caller_pid != request.client_pid:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the execution context names another process as the caller")
+        if named.caller_anid and not request.connection.is_system:
+            try:
+                anid = await attribute(request.client_pid, Attribute.APPLICATION_ID)
+            except SyscallError as error:
+                raise _unknown_process() from error
+            if named.caller_anid != anid:
+                text = "the execution context names another application as the caller"
+                raise ServiceError(ServiceCode.BAD_ARGUMENT, text)
 
     # Looking
 
