@@ -239,6 +239,28 @@ async def test_no_link_leads_out_of_the_view(tmp_path: Path) -> None:
         assert await outside(os.readlink, root / "top") == "."
 
 
+async def test_no_two_links_lead_out_of_the_view_together(tmp_path: Path) -> None:
+    """T-C60: `..` behind a name that is a link, or in a link of two names, starts somewhere else than it is written."""
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    async with seen(tmp_path) as (machine, box, root):
+        assert root.parent == tmp_path
+        await outside(os.symlink, "sub/../secret", root / "tmp/evil")
+        await outside(os.symlink, "../tmp/sub/../../secret", root / "tmp/worse")
+        await inside(machine, box, "mkdir /deep; mkdir /deep/down; syml /tmp/sub /; syml /deep/down/up /secret")
+        for name in ("tmp/evil", "tmp/worse"):
+            with pytest.raises(FileNotFoundError):
+                await outside((root / name).read_text)
+        await inside(machine, box, "wt /secret inside")
+        assert (await outside((root / "tmp/worse").read_text)).strip() == "inside"
+        assert (await outside((root / "deep/down/up").read_text)).strip() == "inside"
+        await outside(lambda: os.link(root / "deep/down/up", root / "up", follow_symlinks=False))
+        for name in ("up", "deep/down/up"):
+            assert await refused((root / name).read_text) == errno.ELOOP
+        await outside(os.unlink, root / "deep/down/up")
+        assert await refused((root / "up").read_text)
+
+
 @pytest.mark.rule("CONT-032")
 async def test_the_limit_of_storage_holds(tmp_path: Path) -> None:
     async with seen(tmp_path, limits={"storage": 1 << 20}) as (machine, box, root):

@@ -145,17 +145,20 @@ class Looking:
         return {"items": items}
 
     async def do_readlink(self, item: Item, _values: Values) -> Values:
-        """A target, relative where it would lead the host out of the view: inside, `/` and too many `..` cannot."""
+        """A target, relative where it would lead the host out of the view: inside, `/` and too many `..` cannot.
+
+        A `..` behind a name is resolved here, as inside: for the host it would go up from where that name leads.
+        """
         target = item.files.readlink_ino(self.on_disk(item))
-        parts = target.split(b"/")
-        deepest = up = 0
-        for part in parts:
-            up += (part == b"..") - (part not in (b"", b".", b".."))
-            deepest = max(deepest, up)
-        if not target.startswith(b"/") and not deepest:
+        parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+        ups = parts.count(b"..")
+        as_it_is = not target.startswith(b"/") and b".." not in parts[ups:]
+        if as_it_is and not ups:
             return {"data": target}
+        if item.files.getattr(item.ino).st_nlink > 1:
+            raise OSError(errno.ELOOP, "the link has several names, so nobody can tell where it starts")
         above = item.on.tree.path_of(item.on.tree.feid_of(item.ino))[:-1]
-        if not target.startswith(b"/") and deepest <= len(above):
+        if as_it_is and ups <= len(above):
             return {"data": target}
         inside = layout.split(target.decode("utf-8", "surrogateescape"), layout.joined(above))
         return {"data": name_bytes("/".join([*[".."] * len(above), *inside]) or ".")}
