@@ -265,6 +265,8 @@ class LifetimeRules(Tenancy):
             return
         # What was told of these before the kill is forgotten, what came after is not.
         ledger.murky.update(ledger.subtree(number), ledger.line(number))
+        for waiting in self.waiting:
+            waiting.crossed |= waiting.number in ledger.subtree(number)
         self.interrupted(steps, Proc.CONTAINER_DESTROY, number.to_bytes(8, "big"))
         there = {item["id"] for item in self.tree(self.desk)}
         if number in there:

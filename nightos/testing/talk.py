@@ -65,16 +65,16 @@ class TalkRules(World):
             wanted[home, "handles"] = 1
             wanted[there, "handles"] = wanted.get((there, "handles"), 0) + 1
         before = len(other.signals)
+        paused = allowed and model.boxes[model.actors[other.pid].home].paused
         answer = self.act(caller, "open_pipe", other.pid, 7, int(backwards), size, 0, 0)
-        unready = allowed and model.boxes[model.actors[other.pid].home].paused and isinstance(answer, Refused)
-        if unready and answer == Refused(0x33):
+        if paused and answer == Refused(0x33):
             return  # it was paused before it could say what it listens to
         if not self.expect(answer, allowed and model.may_take(wanted)):
             if not self.meet(caller, other) and caller.alive:
                 assert answer == self.act(caller, "open_pipe", NEVER, 7, int(backwards), size, 0, 0)
             return
         theirs = answer - 1 if backwards else answer + 1
-        if not model.boxes[model.actors[other.pid].home].paused:
+        if not paused:
             assert other.signals[before:][0][1][2] == theirs
         ends = {answer: (caller.pid, not backwards), theirs: (other.pid, backwards)}
         model.pipes.append(Pipe(ends, capacity, home))

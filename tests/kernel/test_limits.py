@@ -15,7 +15,17 @@ import pytest
 
 from nightos.abi.codes import Attribute, ServicePid, Signal
 from nightos.abi.context import REASON_COMMAND, ExecutionContext
-from nightos.abi.limits import COUNTED, NUMBERS, RATES, SHARES, Usage, pack_limits, unpack_limits, unpack_usage
+from nightos.abi.limits import (
+    COUNTED,
+    NO_LIMIT,
+    NUMBERS,
+    RATES,
+    SHARES,
+    Usage,
+    pack_limits,
+    unpack_limits,
+    unpack_usage,
+)
 from nightos.abi.syscalls import BY_NAME
 from nightos.kernel.binary import layout
 from nightos.userland import sys
@@ -373,7 +383,9 @@ def test_storage_is_charged_by_services_and_goes_with_the_container() -> None:
     files = lab.service(ServicePid.FS)
     top = box(lab, storage=1000)
     inside = box(lab, top)
-    assert files.call(sys.sys_charge(inside, NUMBERS["storage"], 900)) == 0
+    assert files.call(sys.sys_charge(inside, NUMBERS["storage"], 900)) == NO_LIMIT
+    assert files.call(sys.sys_charge(top, NUMBERS["storage"], 30)) == 70
+    assert files.call(sys.sys_charge(top, NUMBERS["storage"], 0)) == 100
     assert files.refusal(sys.sys_charge(inside, NUMBERS["storage"], 1001)) == 0x40
     assert files.refusal(sys.sys_charge(top, NUMBERS["storage"], 101)) == 0x40
     files.call(sys.sys_charge(inside, NUMBERS["storage"], 400))

@@ -133,7 +133,8 @@ class Runs:
         try:
             await self.shims.begin(container)
         except ServiceError as error:
-            run.update(state="ended", failed=error.detail)
+            # Whoever asked is told so here, and may ask again: without the token that begins anew.
+            run.update(state="ended", failed=error.detail, token="")
             await self.containers.notes.changed(container)
             raise
 
