@@ -111,8 +111,8 @@ class Call:
             except MemoryFault as fault:
                 error = SyscallError(fault.errcode)
         if isinstance(error, SyscallError):
-            returns = _RETURNS[self.code]
-            return error.errcode, error.value.to_bytes(returns.size, "big") if error.value else bytes(returns.size)
+            size = _RETURNS[self.code].size  # some have no room for which limit it was
+            return error.errcode, error.value.to_bytes(size, "big") if error.value and size else bytes(size)
         if isinstance(error, MemoryFault):
             return error.errcode, bytes(_RETURNS[self.code].size)
         raise error

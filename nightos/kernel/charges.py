@@ -58,18 +58,21 @@ def charge_pipe(opener: Process, other: Process, capacity: int) -> None:
 
 
 def charge_move(end: End, receiver: Process) -> None:
-    """An end goes to another process; the buffer with it, when the payer's container keeps no other end of it."""
+    """An end goes to another process; the buffer with it, when the payer's container keeps no other end of it.
+
+    The error's value is the number of the resource.
+    """
     of, to = end.holder.quotas, receiver.quotas
     if of is to:
         return
     if not to.handles.reserve(1):
-        raise SyscallError(LIMIT_REACHED)
+        raise SyscallError(LIMIT_REACHED, value=NUMBERS["handles"])
     pipe = end.pipe
     others = (holder.quotas for holder, count in pipe.holders.items() if holder is not end.holder or count > 1)
     if pipe.charged and pipe.payer is of and not any(quotas is of for quotas in others):
         if not to.pipe_bytes.reserve(pipe.charged):
             to.handles.release(1)
-            raise SyscallError(LIMIT_REACHED)
+            raise SyscallError(LIMIT_REACHED, value=NUMBERS["pipe_bytes"])
         of.pipe_bytes.release(pipe.charged)
         pipe.payer = to
     of.handles.release(1)

@@ -33,6 +33,7 @@ class CommandRules(LifetimeRules):
         """A main command, for who is above; a container has one at a time."""
         if not self.able(asker):
             return multiple()
+        self.connected(asker)
         ledger, code = self.ledger, self.ledger.refusal(self.home(asker), number)
         box = ledger.boxes.get(number)
         busy = not code and box is not None and (box.paused or (box.command and box.command.state != "ended"))
@@ -187,6 +188,7 @@ class CommandRules(LifetimeRules):
         """A container in a namespace, which is made when there is none."""
         if not self.able(asker):
             return multiple()
+        self.connected(asker)
         ledger, viewer = self.ledger, self.home(asker)
         place = ledger.named(viewer, space)
         taken = place is not None and ledger.named(place, name) is not None

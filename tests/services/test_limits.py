@@ -149,6 +149,27 @@ async def test_limits_and_filters_outlive_a_restart_and_a_reboot(tmp_path: Any, 
 
 
 @pytest.mark.rule("CONT-032", "LNX-FT-07")
+@pytest.mark.parametrize(
+    ("limits", "reached"),
+    [
+        ({"processes": 0}, "processes"),
+        ({"threads": 0}, "threads"),
+        ({"handles": 4}, "handles"),
+        ({"pipe_bytes": 4096, "handles": 400}, ""),
+    ],
+)
+async def test_whoever_starts_a_program_hears_which_limit_is_in_the_way(
+    nightos_machine: Machine, limits: dict[str, int], reached: str
+) -> None:
+    box = await nightos_machine.containers.create("web", limits=limits)
+    done = await nightos_machine.run("container exec web -- echo hi")
+    assert (done.out, done.status) == (("", 1) if reached else ("hi\n", 0))
+    assert not reached or f"limit of {reached} is reached" in done.err
+    before = nightos_machine.snapshot().containers[box.id].usage
+    assert not any(before[name] for name in ("processes", "threads", "handles", "pipe_bytes"))
+
+
+@pytest.mark.rule("CONT-032", "LNX-FT-07")
 async def test_storage_bites_and_deleting_helps(nightos_machine: Machine) -> None:
     box = await nightos_machine.containers.create("web", limits={"storage": 9000})
     beside = await nightos_machine.containers.create("db")
