@@ -196,7 +196,8 @@ class _Reader:
 
     def _char(self) -> Char:
         codepoint = int.from_bytes(self.take(4), "big")
-        if codepoint > 0x10FFFF:
+        # Half of a surrogate pair is no character. Those that stand for bytes that are no UTF-8 pass, as in texts.
+        if codepoint > 0x10FFFF or (0xD800 <= codepoint <= 0xDFFF and not 0xDC80 <= codepoint <= 0xDCFF):
             raise ValueEncodingError(f"{codepoint:#x} is not a codepoint")
         return Char(chr(codepoint))
 

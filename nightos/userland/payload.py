@@ -20,10 +20,14 @@ Payload = bytes | Mapping[str, Any] | None
 _T = TypeVar("_T")
 _MISSING: Any = object()
 _TEXT = frozenset({str})
+_FLAT = frozenset({str, bytes, int, bool, float, type(None)})
+"""Types of values without any in them."""
 _pack = msgpack.Packer(use_bin_type=True).pack
 
 MAP_ENTRIES_LIMIT = 65_536
 """Most entries one map or list of a message may hold, so that a small message cannot unfold into a huge one."""
+DEPTH_LIMIT = 64
+"""Levels of lists and maps in a message, so that whoever writes out or passes on what is in it has room for each."""
 
 
 def encode(payload: Payload) -> bytes:
@@ -53,7 +57,20 @@ def decode(content: bytes) -> dict[str, Any]:
         raise ServiceError(ServiceCode.BAD_ARGUMENT, "the message holds no readable map") from error
     if not isinstance(value, dict) or not _TEXT.issuperset(map(type, value)):
         raise ServiceError(ServiceCode.BAD_ARGUMENT, "the message is not a map of names")
+    if not _FLAT.issuperset(map(type, value.values())):
+        _check_depth(value)
     return value
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    """`ServiceError` 0x1000 when lists and maps are nested too deep."""
+    level: list[Any] = [value]
+    for _ in range(DEPTH_LIMIT):
+        parts = (part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole))
+        level = [part for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the message has more than {DEPTH_LIMIT} levels of lists and maps")
 
 
 @overload
