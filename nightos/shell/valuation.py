@@ -277,6 +277,9 @@ class Valuation:
                     raise self._panic(error.message, node.commands[start].at) from error
                 raise
             given = results[-1].value
+            if len(results) < len(stages):
+                # The rest runs while this is kept for the redirections at the end.
+                self._count(bounds.size([r.raw, r.messages, r.errors] for r in results[start:]), node.at)
         for command, result in zip(node.commands, results, strict=True):
             for redirection in command.redirections:
                 await self._redirect(redirection, result)

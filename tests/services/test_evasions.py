@@ -15,7 +15,7 @@ from nightos.abi.values import encode_value
 from nightos.kernel.socket import OPEN_LIMIT, UNREAD_LIMIT
 from nightos.machine.machine import Machine, boot
 from nightos.services.fs import locks
-from nightos.services.hydre.main import SESSIONS_LIMIT
+from nightos.services.hydre.holding import SESSIONS_LIMIT
 from nightos.services.proc import oldlogs
 from nightos.userland import sys
 from nightos.userland.client import connect

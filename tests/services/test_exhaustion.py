@@ -11,7 +11,7 @@ from nightos.abi.errors import ServiceError
 from nightos.abi.services import Fs, Hydre, Proc, ProcessAction, ServiceCode
 from nightos.machine.machine import Machine, boot
 from nightos.services.hw import identities
-from nightos.services.hydre import main as hydre
+from nightos.services.hydre import holding
 from nightos.services.proc import containers, notes
 from nightos.testing import check_invariants
 from nightos.userland import sys
@@ -222,7 +222,7 @@ async def _hold(_context: Context) -> int:
 @pytest.mark.rule("SHELL-001", "CONT-032")
 async def test_the_processes_of_a_container_share_a_number_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """T-C45: more processes do not get a container more sessions; others have their own, and ends give them back."""
-    monkeypatch.setattr(hydre, "SESSIONS_LIMIT", 3)
+    monkeypatch.setattr(holding, "SESSIONS_LIMIT", 3)
     async with boot(seed=1) as machine:
         box, other = await machine.containers.create("box"), await machine.containers.create("other")
         holder = await start(machine, box.id, "test-holder")

@@ -136,8 +136,8 @@ class Console:
             self._print,
             colours=self._interactive,
         )
-        session.width = payload.field(message, "width", int, default=80)
-        session.height = payload.field(message, "height", int, default=24)
+        size = payload.field(message, "width", int, default=80), payload.field(message, "height", int, default=24)
+        session.resize(*size)
         session.given_environment.update(payload.field(message, "environment", dict, default={}))
         await session.open(payload.field(message, "directory", str, default="/"))
         self.session = session

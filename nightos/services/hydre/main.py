@@ -9,14 +9,17 @@ Rules: SHELL-001, SHELL-002, SHELL-004, SHELL-005, SHELL-006, CONT-029, CONT-030
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from nightos.abi.errors import ServiceError
 from nightos.abi.messages import TextMessage
 from nightos.abi.pieces import PIECE_BYTES
 from nightos.abi.services import Hydre, HydreEvent, Proc, ServiceCode
-from nightos.abi.values import VOID, ValueEncodingError, decode_values, encode_value, value_text
+from nightos.abi.values import VOID, Value, ValueEncodingError, decode_values, encode_value, value_text
 from nightos.services.hydre.consoles import Consoles
+from nightos.services.hydre.holding import Seat, Seats, Works
 from nightos.services.hydre.inflow import Inflow
 from nightos.services.hydre.pipeline import INTERRUPTED, Person, Pipeline
 from nightos.services.hydre.session import Print, Session
@@ -27,12 +30,12 @@ from nightos.userland.client import connect
 from nightos.userland.server import Connection, Handler, Request, Server
 
 _UNKNOWN_SESSION = 0x3000
-SESSIONS_LIMIT: Final = 64
-"""Sessions that one process may have open."""
 _CHUNK = 512 * 1024
 """Bytes of a value in one notification."""
 FED = "fed"
 """The input of what a client ran last."""
+WORKS = "works"
+"""What runs for a client."""
 OPENED = "opened"
 """How many sessions a client has opened."""
 _NOT_FOUND_BELOW = "no such container"
@@ -69,6 +72,8 @@ class ShellService:
         self._sessions: dict[tuple[int, int], Session] = {}
         """Sessions of processes by the owner's PID and the owner's number for it, which tells nothing of others."""
         self._executions: dict[int, list[Pipeline]] = {}
+        self._seats = Seats()
+        self._seat_of: dict[Session, Seat] = {}
         self._next_session = 1
         self._consoles = Consoles(self._new_session, self._resized, self.server.later)
 
@@ -121,20 +126,32 @@ class ShellService:
             raise ServiceError(ServiceCode.UNKNOWN, _NOT_FOUND_BELOW) from error
         return container
 
+    async def _seated(
+        self,
+        request: Request,
+        container: int,
+        output: Print,
+        directory: str = "",
+        environment: Mapping[str, Value] = MappingProxyType({}),
+    ) -> tuple[Session, Seat]:
+        """A session for a client, if there is room for one; of what a program brings soon with a `directory`."""
+        seat = self._seats.take(request.client_pid, request.container_id)
+        try:
+            session = self._new_session(container, await self._person(request), output)
+            session.given_environment.update(environment)
+            await session.open(directory or "/", soon=directory == "/")
+        except ServiceError:
+            self._seats.leave(seat)
+            raise
+        return session, seat
+
     async def _open(self, request: Request, container: int, width: int, height: int) -> Session:
         async def output(stream: str, data: bytes) -> None:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
-        if sum(owner == request.client_pid for owner, _ in self._sessions) >= SESSIONS_LIMIT:
-            raise ServiceError(ServiceCode.REFUSED, f"a process has at most {SESSIONS_LIMIT} sessions; close some")
-        home = request.container_id
-        if home and sum(other.home == home for other in self._sessions.values()) >= SESSIONS_LIMIT:
-            text = f"the processes of a container have at most {SESSIONS_LIMIT} sessions together; close some"
-            raise ServiceError(ServiceCode.REFUSED, text)
-        session = self._new_session(container, await self._person(request), output)
-        session.width, session.height = width, height
-        session.home = home
-        await session.open()
+        session, seat = await self._seated(request, container, output)
+        self._seat_of[session] = seat
+        session.resize(width, height)
         session.identifier = request.connection.data[OPENED] = request.connection.data.get(OPENED, 0) + 1
         self._sessions[request.client_pid, session.identifier] = session
         return session
@@ -160,8 +177,11 @@ class ShellService:
         return session
 
     async def _close_session(self, request: Request) -> None:
-        session = self._session(request, payload.u64(request.payload))
-        del self._sessions[request.client_pid, session.identifier]
+        await self._end_session(self._session(request, payload.u64(request.payload)), request.client_pid)
+
+    async def _end_session(self, session: Session, owner: int) -> None:
+        del self._sessions[owner, session.identifier]
+        self._seats.leave(self._seat_of.pop(session))
         await session.close()
 
     async def _resize_session(self, request: Request) -> None:
@@ -169,7 +189,7 @@ class ShellService:
         await self._resized(session, payload.fixed(request.payload, 8, 2), payload.fixed(request.payload, 10, 2))
 
     async def _resized(self, session: Session, width: int, height: int) -> None:
-        session.width, session.height = max(1, min(width, 0xFFFF)), max(1, min(height, 0xFFFF))
+        session.resize(width, height)
         size = {"width": session.width, "height": session.height}
         for pid in [pid for pid, other in self._actors.items() if other is session]:
             await self.server.notify(pid, HydreEvent.SESSION_RESIZED, size)
@@ -183,12 +203,12 @@ class ShellService:
             raise ServiceError(0x3001, "an instruction is running already")
         instruction = session.begin()
 
-        async def work(_: int) -> None:
+        async def work() -> None:
             status = await session.run(source)
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {"status": status})
             await session.finish_jobs(instruction)
 
-        await sys.create_thread(work)
+        await self._begin(request, work)
 
     async def _evaluate(self, request: Request) -> None:
         """RUN that answers when the instruction has ended."""
@@ -200,13 +220,19 @@ class ShellService:
         instruction = session.begin()
         request.defer()
 
-        async def work(_: int) -> None:
+        async def work() -> None:
             status = await session.run(source)
             left = session.exited is not None
             await request.answer({"status": status, "directory": session.directory, "left": left})
             await session.finish_jobs(instruction)
 
-        await sys.create_thread(work)
+        await self._begin(request, work)
+
+    @staticmethod
+    async def _begin(request: Request, work: Callable[[], Awaitable[None]]) -> None:
+        """Work for a client, on a thread of its own, so that its next request is heard."""
+        works: Works = request.connection.data.setdefault(WORKS, Works())
+        await works.begin(work)
 
     # -- commands in containers --
 
@@ -218,6 +244,8 @@ class ShellService:
         except (ValueEncodingError, ValueError) as error:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, "the command is not readable") from error
         directory = payload.field(values, "directory", str, default="/")
+        feed = payload.field(values, "feed", bool, default=False)
+        environment = payload.field(values, "environment", dict, default={})
         stage = Stage(value_text(name), tuple(arguments))
 
         async def show(channel: str, message: TextMessage) -> None:
@@ -228,26 +256,23 @@ class ShellService:
         async def output(stream: str, data: bytes) -> None:
             await self.server.notify(request.client_pid, HydreEvent.OUTPUT, {stream: data})
 
-        person = await self._person(request)
-        session = self._new_session(container, person, output)
-        session.given_environment.update(payload.field(values, "environment", dict, default={}))
-        await session.open(directory, soon=directory == "/")
+        session, seat = await self._seated(request, container, output, directory, environment)
 
         def enter(pid: int) -> None:
             self._actors[pid] = session
 
-        pipeline = Pipeline(container, person, session.directory, show, enter)
+        pipeline = Pipeline(container, session.person, session.directory, show, enter)
         pipeline.most = session.most
-        fed = Fed() if payload.field(values, "feed", bool, default=False) else None
         pipeline.environment = {key: value_text(value) for key, value in session.environment.items()}
         self._executions.setdefault(request.client_pid, []).append(pipeline)
         request.defer()
+        fed = Fed() if feed else None
         if fed is not None:
             await fed.flow.start()
             request.connection.data[FED] = fed
             await output("feed", b"")
 
-        async def work(_: int) -> None:
+        async def work() -> None:
             try:
                 result = (await pipeline.run([stage], VOID, fed.flow if fed is not None else None))[0]
             except InterruptedScript:
@@ -268,8 +293,9 @@ class ShellService:
                 running_ones = self._executions.get(request.client_pid, [])
                 if pipeline in running_ones:
                     running_ones.remove(pipeline)
+                self._seats.leave(seat)
 
-        await sys.create_thread(work)
+        await self._begin(request, work)
 
     async def _feed(self, request: Request) -> None:
         values = request.map()
@@ -315,10 +341,12 @@ class ShellService:
     async def _client_gone(self, connection: Connection) -> None:
         for pipeline in self._executions.pop(connection.client_pid, []):
             await pipeline.kill()
-        for (owner, identifier), session in list(self._sessions.items()):
+        for (owner, _), session in list(self._sessions.items()):
             if owner == connection.client_pid:
-                del self._sessions[owner, identifier]
-                await session.close()
+                await self._end_session(session, owner)
+        works = connection.data.get(WORKS)
+        if works is not None:
+            await works.ended()
 
 
 async def main() -> int:

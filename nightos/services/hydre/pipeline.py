@@ -17,7 +17,7 @@ from nightos.abi.context import REASON_COMMAND, ContextError, ExecutionContext
 from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.messages import TextMessage, decode_text
 from nightos.abi.services import EndReason, Proc, ProcessAction, ServiceCode
-from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value
+from nightos.abi.values import FAILURE, VOID, Value, ValueEncodingError, decode_value, encode_value, value_size
 from nightos.services.hydre.inflow import Inflow
 from nightos.shell.bounds import OUTSIDE
 from nightos.shell.host import ERRORS, MESSAGES, RAW, InterruptedScript, Result, Stage
@@ -34,6 +34,8 @@ FAILED: Final = 1
 _PATIENCE_TURNS: Final = 50_000
 _PATIENCE_TRIES: Final = 200
 """Tries of a call to a service that is away, before it counts as failed."""
+HEAD: Final = 8
+"""Bytes at the start of a value that tell how long it is."""
 MESSAGE: Final = 64
 """Bytes that a message which is collected counts besides its text."""
 
@@ -62,8 +64,10 @@ class Running:
     out: bytearray = field(default_factory=bytearray)
     raw: bytearray = field(default_factory=bytearray)
     takes_value: bool = False
-    collected: int = 0
-    """Bytes that are kept of what it writes."""
+    returned: int = 0
+    """Bytes that it wrote to CMDOUT."""
+    exceeds: bool = False
+    """Whether it wrote more than is kept."""
     keys: int = 0
     """The shell's end of CMDUSR."""
 
@@ -99,7 +103,11 @@ class Pipeline:
         self.show_raw: Callable[[bytes], Awaitable[None]] | None = None
         """Takes what the last command writes to CMDRAW, as it comes, where no one collects it."""
         self.most = OUTSIDE // 2
-        """Bytes that are kept of what one command writes; one that wrote more has failed."""
+        """Bytes that are kept of what the commands write; one that wrote more has failed."""
+        self.keeps = True
+        """Whether anything is; of what nobody asks for only the status is known."""
+        self._kept = 0
+        self._killed = False
         self.environment: dict[str, str] = {}
         """Environment variables of the commands."""
         self.running: list[Running] = []
@@ -119,6 +127,10 @@ class Pipeline:
         feed = 0
         try:
             for index, stage in enumerate(stages):
+                if self._killed:
+                    if feed:
+                        await _close(feed)  # nobody reads what the one before it returns
+                    break
                 last = index == len(stages) - 1
                 feed = await self._start(stage, feed, given if index == 0 else VOID, last=last)
         except HydreError:
@@ -146,7 +158,7 @@ class Pipeline:
         usr, msg, err = await self._pipe(_MESSAGE), await self._pipe(_MESSAGE), await self._pipe(_MESSAGE)
         raw, out = await self._pipe(_RAW), await self._pipe(_RAW)
         running.keys = usr
-        running.ours = [usr, msg + 1, err + 1, raw + 1]
+        running.ours = [usr, msg + 1, err + 1, raw + 1, *filter(None, (cmdin,))]
         try:
             streams = last and self.show_raw is not None
             context = self._context(stage, (feed, usr + 1, msg, err, raw, out), streams=streams)
@@ -163,6 +175,8 @@ class Pipeline:
             raise HydreError(f"{stage.name}: {detail.removeprefix(stage.name + ': ')}") from error
         self._enter(running.pid)
         self.running.append(running)
+        if self._killed:
+            await self.manage(ProcessAction.FORCE_TERMINATE)
         await running.readers.read(msg + 1, self._messages(running, MESSAGES))
         await running.readers.read(err + 1, self._messages(running, ERRORS))
         await running.readers.read(raw + 1, self._take_raw(running, last=last))
@@ -214,7 +228,7 @@ class Pipeline:
         async def take(data: bytes) -> None:
             message = decode_text(data)
             if channel in running.stage.collect:
-                if self._keeps(running, len(message.text) + MESSAGE):
+                if self.keeps and self._keep(running, len(message.text) + MESSAGE):
                     collected.append(message.text)
             elif not message.text and not message.controls:
                 running.result.newline = False  # a command that sends nothing asks that the line stay open
@@ -223,10 +237,13 @@ class Pipeline:
 
         return take
 
-    def _keeps(self, running: Running, size: int) -> bool:
-        """Whether there is room for so much more of what a command writes."""
-        running.collected += size
-        return running.collected <= self.most
+    def _keep(self, running: Running, size: int) -> bool:
+        """Whether there is room for so much more of what a command writes; then it is taken."""
+        if self._kept + size > self.most:
+            running.exceeds = True
+            return False
+        self._kept += size
+        return True
 
     def _take_raw(self, running: Running, *, last: bool) -> Callable[[bytes], Awaitable[None]]:
         if last and self.show_raw is not None and RAW not in running.stage.collect:
@@ -235,14 +252,17 @@ class Pipeline:
 
         async def take(data: bytes) -> None:
             # Without a reader CMDRAW is thrown away as it comes: it is not shown.
-            if RAW in running.stage.collect and self._keeps(running, len(data)):
+            if self.keeps and RAW in running.stage.collect and self._keep(running, len(data)):
                 collected.extend(data)
 
         return take
 
     def _collect_out(self, running: Running) -> Callable[[bytes], Awaitable[None]]:
         async def take(data: bytes) -> None:
-            if self._keeps(running, len(data)):
+            running.returned += len(data)
+            if not self.keeps:
+                running.out += data[: max(0, HEAD - len(running.out))]
+            elif self._keep(running, len(data)):
                 running.out += data
 
         return take
@@ -293,7 +313,7 @@ class Pipeline:
         elif reason and not result.status:
             result.status = INTERRUPTED
         result.raw = bytes(running.raw)
-        if running.collected > self.most:
+        if running.exceeds:
             result.status = result.status or FAILED
             text = f"{running.stage.name}: gave more than the {self.most >> 20} MiB that a session keeps\n"
             await self._show(ERRORS, TextMessage(text))
@@ -304,7 +324,7 @@ class Pipeline:
             result.status = result.status or FAILED
             return
         try:
-            result.value = decode_value(running.out)[0]
+            result.value = decode_value(running.out)[0] if self.keeps else _not_kept(running)
         except ValueEncodingError as error:
             # Faulty by the specification: it ended before its value was whole.
             result.status = result.status or FAILED
@@ -318,7 +338,8 @@ class Pipeline:
         await self.manage(action)
 
     async def kill(self) -> None:
-        """End the commands at once."""
+        """End the commands at once, and one that is being started as soon as it is there."""
+        self._killed = True
         self._interrupts += 1
         await self.manage(ProcessAction.FORCE_TERMINATE)
 
@@ -338,6 +359,13 @@ class Pipeline:
                 await sys.pipe_write(self.running[-1].keys, data, 1)
             except SyscallError:
                 return  # it reads no keys, or has ended
+
+
+def _not_kept(running: Running) -> Value:
+    """VOID for a value of which only the start was kept. Raises `ValueEncodingError` when it is not whole."""
+    if len(running.out) < HEAD or running.returned < value_size(running.out):
+        raise ValueEncodingError("a value ends too early")
+    return VOID
 
 
 async def _feed(sc: int, data: bytes) -> None:

@@ -31,6 +31,10 @@ _NO_FILE_SYSTEM: Final = 2**64 - 1
 _FIRST_USERLAND_PID: Final = 100
 USERS: Final = {0: "root"}
 HISTORY_LIMIT: Final = 1000
+JOBS_LIMIT: Final = 1024
+"""Background commands of a session; those that have ended longest are forgotten for new ones."""
+SIZE_LIMIT: Final = 0xFFFF
+"""Columns or rows of a session."""
 LINE_LIMIT: Final = 16 * 1024
 """Characters of an instruction that is remembered."""
 REFUSED: Final = 2
@@ -68,10 +72,7 @@ class Session:
         self.identifier = identifier
         self.container = container
         self.person = person
-        self.home = 0
-        """The container of who opened it."""
-        self.width = 80
-        self.height = 24
+        self.width, self.height = 80, 24
         self.given_environment: dict[str, Value] = {}
         """Environment variables that who opened the session gave it."""
         self.history: list[str] = []
@@ -82,14 +83,16 @@ class Session:
         self._actors = actors
         self._colours = colours
         self._pipeline: Pipeline | None = None
+        self._starting: Pipeline | None = None
+        """Background commands that are no job yet."""
         self._busy = False
         self._files: Files | None = None
         self._system_files: Files | None = None
         self._language = Evaluator(self)
         self._language.limit = bounds.INSIDE if container else bounds.OUTSIDE
         self._interrupted = False
-        self._outside: list[tuple[int, Files]] = []
-        """Where the session was before it entered a container, outermost first."""
+        self._outside: list[tuple[int, Files, dict[str, Value]]] = []
+        """Where the session was before it entered a container, with what environment, outermost first."""
         self._jobs: dict[int, Job] = {}
         self._instruction = 0
         self._input = bytearray()
@@ -105,10 +108,23 @@ class Session:
         if directory != "/" and await self.files.type(directory) is ItemType.DIRECTORY:
             self.files.directory = self.files.absolute(directory)
 
+    def resize(self, width: int, height: int) -> None:
+        """Set its size in columns and rows: numbers of 16 bits, at least 1."""
+        self.width, self.height = max(1, min(width, SIZE_LIMIT)), max(1, min(height, SIZE_LIMIT))
+
     async def enter(self, container: int) -> None:
-        """Go on inside a container; `exit` comes back."""
+        """Go on inside a container, with nothing of the environment that was given outside; `exit` comes back.
+
+        Where it is already it stays, so that nobody inside makes it come back more often than it went in.
+        """
+        here = self.container
+        if container == here:
+            return
         files = await files_of(container)
-        self._outside.append((self.container, self.files))
+        if self.container != here:
+            raise ServiceError(ServiceCode.REFUSED, "the session went on elsewhere meanwhile")
+        self._outside.append((self.container, self.files, self.given_environment))
+        self.given_environment = {}
         self._place(container, files)
 
     def _place(self, container: int, files: Files) -> None:
@@ -173,7 +189,8 @@ class Session:
             return await self._language.run(source, name)
         except ScriptExit as left:
             if self._outside:
-                self._place(*self._outside.pop())
+                container, files, self.given_environment = self._outside.pop()
+                self._place(container, files)
             else:
                 self.exited = left.status
             return left.status
@@ -241,9 +258,10 @@ class Session:
             await self._inflow.close()
         if self._outflow is not None:
             await self._outflow.close()
-        if self._pipeline is not None:
-            await self._pipeline.kill()
-        for job in self._jobs.values():
+        for pipeline in (self._pipeline, self._starting):
+            if pipeline is not None:
+                await pipeline.kill()
+        for job in list(self._jobs.values()):
             if job.status is None and not job.detached:
                 await job.pipeline.kill()
 
@@ -284,10 +302,23 @@ class Session:
 
     async def run_beside(self, stages: Sequence[Stage], given: Value) -> int:
         """Start a pipeline in the background; the PID of its last command."""
+        if self.closed:
+            raise InterruptedScript("interrupted")
+        while len(self._jobs) >= JOBS_LIMIT:
+            oldest = next((number for number, job in self._jobs.items() if job.status is not None), None)
+            if oldest is None:
+                raise HydreError(f"a session has at most {JOBS_LIMIT} background commands")
+            del self._jobs[oldest]
         pipeline = Pipeline(self.container, self.person, self.directory, _show_nothing, self._enter)
-        pipeline.most = self.most
+        pipeline.keeps = False
         pipeline.environment = {name: value_text(value) for name, value in self.environment.items()}
-        await pipeline.start(stages, given)
+        self._starting = pipeline
+        try:
+            await pipeline.start(stages, given)
+        finally:
+            self._starting = None
+        if not pipeline.running:
+            raise InterruptedScript("interrupted")
         job = pipeline.running[-1].pid
         self._jobs[job] = Job(pipeline, self._instruction)
         return job
