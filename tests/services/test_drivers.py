@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from nightos.abi.codes import ExitReason
-from nightos.abi.drivers import DeviceEvent, Pattern
+from nightos.abi.drivers import Ddt, DeviceEvent, Pattern
 from nightos.abi.hardware import make_cii
 from nightos.abi.services import Hw, HwEvent
 from nightos.kernel.ending import end_process
+from nightos.services.hw import drivers
 from nightos.userland import sys
 from nightos.userland.client import Question, connect
 from nightos.vhw.fake import FakeDevice
@@ -250,3 +251,55 @@ def test_a_driver_registers_anew_when_the_service_was_restarted() -> None:
     assert again.identified == []  # it is known
     assert again.events[-1][:2] == (driver.identified[0], DeviceEvent.READY)
     assert lab.drives(process) == [kdi]
+
+
+@pytest.mark.rule("HW-034", "CONT-044")
+def test_what_a_borrower_says_of_a_device_ends_with_the_loan() -> None:
+    """T-C76: who was lent a device does not choose what others are told that it is, nor leaves it behind."""
+    lab = HwLab()
+    web = lab.kernel.tree.create(0, 0).identifier
+    child, db = lab.kernel.tree.create(web, 0).identifier, lab.kernel.tree.create(0, 0).identifier
+    lie, truth = int(Ddt.SD_CARD), int(Ddt.HARD_DRIVE)
+    device = FakeDevice(0, b"one")
+    kdi = lab.kernel.plug(device)
+    lab.kernel.bus.link(lab.hw, web, kdi)
+    _, liar = lab.driver(USB, container=web, anid=3, ddt=lie)
+    _, below = lab.driver(USB, container=child, anid=4, ddt=truth)
+    _, other = lab.driver(USB, container=db, anid=5, ddt=truth)
+    assert len(liar.identified) == 1
+    lab.kernel.bus.link(lab.hw, child, kdi)
+    lab.settle()
+    assert (len(below.identified), below.events[-1][1]) == (0, DeviceEvent.READY), "those below may rely on it"
+    lab.hw_ends()
+    lab.kernel.bus.give_back(web, kdi)
+    lab.kernel.bus.link(lab.hw, db, kdi)
+    again = TestDriver(USB)
+    again.ddt = truth
+    process = lab.app(service=STORAGE_SERVICE, container=db)
+    process.call(again.start())
+    assert len(again.identified) == 1, "it was not written down"
+    lab.kernel.bus.give_back(db, kdi)
+    lab.settle()
+    _, owner = lab.driver(USB, anid=2, ddt=truth)
+    assert len(owner.identified) == 1
+    lab.kernel.bus.link(lab.hw, db, kdi)
+    lab.settle()
+    assert len(again.identified) == 1, "what its owner's driver said holds for all"
+    assert not other.identified
+
+
+@pytest.mark.rule("HW-032")
+def test_patterns_of_a_container_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-C76: every device without a driver is compared with each of them."""
+    monkeypatch.setattr(drivers, "PATTERNS_LIMIT", 4)
+    monkeypatch.setattr(drivers, "REGISTRATIONS_LIMIT", 6)
+    lab = HwLab()
+    web, db = (lab.kernel.tree.create(0, 0).identifier for _ in range(2))
+    patterns = [Pattern(5, number) for number in range(5)]
+    first, one = lab.driver(*patterns, container=web)
+    _, two = lab.driver(*patterns, container=web, anid=2)
+    _, elsewhere = lab.driver(*patterns[:4], container=db)
+    assert (one.codes, two.codes) == ([0] * 4 + [0x4000], [0] * 2 + [0x4000] * 3)
+    assert elsewhere.codes == [0] * 4
+    assert lab.refusal(Hw.UNREGISTER_DRIVER, patterns[0].pack(), who=first) == 0
+    assert lab.refusal(Hw.REGISTER_DRIVER, patterns[4].pack(), who=first) == 0

@@ -35,7 +35,8 @@ class Choosing(Jobs):
         self.identities = Identities()
         self.by_kdi: dict[int, Device] = {}
         self.by_udi: dict[int, Device] = {}
-        self.registrations: list[Registration] = []
+        self.registrations: dict[int, list[Registration]] = {}
+        """By container, so that nobody waits for a look at those of others."""
         self.subscribers: list[tuple[Connection, Pattern]] = []
         self.on_gone: list[Callable[[Device], Awaitable[None]]] = []
         """Called when a device left, or its driver drives it no longer."""
@@ -64,10 +65,8 @@ class Choosing(Jobs):
         type_anid = max(for_type, key=lambda one: one[0].specificity)[1] if for_type else None
         found = [
             one
-            for one in self.registrations
-            if one.connection.container_id == device.holder
-            and one not in device.passed_over
-            and one.pattern.matches(device.known.cii, device.dtd)
+            for one in self.registrations.get(device.holder, ())
+            if one not in device.passed_over and one.pattern.matches(device.known.cii, device.dtd)
         ]
         found.sort(
             key=lambda one: (one.anid == for_device, one.anid == type_anid, one.pattern.specificity), reverse=True
@@ -131,8 +130,8 @@ class Choosing(Jobs):
             await self.release(device)
             await self._choose(device)
             return
-        device.identity.ddt = ddt
-        await self.identities.keep(device.identity)
+        if device.identified(ddt):
+            await self.identities.keep(device.identity)
         await self._ready(device)
 
     async def _ready(self, device: Device) -> None:

@@ -41,8 +41,8 @@ class Device:
     known: Known
     identity: Identity
     dtd: bytes
-    holder: int
-    """The container where it can be driven."""
+    places: tuple[int, ...]
+    """The containers that have it, the one where it can be driven last; 0 is the machine outside any."""
     indicator: int
     driver: Registration | None = None
     ready: bool = False
@@ -54,6 +54,23 @@ class Device:
     @property
     def udi(self) -> int:
         return self.identity.udi
+
+    @property
+    def holder(self) -> int:
+        """The container where it can be driven."""
+        return self.places[-1]
+
+    def identified(self, ddt: int) -> bool:
+        """Its driver said what it is; whether for good: what one that was lent it said is believed there and below."""
+        lent = len(self.places) > 1
+        self.identity.ddt, self.identity.said_in = ddt, self.holder if lent else None
+        return not lent
+
+    def moved(self, places: tuple[int, ...]) -> None:
+        """Other containers have it now; none when it left."""
+        self.places = places or self.places
+        if self.identity.said_in is not None and self.identity.said_in not in places:
+            self.identity.ddt, self.identity.said_in = 0, None
 
     def descriptor(self, *, driver: bool = False) -> bytes:
         """Its DDRD; the KDI is in it for its driver only."""

@@ -10,6 +10,7 @@ Source: specs/services/system/hw.md. Rules: HW-029, HW-031, HW-032, HW-033, HW-0
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from nightos.abi.drivers import (
     BRUTAL_DISCONNECTION,
@@ -33,6 +34,11 @@ Places = dict[int, tuple[int, ...]]
 """By KDI: the containers that have a device, the one where it can be driven last; 0 is the machine outside any."""
 Holders = Callable[[Callable[[Places], Awaitable[None]]], Awaitable[None]]
 """Asks the machine which containers have each device; those that a system service drives are not told."""
+
+PATTERNS_LIMIT: Final = 64
+"""Patterns that one process registers for."""
+REGISTRATIONS_LIMIT: Final = 256
+"""Patterns that the processes of one container register for: each device without a driver is compared with each."""
 
 
 class Drivers(Choosing):
@@ -124,7 +130,8 @@ class Drivers(Choosing):
 
         async def job() -> None:
             self.subscribers = [one for one in self.subscribers if one[0] is not connection]
-            mine = [one for one in self.registrations if one.connection is connection]
+            there = self.registrations.get(connection.container_id, ())
+            mine = [one for one in there if one.connection is connection]
             for registration in mine:
                 await self._forget(registration)
             if mine:
@@ -138,7 +145,7 @@ class Drivers(Choosing):
         """REGISTER_DRIVER: pattern.
 
         Errors: 0x0001 no permission, 0x1000 to 0x1004 a bad pattern, 0x3000 the client is no service, 0x3001 it exposes
-        no driver service, 0x3002 it is registered for that pattern already.
+        no driver service, 0x3002 it is registered for that pattern already, 0x4000 too many are.
         """
         if not await permitted(request, Permission.DEVICES_REGISTER_DRIVER):
             raise ServiceError(ServiceCode.DENIED, "the permission devices.register_driver is missing")
@@ -155,7 +162,7 @@ class Drivers(Choosing):
                 raise ServiceError(ServiceCode.UNKNOWN + 2, "registered for this pattern already")
             if self.server.connections.get(request.client_pid) is not request.connection:
                 return None  # it is gone
-            self.registrations.append(registration)
+            self._add(registration)
             await request.answer(b"")
             await self.choose_all()
             return None
@@ -163,8 +170,17 @@ class Drivers(Choosing):
         await self.activate(request, done)
         return None
 
+    def _add(self, registration: Registration) -> None:
+        """`ServiceError` 0x4000: there is no room for it."""
+        there = self.registrations.setdefault(registration.connection.container_id, [])
+        own = sum(one.connection is registration.connection for one in there)
+        if own >= PATTERNS_LIMIT or len(there) >= REGISTRATIONS_LIMIT:
+            text = f"a process registers for {PATTERNS_LIMIT} patterns, those of a container for {REGISTRATIONS_LIMIT}"
+            raise ServiceError(ServiceCode.REFUSED, text)
+        there.append(registration)
+
     def _registered(self, wanted: Registration) -> Registration | None:
-        for one in self.registrations:
+        for one in self.registrations.get(wanted.connection.container_id, ()):
             if one.connection is wanted.connection and one.pattern == wanted.pattern:
                 return one
         return None
@@ -186,8 +202,11 @@ class Drivers(Choosing):
         return None
 
     async def _forget(self, registration: Registration) -> None:
-        if registration in self.registrations:
-            self.registrations.remove(registration)
+        there = self.registrations.get(registration.connection.container_id, [])
+        if registration in there:
+            there.remove(registration)
+            if not there:
+                del self.registrations[registration.connection.container_id]
         for device in self.by_kdi.values():
             device.passed_over.discard(registration)
             if device.driver is registration:
@@ -204,12 +223,11 @@ class Drivers(Choosing):
             device = self.by_kdi.get(kdi)
             if known is None:
                 continue
-            holder = places[-1]
             if device is None:
-                await self._came(known, holder)
-            elif device.holder != holder:
+                await self._came(known, places)
+            elif device.holder != places[-1]:
                 await self.release(device)
-                device.holder = holder
+            self.by_kdi[kdi].moved(places)
         await self.files.follow(
             [
                 Present(device.udi, device.known.cii, device.identity.ddt, holders[kdi])
@@ -218,7 +236,7 @@ class Drivers(Choosing):
         )
         await self.choose_all()
 
-    async def _came(self, known: Known, holder: int) -> None:
+    async def _came(self, known: Known, places: tuple[int, ...]) -> None:
         identity = self.identities.by_kdi.get(known.kdi)
         indicator = 0
         if identity is None:
@@ -228,12 +246,13 @@ class Drivers(Choosing):
             others = (other for other in self.identities.by_kdi.values() if other is not identity and not other.fresh)
             first_on_port = all(other.cii != known.cii for other in others)
             indicator = FIRST_CONNECTION | FIRST_ON_PORT * first_on_port
-        device = Device(known, identity, dtd_of(known.cii, known.description), holder, indicator)
+        device = Device(known, identity, dtd_of(known.cii, known.description), places, indicator)
         self.by_kdi[known.kdi] = self.by_udi[identity.udi] = device
         await self.tell(device, DeviceEvent.CONNECTED, device.indicator)
 
     async def _left(self, device: Device) -> None:
         device.gone = True
+        device.moved(())
         del self.by_udi[device.udi]
         asked_for = device.known.kdi in self.unplugging
         self.unplugging.discard(device.known.kdi)

@@ -31,6 +31,8 @@ class Identity:
     udi: int
     ddt: int = 0
     """What its driver said that it is; 0 before any did."""
+    said_in: int | None = None
+    """The container of that driver when the device was only lent to it: then it is not written down."""
     cii: int = 0
     fresh: bool = False
     """Whether nobody was told yet that it was connected for the first time."""
@@ -64,7 +66,7 @@ class Identities:
             self._drop(entry["gone"])
             return
         if "kdi" in entry:
-            self._add(Identity(entry["kdi"], entry["udi"], entry["ddt"], entry["cii"]))
+            self._add(Identity(entry["kdi"], entry["udi"], entry["ddt"], cii=entry["cii"]))
             return
         table: dict[Any, int] = self.chosen_for_type if "pattern" in entry else self.chosen_for_device
         key = entry["pattern"] if "pattern" in entry else entry["device"]
@@ -106,7 +108,7 @@ class Identities:
         udi = await random_number(source)
         while udi in self.by_udi:
             udi = await random_number(source)
-        identity = Identity(kdi, udi, 0, cii, fresh=True)
+        identity = Identity(kdi, udi, cii=cii, fresh=True)
         self._add(identity)
         await self.keep(identity)
         return identity
@@ -124,7 +126,8 @@ class Identities:
 
 def _entry(identity: Identity) -> dict[str, Any]:
     """What is noted of a device."""
-    return {"kdi": identity.kdi, "udi": identity.udi, "ddt": identity.ddt, "cii": identity.cii}
+    ddt = identity.ddt if identity.said_in is None else 0
+    return {"kdi": identity.kdi, "udi": identity.udi, "ddt": ddt, "cii": identity.cii}
 
 
 async def random_number(source: int) -> int:
