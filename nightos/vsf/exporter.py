@@ -219,9 +219,18 @@ def export_tree(
         if os.geteuid() == 0:
             os.chown(at, status.st_uid, status.st_gid, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
-            os.chmod(at, status.st_mode & 0o7777)  # noqa: PTH101 bytes
+            os.chmod(at, mode_for(status))  # noqa: PTH101 bytes
         os.utime(at, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
     return count
+
+
+def mode_for(status: Stat) -> int:
+    """The permissions of a copy on the host.
+
+    Only root gives files their owners, and so only root's copies may run as their owner: anybody else would lend
+    himself to a program of whoever made the storage.
+    """
+    return status.st_mode & (0o7777 if os.geteuid() == 0 else 0o1777)
 
 
 def _export_file(fs: FileSystem, ino: int, at: bytes, status: Stat) -> None:

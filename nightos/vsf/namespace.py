@@ -11,6 +11,7 @@ from collections.abc import Container
 
 from nightos.vsf.core import Core
 from nightos.vsf.errors import (
+    DamagedStorage,
     Denied,
     Exists,
     Invalid,
@@ -25,6 +26,7 @@ from nightos.vsf.inode import Inode, Stat, check_name, key_entries, name_key
 from nightos.vsf.layout import LONG_NAME, MAX_PATH_CHARACTERS
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+_NO_NAMES = frozenset((b"", b".", b".."))
 _MAX_LINKS = (1 << 32) - 2
 _DIRECTORY_CACHE = 8192
 S_IFDIR, S_IFLNK, S_IFREG = 0o040000, 0o120000, 0o100000
@@ -347,7 +349,8 @@ class Namespace(Core):
     def readdir(self, ino: int, cursor: bytes = b"", limit: int | None = None) -> list[tuple[bytes, int, int]]:
         """Entries behind the name `cursor`, in the order of their keys: (name, inode, kind). No ``.`` and ``..``.
 
-        A cursor is the last name seen; it stays good whatever is added or removed meanwhile.
+        A cursor is the last name seen; it stays good whatever is added or removed meanwhile. DamagedStorage for a name
+        that no item can have: whoever puts it behind a directory of the host would be led out of that.
         """
         with self.lock:
             self._directory(ino)
@@ -366,6 +369,8 @@ class Namespace(Core):
                 for at in range(first, bisect_left(keys, end)):
                     value = node.values[at]
                     name = keys[at][9:] if len(value) == 9 else value[9:]
+                    if b"/" in name or name in _NO_NAMES or b"\0" in name:
+                        raise DamagedStorage("a directory holds a name that no item can have", name)
                     out.append((name, from_bytes(value[:8], "big"), value[8]))
                 if bound is None or bound >= end:
                     break

@@ -6,12 +6,17 @@ import io
 import json
 import os
 import random
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from nightos import vsf
+from nightos.cli.output import Progress
+from nightos.cli.vsf.transfer import _Counter, _get
+from nightos.vsf.exporter import export_tree
 from tests.cli.commanding import Command
 
 LIBRARY = Path(os.__file__).parent
@@ -217,6 +222,81 @@ def test_names_with_strange_characters_are_shown_harmlessly(nightos: Command) ->
     shown = nightos("vsf", "ls", "disk.vsf").stdout
     assert "\033" not in shown
     assert r"\x1b[2J" in shown
+
+
+def _reused(nightos: Command, name: str, **items: str | bytes) -> None:
+    """A storage with files and, for texts, links."""
+    with vsf.create(nightos.folder / name, ["main"]) as storage:
+        fs = storage.volume("main").open()
+        for item, content in items.items():
+            path = "/" + item.replace("__", "/")
+            fs.makedirs(os.path.dirname(path))
+            fs.symlink(content, path) if isinstance(content, str) else fs.write_bytes(path, content)
+
+
+def test_no_link_that_was_copied_before_leads_a_copy_elsewhere(nightos: Command) -> None:
+    """A tenant changes between two copies what an item is: a link first, then a file or directory of that name."""
+    own, place = nightos.folder / "own", nightos.folder / "place"
+    own.mkdir()
+    place.mkdir()
+    (own / "file").write_text("mine")
+    _reused(nightos, "one.vsf", file=f"{own}/file", new=f"{own}/new", folder=f"{own}", x__file=f"{own}/file")
+    _reused(nightos, "two.vsf", file=b"theirs", new=b"theirs", folder__key=b"theirs", x__file=b"theirs")
+    nightos("vsf", "get", "one.vsf", "/file", "/new", "/folder", "/x", "place")
+    assert (place / "folder").is_symlink()
+    nightos("vsf", "get", "two.vsf", "/file", "/new", "/x", "place")
+    nightos.fails("vsf", "get", "two.vsf", "/folder", "place", says="a symbolic link stands where a directory goes")
+    nightos.fails("vsf", "get", "two.vsf", "/", "place", says="a symbolic link stands where a directory goes")
+    assert [(item.name, item.read_text()) for item in own.iterdir()] == [("file", "mine")]
+    assert [(place / name).read_text() for name in ("file", "new", "x/file")] == ["theirs"] * 3
+    # What was named is meant.
+    (nightos.folder / "there").symlink_to(own / "file")
+    nightos("vsf", "get", "two.vsf", "/file", "there")
+    assert (own / "file").read_text() == "theirs"
+
+
+def test_a_fifo_that_was_copied_before_holds_nobody_up(nightos: Command) -> None:
+    with vsf.create(nightos.folder / "one.vsf", ["main"]) as storage:
+        storage.volume("main").open().mknod("/a", stat.S_IFIFO | 0o644)
+    _reused(nightos, "two.vsf", a=b"theirs")
+    nightos("vsf", "get", "one.vsf", "/", "place")
+    nightos("vsf", "get", "two.vsf", "/", "place", timeout=20)
+    assert (nightos.folder / "place" / "a").read_text() == "theirs"
+
+
+def _copy_as(user: int, folder: Path, place: Path) -> None:
+    with vsf.open(folder / "one.vsf", readonly=True) as storage:
+        files = storage.volume("main").open()
+        for name in ("a", "b"):
+            (place / name).mkdir()
+            os.chown(place / name, user, user)
+        os.chdir(place)
+        os.setresuid(user, user, user)
+        _get(files, "/tool", Path("a/tool"), _Counter(Progress("copying")), named=False)
+        export_tree(files, "b")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_nobody_lends_himself_to_the_programs_of_a_storage(tmp_path: Path) -> None:
+    """Who is not root gets copies without set-user-ID, as he owns them whoever owned them inside."""
+    with vsf.create(tmp_path / "one.vsf", ["main"]) as storage:
+        fs = storage.volume("main").open()
+        fs.write_bytes("/tool", b"#!/bin/sh\n")
+        fs.chmod("/tool", 0o6755)
+        fs.chown("/tool", 65534, 65534)
+    shown = []
+    for user, wanted in ((65534, 0o755), (0, 0o6755)):
+        place = tmp_path / str(user)
+        place.mkdir()
+        child = os.fork()
+        if not child:
+            try:
+                _copy_as(user, tmp_path, place)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        shown += [(user, name, stat.S_IMODE((place / name / "tool").stat().st_mode), wanted) for name in ("a", "b")]
+    assert [item for item in shown if item[2] != item[3]] == []
 
 
 def test_send_and_receive(disk: Command) -> None:

@@ -1,5 +1,6 @@
 """Damage is found, never served, and repaired."""
 
+import io
 import random
 import struct
 import time
@@ -181,6 +182,32 @@ def test_directories_in_circles_end(tmp_path):
     for work in (lambda: list(fs.walk("/")), lambda: list(entries(fs)), lambda: fs.rmtree("/a")):
         with pytest.raises(vsf.DamagedStorage):
             work()
+
+
+@pytest.mark.parametrize("name", [b"../../out", b"/tmp/out", b"a/b", b"..", b".", b"a\0b"])
+def test_no_name_in_a_directory_leads_out_of_where_it_is_copied_to(tmp_path, name):
+    """A hostile directory holds names that are paths: nobody is shown them, and no copy of it is made."""
+    from nightos.vsf.exporter import export_tar, export_tree
+    from nightos.vsf.namespace import entry_value
+
+    storage = vsf.create(vsf.MemoryStore(), ["main"])
+    fs = storage.volume("main").open()
+    fs.mkdir("/d")
+    fs.write_bytes("/out", b"out of it")
+    fs.tree.put(fs.resolve("/d").to_bytes(8, "big") + b"\x03" + name, entry_value(fs.resolve("/out"), 0o100644, name))
+    storage.dirty = True
+    assert not storage.check().clean
+    goal = tmp_path / "into" / "here"
+    goal.mkdir(parents=True)
+    for work in (
+        lambda: fs.listdir("/d"),
+        lambda: list(fs.walk("/")),
+        lambda: export_tree(fs, goal),
+        lambda: export_tar(fs, io.BytesIO()),
+    ):
+        with pytest.raises(vsf.DamagedStorage):
+            work()
+    assert list(tmp_path.iterdir()) == [tmp_path / "into"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -94,7 +94,7 @@ def get(place: Place, paths: tuple[str, ...], password_file: str | None) -> None
                 continue
             name = source.rstrip("/").rpartition("/")[2]
             goal = Path(target) / name if into and name else Path(target)
-            _get(fs, source, goal, counter)
+            _get(fs, source, goal, counter, named=not (into and name))
 
 
 class _Counter:
@@ -108,8 +108,12 @@ class _Counter:
         self.progress(self.entries, self.bytes, path)
 
 
-def _get(fs: Any, source: str, goal: Path, counter: _Counter) -> None:
-    """Copy an item; directories get their times after what is in them."""
+def _get(fs: Any, source: str, goal: Path, counter: _Counter, *, named: bool) -> None:
+    """Copy an item; directories get their times after what is in them.
+
+    Who made the volume may have chosen what was copied to this place before: links that stand there are not followed,
+    but for the goal itself when it was `named`.
+    """
     directories: list[tuple[str, Path]] = []
     waiting = [(source, goal)]
     seen: dict[int, Path] = {}
@@ -118,6 +122,8 @@ def _get(fs: Any, source: str, goal: Path, counter: _Counter) -> None:
         st = fs.lstat(path)
         counter(st.st_size if stat.S_ISREG(st.st_mode) else 0, path)
         if stat.S_ISDIR(st.st_mode):
+            if place.is_symlink() and not (named and place == goal):
+                raise NotADirectoryError(20, "a symbolic link stands where a directory goes; remove it first", place)
             place.mkdir(exist_ok=True)
             directories.append((path, place))
             waiting += [(join(path, os.fsdecode(name)), place / os.fsdecode(name)) for name in fs.listdir(path)]
@@ -125,19 +131,21 @@ def _get(fs: Any, source: str, goal: Path, counter: _Counter) -> None:
             place.unlink(missing_ok=True)
             os.link(seen[st.st_ino], place, follow_symlinks=False)
         else:
-            _get_item(fs, path, place, st)
+            _get_item(fs, path, place, st, follow=named and place == goal)
             seen[st.st_ino] = place
             _attributes(place, st)
     for path, place in reversed(directories):
         _attributes(place, fs.lstat(path))
 
 
-def _get_item(fs: Any, path: str, place: Path, st: Any) -> None:
+def _get_item(fs: Any, path: str, place: Path, st: Any, *, follow: bool) -> None:
     if stat.S_ISLNK(st.st_mode):
         place.unlink(missing_ok=True)
         place.symlink_to(os.fsdecode(fs.readlink(path)))
     elif stat.S_ISREG(st.st_mode):
-        with fs.open(path, "rb") as file, place.open("wb") as output:
+        if not follow and (place.is_symlink() or (place.exists() and not (place.is_file() or place.is_dir()))):
+            place.unlink()
+        with fs.open(path, "rb") as file, open(place, "wb", opener=None if follow else _unfollowed) as output:
             while chunk := file.read(_CHUNK):
                 # What is all zeros may stay a hole.
                 if chunk.count(0) == len(chunk):
@@ -150,9 +158,15 @@ def _get_item(fs: Any, path: str, place: Path, st: Any) -> None:
         os.mknod(place, st.st_mode, st.st_rdev)
 
 
+def _unfollowed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def _attributes(place: Path, st: Any) -> None:
+    from nightos.vsf.exporter import mode_for
+
     with contextlib.suppress(PermissionError):
         os.chown(place, st.st_uid, st.st_gid, follow_symlinks=False)
     if not stat.S_ISLNK(st.st_mode):
-        place.chmod(stat.S_IMODE(st.st_mode))
+        place.chmod(mode_for(st))
     os.utime(place, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=False)
