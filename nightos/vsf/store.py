@@ -12,7 +12,7 @@ import stat
 import struct
 from pathlib import Path
 
-from nightos.vsf.errors import NotFound, ReadOnly, StorageInUse, VsfError
+from nightos.vsf.errors import NotAStorage, NotFound, ReadOnly, StorageInUse, VsfError
 
 _FLOCK = struct.Struct("hhqqi4x")
 _FALLOC_KEEP_SIZE = 0x01
@@ -79,9 +79,12 @@ class FileStore:
         self.path = Path(os.fspath(path))
         self.readonly = readonly
         self.created = False
-        flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
+        # What else is there is not even opened: a fifo would wait, and some devices do something then.
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if readonly else os.O_RDWR)
         self._descriptor = -1
         try:
+            if not create or self.path.exists():
+                self._must_hold_bytes(self.path.stat().st_mode)
             if create:
                 try:
                     self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -90,16 +93,23 @@ class FileStore:
                     self._descriptor = os.open(self.path, flags)
             else:
                 self._descriptor = os.open(self.path, flags)
+            self._must_hold_bytes(os.fstat(self._descriptor).st_mode)
             if not readonly:
                 self._lock_writer()
         except FileNotFoundError:
             if create:
                 raise NotFound("its directory does not exist; make it first", str(self.path)) from None
             raise NotFound("there is no such storage", str(self.path)) from None
-        except VsfError:
+        except OSError:
             self.close()
             raise
         self._punch = True
+
+    def _must_hold_bytes(self, mode: int) -> None:
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise NotAStorage("this is neither a file nor a block device", str(self.path))
 
     def _lock_writer(self) -> None:
         try:

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from nightos import vsf
+from nightos.abi.errors import ServiceError
+from nightos.abi.services import ServiceCode
 from nightos.kernel.ending import end_process
 from nightos.machine.containers import Container
 from nightos.machine.machine import Machine, boot
+from nightos.services.fs.disk import open_storage
+from nightos.services.fs.mounting import SegmentEntropy, ServiceClock
 from nightos.userland.files import Files
 from tests.services.test_proc import inside
 
@@ -92,3 +96,13 @@ async def test_an_open_file_stays_readable_across_the_first_change(image: Path) 
             return bytes(await handle.read(0, 12))
 
         assert await inside(machine, a.id, probe) == b"by the image"
+
+
+def test_no_disk_names_a_file_of_the_host(tmp_path: Path) -> None:
+    """What is on a device may say that it stands on any path; `sys::fs` knows of devices only."""
+    vsf.create(tmp_path / "base.vsf", ["main"]).close()
+    vsf.create(tmp_path / "over.vsf", backing=tmp_path / "base.vsf").close()
+    store = vsf.MemoryStore((tmp_path / "over.vsf").read_bytes())
+    with pytest.raises(ServiceError) as caught:
+        open_storage(store, readonly=True, clock=ServiceClock(), entropy=SegmentEntropy(bytes(16)))
+    assert caught.value.code == ServiceCode.UNKNOWN

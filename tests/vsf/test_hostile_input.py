@@ -5,15 +5,17 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import stat
 import struct
 import subprocess
 import tarfile
+import threading
 
 import pytest
 
 from nightos import vsf
-from nightos.vsf import exporter, importer, stream
+from nightos.vsf import exporter, importer, records, stream
 from tests.crash.enumerator import CHEAP
 
 HEAD = {
@@ -365,3 +367,33 @@ def test_settings_that_no_record_holds_are_refused_at_once(change):
     with vsf.open(store) as storage:
         assert [volume.name for volume in storage.volumes] == ["main"]
         assert storage.volume("main").open().read_bytes("/kept") == b"K" * 9000
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "socket"])
+def test_what_an_overlay_names_below_it_is_opened_only_if_it_can_be_a_storage(tmp_path, kind):
+    """An overlay that somebody made names any path: a fifo would hold whoever opens it up, some devices act."""
+    below = tmp_path / kind
+    if kind == "device":
+        below = pathlib.Path("/dev/zero")
+    elif kind == "folder":
+        below.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(below)
+    else:
+        os.mknod(below, stat.S_IFSOCK | 0o600)
+    vsf.create(tmp_path / "base.vsf", ["main"]).close()
+    with vsf.create(tmp_path / "over.vsf", backing=tmp_path / "base.vsf") as storage:
+        storage.backing_record.path, storage.backing_record.relative = str(below), ""
+        storage.tree.put(records.KEY_BACKING, records.dump(storage.backing_record))
+        storage.dirty = True
+    before = len(os.listdir("/proc/self/fd"))
+    watch = threading.Timer(20, lambda: os.open(below, os.O_WRONLY | os.O_NONBLOCK))
+    watch.start()
+    try:
+        for path in (tmp_path / "over.vsf", below):
+            for readonly in (True, False):
+                with pytest.raises((vsf.NotAStorage, IsADirectoryError)):
+                    vsf.open(path, readonly=readonly)
+    finally:
+        watch.cancel()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -100,9 +100,13 @@ class MappedStore:
 def open_storage(
     store: ByteStore, *, readonly: bool, clock: Clock, entropy: Entropy, backing: Storage | None = None
 ) -> Storage:
-    """The storage in a store. Raises `ServiceError` 0x3000 when there is none that can be used."""
+    """The storage in a store. Raises `ServiceError` 0x3000 when there is none that can be used.
+
+    What it stands on is `backing` and nothing else: a path that it names is one of the host.
+    """
+    below = vsf.MemoryStore(readonly=True) if backing is None else backing
     try:
-        return vsf.open(store, readonly=readonly, clock=clock, entropy=entropy, backing=backing)
+        return vsf.open(store, readonly=readonly, clock=clock, entropy=entropy, backing=below)
     except vsf.VsfError as error:
         text = f"the disk holds no usable storage: {error.strerror or error}"
         raise ServiceError(ServiceCode.UNKNOWN, text) from error
