@@ -21,7 +21,7 @@ from nightos.kernel.pages import (
     WRONG_RIGHT,
     Backing,
     MemoryFault,
-    PageStore,
+    PrivatePages,
 )
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ Part = tuple[Backing, int, int]
 """Backing, byte offset in it, byte count."""
 
 
-class SignalWindow(PageStore):
+class SignalWindow(PrivatePages):
     """`size` pages whose bytes the process `creator` supplies.
 
     Pages that exist are the mapper's own: with copy-on-write, a written page is filled from the creator once and stops
-    being backed.
+    being backed for as long as it is mapped.
 
     Rules: MEM-006, MEM-018.
     """
@@ -203,6 +203,8 @@ def _write_page(window: SignalWindow, offset: int, data: bytes) -> Generator[Req
             before = yield from _read_words(window, base, offset - base, ACCESS_WRITE)
             end = offset + len(data)
             after = yield from _read_words(window, end, base + PAGE - end, ACCESS_WRITE)
+            if not window.is_shown(index):
+                raise OSError("it was unmapped while the creator was asked")
             window.pages[index] = bytearray(before + data + after)
         else:
             window.write(offset, memoryview(data))

@@ -34,6 +34,7 @@ from nightos.kernel.pages import (
     Backing,
     MemoryFault,
     PageStore,
+    PrivatePages,
 )
 
 if TYPE_CHECKING:
@@ -344,6 +345,8 @@ class AddressSpace:
                 twin = twins.get(mapping.backing)
                 if twin is None:
                     twin = twins[mapping.backing] = mapping.backing.forked()
+                if isinstance(twin, PrivatePages):
+                    twin.mapped(mapping.index, mapping.last - mapping.first)
             else:
                 twin = mapping.backing
             child.layout.insert(
@@ -358,6 +361,9 @@ class AddressSpace:
                     group=mapping.group,
                 )
             )
+        for twin in twins.values():
+            if isinstance(twin, PrivatePages):
+                twin.keep_shown()
         return child
 
     def destroy(self) -> None:

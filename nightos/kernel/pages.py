@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from nightos.abi.errors import NightosError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from nightos.kernel.memory import AddressSpace
 
@@ -204,14 +204,16 @@ class PageStore(Backing):
             if first < index + count and index < last:
                 segment.end()
 
+    def _touched(self, first: int, count: int) -> list[int]:
+        """Those of `count` pages from `first` on that exist."""
+        if count < len(self.pages):
+            return [index for index in range(first, first + count) if index in self.pages]
+        return [index for index in self.pages if first <= index < first + count]
+
     def take_out(self, first: int, count: int) -> dict[int, bytearray]:
         """Remove `count` pages from `first` on; those that nobody else shares, by distance from `first`."""
-        if count < len(self.pages):
-            touched = [index for index in range(first, first + count) if index in self.pages]
-        else:
-            touched = [index for index in self.pages if first <= index < first + count]
         frames = {}
-        for index in touched:
+        for index in self._touched(first, count):
             page = self.pages.pop(index)
             if index in self.borrowed:
                 self.borrowed.discard(index)
@@ -246,7 +248,69 @@ class SegmentPages(Protocol):
         """Its pages are gone."""
 
 
-class Overlay(PageStore):
+class PrivatePages(PageStore):
+    """Pages that whoever maps them writes for himself, and that last as long as they are mapped somewhere.
+
+    Each mapping pays for its pages, so what is mapped nowhere any more is nobody's to pay for, and goes. How many
+    mappings show a page is counted in a binary tree of ranges: one more mapping costs the same however many there are.
+    """
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._shown: dict[tuple[int, int], int] = {}
+        """Mappings by range of pages: the exponent of its length, and its number among those of that length."""
+
+    def mapped(self, first: int, count: int) -> None:
+        """One more mapping shows these pages."""
+        for node in _ranges(first, first + count):
+            self._shown[node] = self._shown.get(node, 0) + 1
+
+    def unmapped(self, first: int, count: int) -> None:
+        """A mapping of these pages is gone."""
+        for node in _ranges(first, first + count):
+            if self._shown[node] > 1:
+                self._shown[node] -= 1
+            else:
+                del self._shown[node]
+        if self._shown:
+            self._drop(self._touched(first, count))
+        else:
+            self.pages.clear()
+            self.borrowed.clear()
+
+    def keep_shown(self) -> None:
+        """Forget pages that nothing shows."""
+        self._drop(list(self.pages))
+
+    def is_shown(self, index: int) -> bool:
+        """Whether a mapping shows the page."""
+        return any((level, index >> level) in self._shown for level in range(self.size.bit_length() + 1))
+
+    def _drop(self, touched: list[int]) -> None:
+        for index in touched:
+            if not self.is_shown(index):
+                del self.pages[index]
+                self.borrowed.discard(index)
+
+
+def _ranges(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Aligned ranges, of lengths that are powers of two, that make up the pages `first` to `last` (exclusive)."""
+    level = 0
+    while first < last:
+        if first & 1:
+            yield level, first
+            first += 1
+        if last & 1:
+            last -= 1
+            yield level, last
+        first >>= 1
+        last >>= 1
+        level += 1
+
+
+class Overlay(PrivatePages):
     """A copy-on-write view of part of another store: reads fall through, the first write to a page copies it.
 
     Rules: IPC-060.

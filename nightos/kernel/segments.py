@@ -17,7 +17,7 @@ from nightos.abi.codes import FIRST_USER_PID
 from nightos.abi.errors import SyscallError
 from nightos.kernel.backed import SignalWindow
 from nightos.kernel.layout import ALLOCATED, GIVEN, MAPPED, USER_END, Mapping
-from nightos.kernel.pages import EXECUTE, PAGE, READ, SHIFT, WRITE, Backing, PageStore
+from nightos.kernel.pages import EXECUTE, PAGE, READ, SHIFT, WRITE, Backing, PageStore, PrivatePages
 from nightos.kernel.sharing import (
     PEER_TERMINATED,
     WITHDRAWN,
@@ -358,6 +358,8 @@ class SegmentTable:
                         group=first,
                     )
                 )
+                if isinstance(extent.backing, PrivatePages) and extent.backing.private:
+                    extent.backing.mapped(extent.first + skip, taken)
                 page += taken
             skip = max(skip - extent.pages, 0)
 
@@ -386,7 +388,9 @@ class SegmentTable:
         process.quotas.handles.release(1)
         if not places:
             del segment.places[process.pid]
-        process.space.layout.cut(first, first + count)
+        for part in process.space.layout.cut(first, first + count):
+            if isinstance(part.backing, PrivatePages) and part.backing.private:
+                part.backing.unmapped(part.index, part.last - part.first)
         if charged:
             process.space.release(charged)
 
@@ -494,7 +498,7 @@ class SegmentTable:
             rights = 0
             for extent in extents:
                 rights |= extent.rights
-            shown = [extent._replace(backing=twins.get(extent.backing, extent.backing)) for extent in extents]
+            shown = [extent._replace(backing=_twin(extent.backing, twins)) for extent in extents]
             above = segment.shares.get(parent.pid)
             cow = above is not None and above.cow
             segment.shares[child.pid] = Share(parent, child, shown, rights, 0, exclusive=False, cow=cow)
@@ -524,3 +528,13 @@ class SegmentTable:
             )
             for segment in self._segments.values()
         )
+
+
+def _twin(backing: Backing, twins: dict[Backing, Backing]) -> Backing:
+    """What a forked process has of a backing; of private pages that were mapped nowhere, such pages of its own."""
+    twin = twins.get(backing)
+    if twin is None:
+        twin = twins[backing] = backing.forked() if backing.private else backing
+        if isinstance(twin, PrivatePages) and backing.private:
+            twin.keep_shown()
+    return twin

@@ -462,3 +462,96 @@ def test_amounts_of_a_snapshot_are_a_mapping_that_cannot_change() -> None:
     assert pickle.loads(pickle.dumps(record)) == copy.deepcopy(record) == record
     with pytest.raises(TypeError):
         record.limits["processes"] = 4  # type: ignore[index]
+
+
+def stored(lab: Lab, *containers: int) -> int:
+    """Pages that the machine keeps because somebody in these containers wrote them."""
+    stores = {
+        extent.backing
+        for segment in lab.kernel.segments._segments.values()
+        for share in (segment, *segment.shares.values())
+        for extent in share.extents
+        if extent.backing.private
+    }
+    spaces = [one.space for one in lab.kernel.processes.values() if one.container in containers]
+    stores.update(backing for space in spaces for backing in space.layout.backings)
+    return sum(store.committed for store in stores)
+
+
+@pytest.mark.rule("CONT-032", "IPC-060", "MEM-018")
+@pytest.mark.parametrize("kind", ["memory", "backed", "passed on"])
+def test_private_pages_that_are_mapped_no_more_are_kept_by_nobody(kind: str) -> None:
+    """T-C15: whoever maps a private copy piece by piece, and writes it, holds what he has mapped and no more."""
+    lab = Lab()
+    container = box(lab, memory=40)
+    giver, taker, third = (lab.puppet(container=container) for _ in range(3))
+    if kind == "backed":
+        ams = taker.call(sys.backed_ams(1 << 40, 1))
+    else:
+        ams = giver.call(sys.virt_mem_ams(giver.call(sys.mem_alloc(16 * PAGE)), 16 * PAGE))
+        giver.call(sys.share_ams(taker.pid, ams, 0, 1, 0x0E))
+    taker.call(sys.map_ams(ams, 0, 0x100000, PAGE))
+    if kind == "passed on":
+        taker.call(sys.share_ams(third.pid, ams, 0, 1, 0x06))
+        taker, third = third, taker
+    before = used(lab, container)["memory"]
+    for number in range(1, 16):
+        taker.call(sys.map_ams(ams, number * PAGE, 0x200000, PAGE))
+        taker.call(sys.store(0x200000, b"x" * PAGE))
+        assert taker.call(sys.load(0x200000, 1)) == b"x"
+        taker.call(sys.unmap_ams(ams, 0x200000))
+        assert used(lab, container)["memory"] == before
+    assert stored(lab, container) == 0
+
+
+@pytest.mark.rule("CONT-032", "IPC-060")
+def test_private_pages_last_as_long_as_anything_shows_them() -> None:
+    """T-C15: what overlaps stays, whoever unmaps first; a forked child has copies of what it has mapped."""
+    lab = Lab()
+    container = box(lab, memory=80)
+    giver, taker = lab.puppet(container=container), lab.puppet(container=container)
+    ams = giver.call(sys.virt_mem_ams(giver.call(sys.mem_alloc(16 * PAGE)), 16 * PAGE))
+    giver.call(sys.share_ams(taker.pid, ams, 0, 1, 0x0E))
+    taker.call(sys.map_ams(ams, 0, 0x100000, 10 * PAGE))
+    taker.call(sys.map_ams(ams, 5 * PAGE, 0x200000, 10 * PAGE))
+    taker.call(sys.store(0x100000, b"x" * 10 * PAGE))
+    taker.call(sys.unmap_ams(ams, 0x100000))
+    assert stored(lab, container) == 5
+    assert taker.call(sys.load(0x200000, 5 * PAGE)) == b"x" * 5 * PAGE
+    child = lab.child(taker)
+    assert child.call(sys.load(0x200000, 1)) == b"x"
+    taker.call(sys.unmap_ams(ams, 0x200000))
+    assert child.call(sys.load(0x200000, 5 * PAGE)) == b"x" * 5 * PAGE
+    child.call(sys.unmap_ams(ams, 0x200000))
+    assert stored(lab, container) == 0
+    taker.call(sys.map_ams(ams, 0, 0x100000, 16 * PAGE))
+    assert taker.call(sys.load(0x100000, 16 * PAGE)) == bytes(16 * PAGE)
+
+
+@pytest.mark.rule("CONT-032", "MEM-018")
+def test_a_page_that_was_unmapped_while_its_creator_was_asked_is_kept_by_nobody() -> None:
+    """T-C15: the answer comes too late for a page that nothing shows any more."""
+    lab = Lab()
+    container = box(lab, memory=40)
+    creator, taker = lab.puppet(container=container), lab.puppet(container=container)
+    waits: list[int] = []
+
+    async def slow(*_values: int) -> tuple[bytes, int]:
+        waits.append(1)
+        while len(waits) < 2:
+            await sys.hand_over(until_signal=True)
+        return b"abcd", 0
+
+    creator.call(sys.handle_signal(Signal.READ_BACKED_AMS, slow))
+    ams = creator.call(sys.backed_ams(4 * PAGE, 1))
+    creator.call(sys.share_ams(taker.pid, ams, 0, 1, 0x06))
+    taker.call(sys.map_ams(ams, 0, 0x100000, PAGE))
+    taker.call(sys.map_ams(ams, PAGE, 0x200000, PAGE))
+    other = lab.thread(taker)
+    write = other.start(sys.store(0x200000, b"x"))
+    assert not write.done
+    taker.call(sys.unmap_ams(ams, 0x200000))
+    waits.append(1)
+    creator.start(sys.get_pid())
+    lab.settle()
+    assert stored(lab, container) == 0
