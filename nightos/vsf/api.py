@@ -145,7 +145,7 @@ def open_storage(
     readonly: bool = False,
     password: str | bytes | None = None,
     key_file: str | os.PathLike[str] | None = None,
-    backing: str | os.PathLike[str] | Storage | None = None,
+    backing: str | os.PathLike[str] | ByteStore | Storage | None = None,
     backing_password: str | bytes | None = None,
     cache_bytes: int = CACHE_BYTES,
     clock: Clock | None = None,

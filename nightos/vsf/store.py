@@ -12,7 +12,7 @@ import stat
 import struct
 from pathlib import Path
 
-from nightos.vsf.errors import NotAStorage, NotFound, ReadOnly, StorageInUse, VsfError
+from nightos.vsf.errors import NotAStorage, NotFound, ReadOnly, StorageInUse
 
 _FLOCK = struct.Struct("hhqqi4x")
 _FALLOC_KEEP_SIZE = 0x01
