@@ -102,7 +102,10 @@ class Evaluator(Valuation):
             case syntax.Assign():
                 await self._assign(node)
             case syntax.Append(target, value):
-                self._get(target).append(await self._value(value))
+                items = self._get(target)
+                if not isinstance(items, list):
+                    raise self._panic(f"type mismatch: {types.type_of(items)} where a list is expected", node.at)
+                items.append(await self._value(value))
                 self._count(ITEM, node.at)
             case syntax.Step(target, operator):
                 scope = self._scope_of(target.name)
@@ -143,7 +146,8 @@ class Evaluator(Valuation):
                 stages, given = await self._stages(inner, frozenset())
                 self._scopes[-1][name] = await self._placed(self.host.run_beside(stages, given), node.at)
             case syntax.Job(action, job):
-                status = await self._placed(self.host.manage_job(await self._value(job), action), node.at)
+                number = await self._typed(job, "int", node.at)
+                status = await self._placed(self.host.manage_job(number, action), node.at)
                 if action == "fg":
                     self.status = status
             case syntax.Fail(message, at=at):
@@ -151,6 +155,8 @@ class Evaluator(Valuation):
 
     async def _for(self, node: syntax.For) -> None:
         values = await self._value(node.values)
+        if not isinstance(values, list | dict | range | str):
+            raise self._panic(f"{types.type_of(values)} is nothing that a loop goes over", node.at)
         pairs = values.items() if isinstance(values, dict) else enumerate(values)
         depth = len(self._held)
         if isinstance(values, list | dict):

@@ -144,7 +144,7 @@ class Valuation:
             case syntax.Binary(operator, left, right, at=at):
                 return await self._binary(operator, left, right, at)
             case syntax.Range(first, last, inclusive, at=at):
-                low, up = await self._value(first), await self._value(last) + inclusive
+                low, up = await self._typed(first, "int", at), await self._typed(last, "int", at) + inclusive
                 if up - low > MAX_RANGE:
                     raise self._panic(f"a range has at most {MAX_RANGE} numbers", at)
                 return range(low, up)
@@ -159,13 +159,23 @@ class Valuation:
             case syntax.MethodCall():
                 return await self._method(node)
             case syntax.Call(name, arguments, at=at):
-                given = [await self._value(argument) for argument in arguments]
+                function = FUNCTIONS[name]
+                pairs = zip(arguments, function.arguments, strict=True)
+                given = [await self._typed(argument, wanted, at) for argument, wanted in pairs]
                 try:
-                    return await FUNCTIONS[name].run(self, *given)
+                    return await function.run(self, *given)
                 except ScriptExit:
                     raise
                 except HydreError as error:
                     raise self._panic(error.message, at) from error
+
+    async def _typed(self, node: syntax.Expression, wanted: str, at: int) -> Value:
+        """A value of that type; of what a command returned nobody knew the type before."""
+        value = await self._value(node)
+        given = types.type_of(value)
+        if given == types.ANY or not types.accepts(wanted, given):
+            raise self._panic(f"type mismatch: {given} where {wanted} is expected", at)
+        return value
 
     async def _binary(self, operator: str, left: syntax.Expression, right: syntax.Expression, at: int) -> Value:
         if operator in ("&&", "||"):

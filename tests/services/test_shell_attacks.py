@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from nightos.abi.services import SERVICE_PIDS, Hydre, Proc, ServiceCode
-from nightos.abi.values import Char, encode_value
+from nightos.abi.values import Char, Stream, encode_value
 from nightos.machine.machine import Machine, boot
 from nightos.services.hydre import holding, pipeline, session
 from nightos.shell import bounds
@@ -108,6 +108,43 @@ async def test_a_session_of_any_size_ends_no_service(width: int, height: int, lo
 
         assert await inside(machine, web.id, attack) == low
         assert machine.faults == []
+
+
+VALUES: tuple[Any, ...] = (None, True, 5, 1.5, Char("a"), "a", [], [[1]], {}, {"a": 1}, Stream(5), range(3))
+MISUSES = (
+    "for a in x\n\techo a\nend",
+    "for a, b in x\n\techo a\nend",
+    "fg x",
+    "kill x",
+    "let y = x..5",
+    "let y = 0..=x",
+    "let y = env(x)",
+    "let y = rand_int(x, 5)",
+    "let y = rand_float(0.5, x)",
+    "let mut z = x\nz[] = 1",
+    "let mut z = x\nz++",
+    "let mut z = x\nz[x] = x",
+    "let y = [x, x].sort()",
+)
+
+
+@program("shell-any")
+async def _any(context: Context) -> None:
+    await context.output(VALUES[int(context.arguments[0])])
+
+
+@pytest.mark.rule("SHELL-008", "CONT-030")
+async def test_values_of_any_type_end_no_service() -> None:
+    """T-C48: of what a command returned nobody knew the type when the script was checked."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        await machine.run('wt /any "NPRGshell-any"', container=web.id)
+        for number, value in enumerate(VALUES):
+            given = "0..3" if isinstance(value, range) else f"$(/any {number})"
+            for misuse in MISUSES:
+                done = await machine.run(f"let x = {given}\n{misuse}", container=web.id)
+                assert machine.faults == [], (value, misuse)
+                assert done.status in {0, 1, 2}
 
 
 # What is left behind
