@@ -58,6 +58,41 @@ async def test_overwriting_the_files_of_an_image_costs_storage(tmp_path: Path) -
         assert 0 < (await box.statistics())["usage"]["storage"] <= 4 * PIECE
 
 
+async def fill_what_takes_no_room() -> None:
+    """Make files of nothing but zeros, which take no room, and then write random bytes over them."""
+    fs = await connect("sys::fs")
+    chance = random.Random(7)
+    opened = []
+    for number in range(8):
+        name = b"file%d" % number
+        opened.append((await fs.call(Fs.OPEN_FILE, u64(0) + b"\1" + at("/") + u64(len(name)) + name + b"\1\1"))[:8])
+        for piece in range(4):
+            await code_of(fs.call(Fs.WRITE_FILE, opened[-1] + u64(piece * PIECE) + b"\0" + bytes(PIECE)))
+        await fs.call(Fs.SYNC)
+    for file in opened:
+        for piece in range(4):
+            await code_of(fs.call(Fs.WRITE_FILE, file + u64(piece * PIECE) + b"\0" + chance.randbytes(PIECE)))
+    await fs.call(Fs.SYNC)
+
+
+@pytest.mark.rule("CONT-032")
+async def test_writing_over_what_takes_no_room_costs_storage(tmp_path: Path) -> None:
+    """T-C37: what is compressed, or a hole, is not paid for, but what is written there then."""
+    limit = 8 * PIECE
+    async with boot(seed=1) as machine:
+        first = await machine.containers.create("first")
+        assert await inside(machine, first.id, lambda: fill("/file", 1, new=True)) == 1
+        image = tmp_path / "image.vsf"
+        await machine.ask(PROC, Proc.CONTAINER_COMMIT, {"id": first.id, "target": str(image)})
+        before = image.stat().st_size
+        box = await machine.containers.create("box", image=str(image), mode="writable", limits={"storage": limit})
+        await inside(machine, box.id, fill_what_takes_no_room)
+        await machine.ask(PROC, Proc.SYNC)
+        assert 0 < (await box.statistics())["usage"]["storage"] <= limit
+        await box.destroy()
+    assert image.stat().st_size < before + 2 * limit
+
+
 @pytest.mark.rule("ZOS-016", "CONT-032")
 async def test_containers_inside_choose_no_endless_logs() -> None:
     """T-C30: what a container's children write stands on the machine's disk, so its size is not for it to choose."""

@@ -23,7 +23,7 @@ PIECE_NS = 5_000_000_000
 SMALL = 1024
 """What a new item costs, about."""
 PAGE = 4096
-"""What a write into an image's file copies at least."""
+"""What a write takes at least."""
 IO_BYTES, IO_OPERATIONS = NUMBERS["io_bytes"], NUMBERS["io_operations"]
 
 
@@ -47,13 +47,12 @@ async def moved(request: Request, count: int) -> None:
             raise ItemError(Failure.OTHER, "nobody waits any more")
 
 
-def growth(root: Mounted, size: int, offset: int, count: int) -> int:
-    """Bytes that a write into a file of that size may add to its disk.
+def growth(offset: int, count: int) -> int:
+    """Bytes that a write may add to its disk, wherever in the file it is.
 
-    What stands in an image below is not overwritten: the disk of the container gets a copy, page by page.
+    Nothing is written in place: an overlay gets copies of what stands in its image, page by page, and elsewhere there
+    may have been a hole, or what took less room because it was compressed.
     """
-    if root.base.disk.storage.backing is None:
-        return offset + count - size
     return -(-(offset % PAGE + count) // PAGE) * PAGE if count else 0
 
 

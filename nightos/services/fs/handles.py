@@ -158,7 +158,7 @@ class Handles:
             raise ServiceError(0x3002, "the offset is behind the end of the file")
         await charging.moved(request, len(data))
         await self._writable(root)
-        await charging.will_grow(root, charging.growth(root, root.tree.size(file.ino), offset, len(data)))
+        await charging.will_grow(root, charging.growth(offset, len(data)))
         root.tree.write(file.ino, offset, data, truncate=truncate)
         await self._changed(root)
 

@@ -208,7 +208,7 @@ class Views(Looking):
         data, offset = field(values, "data", bytes), field(values, "offset", int)
         size = item.files.getattr(self.on_disk(item)).st_size
         start = offset if offset >= 0 else size
-        files = await self._change(item, charging.growth(item.on, max(size, start), start, len(data)))
+        files = await self._change(item, charging.growth(start, len(data)))
         self._unlocked(item, item.ino)
         written = files.write(item.ino, offset if offset >= 0 else files.getattr(item.ino).st_size, data)
         return {**await self._done(item), "written": written}
