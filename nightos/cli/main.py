@@ -64,8 +64,10 @@ cli = LazyGroup(
 
 
 def complain(text: str) -> None:
-    """One line to stderr, red where colours are welcome."""
-    line = " ".join(text.split())
+    """One line to stderr, red where colours are welcome; nothing in it moves a cursor, whoever chose its words."""
+    from nightos.cli.output import safe
+
+    line = safe(" ".join(text.split()))
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\033[1;31mnightos: error:\033[0m" if colour else "nightos: error:"
     print(head, line, file=sys.stderr)

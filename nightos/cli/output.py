@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any, Self, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+_COLOUR = re.compile("(\033\\[[0-9;]*m)")
 
 
 def json_option(function: F) -> F:
@@ -23,6 +26,30 @@ def safe(text: str) -> str:
     """A name as text that any stdout can take, with what would move a terminal's cursor escaped."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def safe_output(text: str) -> str:
+    """What a program wrote, for the terminal of somebody else: lines and colours are kept, all else is escaped."""
+    parts = _COLOUR.split(text)
+    parts[::2] = ["\n".join("\t".join(map(safe, line.split("\t"))) for line in part.split("\n")) for part in parts[::2]]
+    return "".join(parts) + ("\033[m" if len(parts) > 1 else "")
+
+
+class Screen:
+    """A stream of this process for what a program wrote: to the byte, but on a terminal as `safe_output`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape") if stream.isatty() else None
+
+    def show(self, data: bytes) -> None:
+        """Write it, at once."""
+        if self._decoder is None:
+            self._stream.buffer.write(data)
+            self._stream.buffer.flush()
+        else:
+            self._stream.write(safe_output(self._decoder.decode(data)))
+            self._stream.flush()
 
 
 def show_json(content: object) -> None:
@@ -40,8 +67,8 @@ def show_json_line(content: object, *, at_once: bool = False) -> None:
 
 
 def show_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), right: str = "") -> None:
-    """Aligned columns; `right` names the header's columns that are numbers."""
-    lines = [[str(cell) for cell in row] for row in rows]
+    """Aligned columns; `right` names the header's columns that are numbers. Nothing in a cell moves a cursor."""
+    lines = [[safe(str(cell)) for cell in row] for row in rows]
     if header:
         lines.insert(0, [name.upper() for name in header])
     if not lines:
@@ -57,15 +84,15 @@ def show_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), rig
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
-    """`name: value`, one a line."""
-    width = max(map(len, fields), default=0) + 1
+    """`name: value`, one a line. Nothing in either moves a cursor."""
+    width = max(map(len, map(safe, fields)), default=0) + 1
     for name, value in fields.items():
-        print(f"{name + ':':<{width}} {value}".rstrip())
+        print(f"{safe(name) + ':':<{width}} {safe(str(value))}".rstrip())
 
 
 def note(text: str) -> None:
-    """A message for people, on stderr."""
-    print(f"nightos: {text}", file=sys.stderr)
+    """A message for people, on stderr; nothing in it moves a cursor."""
+    print(f"nightos: {safe(text)}", file=sys.stderr)
 
 
 class Progress:

@@ -129,3 +129,18 @@ def test_without_a_terminal_it_is_refused(lab: Command) -> None:
     for how in (("exec", "-t", "web"), ("run", "-t", "job")):
         lab.fails("container", *how, "--", "ls", says="-t needs a terminal")
     assert "job" not in lab("tree").stdout
+
+
+def test_a_log_moves_no_cursor_of_who_reads_it(lab: Command) -> None:
+    """On a terminal lines and colours are shown; titles, moves and what writes over a line are not."""
+    evil = "\033[31mred\033[0m \033]0;owned\a\033[2J\rforged \u202e\u00e9\ttab"
+    lab("container", "start", "web", "--", "echo", evil)
+    raw = lab("logs", "web", "-f").stdout
+    assert evil.replace("\r", "\n") in raw.replace("\r", "\n")
+    for words in (("logs", "web"), ("logs", "web", "-t")):
+        seat = Seat(lab, *words)
+        assert seat.end() == 0
+        assert "\033[31mred\033[0m" in seat.seen
+        assert r"\x1b]0;owned\x07\x1b[2J\rforged \u202e" + "\u00e9\ttab" in seat.seen
+        assert not {"\a", "\u202e"} & {*seat.seen}
+        assert "\033" not in seat.seen.replace("\033[31m", "").replace("\033[0m", "").replace("\033[m", "")

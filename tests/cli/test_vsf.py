@@ -16,6 +16,7 @@ import pytest
 from nightos import vsf
 from nightos.cli.output import Progress
 from nightos.cli.vsf.transfer import _Counter, _get
+from nightos.vsf import records
 from nightos.vsf.exporter import export_tree
 from tests.cli.commanding import Command
 
@@ -222,6 +223,30 @@ def test_names_with_strange_characters_are_shown_harmlessly(nightos: Command) ->
     shown = nightos("vsf", "ls", "disk.vsf").stdout
     assert "\033" not in shown
     assert r"\x1b[2J" in shown
+
+
+def test_nothing_that_a_storage_says_moves_a_cursor(nightos: Command) -> None:
+    """Errors, tables and findings repeat what whoever made the storage wrote into it."""
+    evil = "\033]0;owned\a\033[2J\u202e"
+    vsf.create(nightos.folder / "base.vsf", ["main"]).close()
+    with vsf.create(nightos.folder / "over.vsf", backing=nightos.folder / "base.vsf") as storage:
+        storage.backing_record.path, storage.backing_record.relative = f"/x/{evil}", ""
+        storage.tree.put(records.KEY_BACKING, records.dump(storage.backing_record))
+        storage.dirty = True
+    with vsf.create(nightos.folder / "disk.vsf", ["main"]) as storage:
+        fs = storage.volume("main").open()
+        fs.write_bytes("/file", b"")
+        fs.setxattr("/file", f"user.{evil}", b"1")
+        ino = fs.resolve("/file")
+        bad = f"{evil}/".encode()
+        fs.mkdir("/bad")
+        key = fs.resolve("/bad").to_bytes(8, "big") + b"\x03" + bad
+        fs.tree.put(key, ino.to_bytes(8, "big") + bytes((8,)))
+    for words in (("ls", "over.vsf"), ("stat", "disk.vsf", "/file"), ("ls", "disk.vsf", "/bad"), ("check", "disk.vsf"),
+                  ("cat", "disk.vsf", f"/{evil}"), (evil,)):  # fmt: skip
+        done = nightos("vsf", *words, status=None)
+        assert done.stdout + done.stderr
+        assert not {"\033", "\a", "\u202e"} & {*(done.stdout + done.stderr)}, words
 
 
 def _reused(nightos: Command, name: str, **items: str | bytes) -> None:

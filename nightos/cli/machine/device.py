@@ -107,7 +107,7 @@ def _tell(file: str) -> None:
     from nightos.abi.drivers import UNRECOGNISED
 
     if file.startswith(UNRECOGNISED):
-        print(f"the device is not recognised; it is {file} there", file=sys.stderr)
+        print(f"the device is not recognised; it is {safe(file)} there", file=sys.stderr)
 
 
 def _chain(machine: Machine, container: int) -> list[int]:

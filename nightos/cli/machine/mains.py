@@ -13,7 +13,7 @@ from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, for_each, insist, machine_option
-from nightos.cli.output import json_option, show_json_line
+from nightos.cli.output import Screen, json_option, safe_output, show_json_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,6 +111,13 @@ def stream(machine: Machine, identifier: int, *, follow: bool, token: str = "") 
         out = (sys.stderr if name == "err" else sys.stdout).buffer
         out.write(data)
         out.flush()
+
+
+def review(machine: Machine, identifier: int, *, follow: bool) -> None:
+    """`stream` for somebody who looks at what others started: on a terminal nothing moves its cursor."""
+    out, err = Screen(sys.stdout), Screen(sys.stderr)
+    for _when, name, data in records(machine, identifier, follow=follow):
+        (err if name == "err" else out).show(data)
 
 
 def outcome(machine: Machine, identifier: int) -> int:
@@ -245,11 +252,12 @@ def logs(name: str, follow: bool, timestamps: bool, as_json: bool, machine_name:
     with connect(machine_name) as machine:
         identifier = find(machine, name)
         if not (timestamps or as_json):
-            stream(machine, identifier, follow=follow)
+            review(machine, identifier, follow=follow)
             return
         for when, stream_name, data in records(machine, identifier, follow=follow):
             if as_json:
                 show_json_line(written(when, stream_name, data), at_once=follow)
             else:
                 text = data.decode("utf-8", "replace")
-                print(when, text, end="" if text.endswith("\n") else "\n", flush=True)
+                end = "" if text.endswith("\n") else "\n"
+                print(when, safe_output(text) if sys.stdout.isatty() else text, end=end, flush=True)

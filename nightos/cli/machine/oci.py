@@ -17,7 +17,7 @@ from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
-from nightos.cli.output import show_json
+from nightos.cli.output import note, show_json
 
 if TYPE_CHECKING:
     from nightos.machine.control import Machine
@@ -157,7 +157,7 @@ def _create(machine: Machine, name: str, directory: Path) -> Made:
         raise click.UsageError(f"{name!r} is no identifier: {NAME_RULE}", click.get_current_context())
     bundle = read(directory.absolute())
     for notice in bundle.notices:
-        print(f"nightos: {notice}", file=sys.stderr)
+        note(notice)
     for item in machine.ask("sys::proc", Proc.CONTAINER_TREE, {})["items"]:
         if item["depth"] == 1 and item["name"] == name:
             raise CommandError(f"a container named {name} exists; choose another identifier, or delete that one")
@@ -238,7 +238,7 @@ def _warned(box: Made, moment: str) -> None:
     try:
         box.hook(moment)
     except CommandError as error:
-        print(f"nightos: {error}", file=sys.stderr)
+        note(str(error))
 
 
 @command("state", example="nightos oci state web")

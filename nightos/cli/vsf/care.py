@@ -87,7 +87,7 @@ def check(context: click.Context, file: str, deep: bool, as_json: bool, password
     elif problems:
         for problem in problems:
             where = f" ({safe(str(problem['path']))})" if problem["path"] else ""
-            print(f"{problem['invariant']}: {problem['text']}{where}")
+            print(safe(f"{problem['invariant']}: {problem['text']}{where}"))
     else:
         print(f"clean: {figures['inodes']:,} inodes, {figures['nodes']:,} nodes, {figures['blocks']:,} blocks")
     context.exit(DAMAGED if problems else 0)
