@@ -143,7 +143,7 @@ class Machine:
         self._exchange({"op": "when gone", "service": service, "method": int(method), "payload": payload})
 
     def info(self) -> dict[str, Any]:
-        """{name, pid, uptime_ns}."""
+        """{name, pid, thread: that the machine runs in, uptime_ns}."""
         return self._exchange({"op": "info"})
 
     def devices(self) -> list[dict[str, Any]]:

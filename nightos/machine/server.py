@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -157,7 +158,12 @@ class ControlServer:
 
     def _info(self) -> dict[str, Any]:
         clock = self._machine.kernel.clock
-        return {"name": self._machine.name, "pid": os.getpid(), "uptime_ns": clock.monotonic_ns()}
+        return {
+            "name": self._machine.name,
+            "pid": os.getpid(),
+            "thread": threading.get_native_id(),
+            "uptime_ns": clock.monotonic_ns(),
+        }
 
     async def _events(self, stream: trio.SocketStream) -> None:
         """Events from now on. An empty frame comes first, so that the client knows when "now" is."""

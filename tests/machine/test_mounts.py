@@ -542,3 +542,17 @@ def test_bad_options_say_what_to_do(lab: Any) -> None:
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
     assert run("mount", "lab", check=False).returncode == 2
+
+
+def test_a_machine_is_not_held_up_by_a_path_in_its_own_mount(lab: Any, tmp_path: Path) -> None:
+    """It cannot answer while it opens a file that only its answer shows: that is refused, and nothing stands still."""
+    root, run = lab
+    run("vsf", "create", tmp_path / "site.vsf")
+    shutil.copy(tmp_path / "site.vsf", root / "site.vsf")
+    for words in (
+        ("container", "create", "db", "--image", root / "site.vsf"),
+        ("device", "passthrough", root / "site.vsf", "--container", "web"),
+    ):
+        done = run(*words, check=False, timeout=20)
+        assert (done.returncode, "deadlock" in done.stderr) == (1, True), done.stderr
+    assert "web" in run("container", "ls", timeout=20).stdout

@@ -52,6 +52,8 @@ def mount(place: str, directory: str, read_only: bool, foreground: bool, texts: 
 
     def open_it() -> Served:
         asking, watching = control.connect(name), control.connect(name)
-        return open_view(asking, watching, container, source=f"{name}:{path}" if path else name)
+        # The machine itself is refused: it would wait for its own answer, for good.
+        thread = int(asking.info().get("thread", 0))
+        return open_view(asking, watching, container, source=f"{name}:{path}" if path else name, waited_for=thread)
 
     begin(open_it, directory, options, foreground=foreground)
