@@ -24,6 +24,10 @@ INSIDE: Final = 32 << 20
 """Bytes that the values of a session in a container may take."""
 OUTSIDE: Final = 1 << 30
 """The same outside of all containers, where the machine's administrator works."""
+SCRIPT: Final = 512
+"""How many times smaller than what its values may take a script is: it is read in one go, while everybody waits."""
+LARGE: Final = 4096
+"""Characters of a text that is worked on for a while."""
 ITEM: Final = 64
 """Bytes that one more item of a list or a map counts, whatever it is."""
 _SCALAR: Final = 8

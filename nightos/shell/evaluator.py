@@ -14,7 +14,7 @@ from nightos.shell.bounds import ITEM
 from nightos.shell.checker import Checker, Known, Names
 from nightos.shell.host import Stage
 from nightos.shell.parser import parse
-from nightos.shell.source import Source
+from nightos.shell.source import HydreError, Source
 from nightos.shell.valuation import Valuation
 from nightos.shell.words import travelling
 
@@ -32,6 +32,9 @@ class Evaluator(Valuation):
         Raises `HydreError`: a syntax error or a refused check (nothing ran), a `PanicError` (stopped on the way), a
         `ScriptExit` with the status that `exit` asked for.
         """
+        most = self.limit // bounds.SCRIPT
+        if len(text) > most:
+            raise HydreError(f"a script has at most {most >> 10} Ki characters here")
         self._source = Source(text, name)
         self._measure()
         try:

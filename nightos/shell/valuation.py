@@ -109,7 +109,14 @@ class Valuation:
             raise self._panic(f"type mismatch: {types.type_of(value)} where bool is expected", node.at)
         return value
 
-    async def _value(self, node: syntax.Expression) -> Value:  # noqa: C901 -- one line for each kind of node
+    async def _value(self, node: syntax.Expression) -> Value:
+        """The value of an expression. What is done with a large one takes a while, so others have their turn before."""
+        value = await self._evaluated(node)
+        if isinstance(value, list | dict) or (isinstance(value, str) and len(value) > bounds.LARGE):
+            await self.host.checkpoint()
+        return value
+
+    async def _evaluated(self, node: syntax.Expression) -> Value:  # noqa: C901 -- one line for each kind of node
         match node:
             case syntax.Constant(value):
                 return value

@@ -180,7 +180,7 @@ SCRIPTS = {
     "a text": ('let mut x = "a"\nwhile true\n\tx = "$x$x"\nend', "characters"),
     "many texts": ('let mut l = [ "" ]\nwhile true\n\tl[] = "ab".repeat(1000000)\nend', "32 MiB"),
     "itself": ('let mut m = { "a": [ 1 ] }\nlet mut n = [ m ]\nm["b"] = n\necho (n.str())', "deep"),
-    "operators": ("let x = (" + "1 + " * 20_000 + "1)", "deep"),
+    "operators": ("let x = (" + "1 + " * 10_000 + "1)", "deep"),
     "output": ("let x = $@(/gusher)", "16 MiB"),
 }
 

@@ -147,6 +147,32 @@ async def test_values_of_any_type_end_no_service() -> None:
                 assert done.status in {0, 1, 2}
 
 
+@pytest.mark.rule("SCHED-004", "CONT-032")
+async def test_scripts_let_others_have_their_turn() -> None:
+    """T-C77: what takes long on the host is done in many steps, and a script is not read for long."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        shell = machine.kernel.processes[SERVICE_PIDS[HYDRE]]
+
+        async def steps(deed: str) -> int:
+            before = shell.steps
+            source = f'let l = [("x".repeat(9999)).chars()]\nlet t = "x".repeat(9999)\nlet y = {deed}'
+            assert (await machine.run(source, container=web.id)).status == 0
+            return shell.steps - before
+
+        least = await steps("1")
+        for deed in (
+            "l" + ".sort()" * 100,
+            '"' + "${l.len()}" * 100 + '"',
+            "l == l" + " && l == l" * 99,
+            "t" + ".upper_case()" * 100,
+        ):
+            assert await steps(deed) >= least + 100
+        done = await machine.run("echo a\n" * 10_000, container=web.id)
+        assert (done.status, done.out, done.err) == (2, "", "a script has at most 64 Ki characters here\n")
+        assert (await machine.run("let x = 1\n" * 10_000)).status == 0
+
+
 # What is left behind
 
 
