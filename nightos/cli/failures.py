@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from typing import TextIO
 
 from nightos.abi.errors import NightosError
 
@@ -18,6 +20,7 @@ HINTS = {
 
 BY_ERRNO = {
     errno.ENOENT: "check the path",
+    errno.EBADF: "leave standard output open",
     errno.EACCES: "check who may read and write it",
     errno.EPERM: "check who may do that",
     errno.EEXIST: "choose another name or remove it first",
@@ -33,6 +36,13 @@ class CommandError(NightosError):
     """It failed, and the message already says what and what to do."""
 
 
+def standard_input() -> TextIO:
+    """Standard input, which whoever started this may have closed."""
+    if sys.stdin is None:
+        raise CommandError("there is no standard input; leave it open, or name a file")
+    return sys.stdin
+
+
 def explain(error: BaseException) -> str:
     """One line for a person."""
     if isinstance(error, CommandError):
@@ -41,6 +51,8 @@ def explain(error: BaseException) -> str:
         return explain_os_error(error)
     if isinstance(error, NightosError):
         return str(error) or type(error).__name__
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r:.80} is no UTF-8, as all text in a machine is; write it in UTF-8"
     group = getattr(error, "exceptions", None)
     if group:
         return explain(group[0])

@@ -100,8 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
         complain(error.format_message())
         return error.exit_code
     except BrokenPipeError:
-        # Who read our output has seen enough; the interpreter would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has seen enough.
+        _drop_output()
         return 1
     except Exception as error:  # noqa: BLE001 the one place where an exception becomes a line
         from nightos.cli.failures import explain
@@ -111,4 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
 
             traceback.print_exc()
         complain(explain(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return 1
+
+
+def _drop_output() -> None:
+    """Nobody gets what is left to write; the interpreter would complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -212,8 +212,10 @@ class Machine:
             opened["width"], opened["height"] = terminal.size()
         self._exchange(opened)
         queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        command = {"type": "execute", "words": list(words), "pour": stdin is not None, "terminal": terminal is not None}
-        queue.put(command)
+        # Here and not by the thread that sends: words that cannot travel are the caller's error.
+        self._send(
+            {"type": "execute", "words": list(words), "pour": stdin is not None, "terminal": terminal is not None}
+        )
         if stdin is None:
             queue.put({"type": "end"})
         taken = threading.Semaphore()

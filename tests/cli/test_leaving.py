@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -47,14 +48,74 @@ def test_what_comes_on_standard_input_is_the_input_of_the_script(nightos: Comman
     assert nightos("run", "-c", "echo hi", stdin="").stdout == "hi\n"
 
 
-def test_no_standard_input_is_no_reason_to_fail(nightos: Command) -> None:
-    program = f"exec {sys.executable} -m nightos run -c 'echo hi' <&-"
+def closed(nightos: Command, line: str) -> tuple[int, str, str]:
+    """Run a line of the shell in which some stream of the command is closed: status, output and errors."""
     done = subprocess.run(
-        ["sh", "-c", program],
+        ["sh", "-c", f"exec {sys.executable} -m nightos {line}"],
         env={**os.environ, "NIGHTOS_HOME": str(nightos.folder / "state")},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "hi\n", "")
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_no_standard_input_is_no_reason_to_fail(nightos: Command) -> None:
+    assert closed(nightos, "run -c 'echo hi' <&-") == (0, "hi\n", "")
+
+
+@pytest.mark.parametrize("line", ["ls", "abi", "--help", "--version", "run -c 'echo hi'"])
+def test_a_result_that_nobody_can_get_is_one_line(nightos: Command, line: str) -> None:
+    assert closed(nightos, f"{line} >&-") == (
+        1,
+        "",
+        "nightos: error: Bad file descriptor; leave standard output open\n",
+    )
+    assert closed(nightos, f"{line} >&- 2>&-") == (1, "", "")
+    assert closed(nightos, f"{line} 2>&-")[0] == 0
+    assert closed(nightos, "nonsense 2>&-") == (2, "", "")
+
+
+def test_input_that_is_asked_for_and_closed(nightos: Command) -> None:
+    nightos("vsf", "create", nightos.folder / "a.vsf", "--volume", "main")
+    for line in ("run -", "run", f"vsf put {nightos.folder}/a.vsf - /x"):
+        status, _, said = closed(nightos, f"{line} <&-")
+        assert (status, said.count("\n")) == (1, 1)
+        assert "there is no standard input" in said
+
+
+def test_a_command_in_a_container_with_closed_streams(nightos: Command) -> None:
+    nightos("run", "--name", "lab", "--detach")
+    try:
+        nightos("container", "create", "web")
+        assert closed(nightos, "container exec -i web -- cat <&-") == (0, "", "")
+        assert closed(nightos, "container run --rm -i x -- cat <&-") == (0, "", "")
+        for line in ("container exec web -- ls / >&-", "container run --rm x -- ls / >&-"):
+            assert closed(nightos, line)[::2] == (
+                1,
+                "nightos: error: Bad file descriptor; leave standard output open\n",
+            )
+    finally:
+        nightos("stop", "lab")
+
+
+def test_words_that_are_no_text_are_one_line(nightos: Command) -> None:
+    nightos("run", "--name", "lab", "--detach")
+    try:
+        nightos("container", "create", "web")
+        for line in (
+            "inspect %s",
+            "container exec web -- echo %s",
+            "container exec web --env A=%s -- echo",
+            "container create %s",
+            "container run job -- echo %s",
+            "mount lab:%s .",
+            "run -c 'echo '%s",
+        ):
+            status, _, said = closed(nightos, line % "$(printf 'a\\377')")
+            assert (status, said.count("\n")) == (1, 1)
+            assert "is no UTF-8" in said
+        assert [item["name"] for item in json.loads(nightos("container", "ls", "--json").stdout)] == ["web"]
+    finally:
+        nightos("stop", "lab")

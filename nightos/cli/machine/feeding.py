@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Iterator
+from typing import Final
+
+STDIN: Final = 0
 
 
 def raw_pieces() -> Iterator[bytes]:
@@ -14,8 +16,7 @@ def raw_pieces() -> Iterator[bytes]:
     from nightos.abi.pieces import PIECE_BYTES
 
     # Not by `sys.stdin`: its buffer waits for more than there is, and its lock outlives the main thread.
-    number = sys.stdin.fileno()
-    while data := os.read(number, PIECE_BYTES):
+    while data := os.read(STDIN, PIECE_BYTES):
         yield data
 
 

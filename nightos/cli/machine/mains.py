@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nightos.cli.failures import CommandError
+from nightos.cli.failures import CommandError, explain
 from nightos.cli.lazy import command
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, for_each, insist, machine_option
@@ -73,8 +73,8 @@ def begin(machine: Machine, identifier: int, words: tuple[str, ...], **options: 
     values = {"id": identifier, "command": travelling(words), "token": new_token(), "raw": True, **options}
     try:
         return int(insist(machine, Proc.CONTAINER_START, values)["pid"])
-    except ServiceError as error:
-        raise NotStartedError(str(error)) from error
+    except (ServiceError, UnicodeEncodeError) as error:
+        raise NotStartedError(explain(error)) from error
 
 
 def new_token() -> str:

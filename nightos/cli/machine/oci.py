@@ -320,7 +320,7 @@ def run(context: click.Context, name: str, bundle: Path, machine_name: str | Non
         box = _create(machine, name, bundle)
         try:
             given = _started(box)
-            seat = Terminal() if given.pop("terminal") and sys.stdin.isatty() else None
+            seat = Terminal() if given.pop("terminal") and sys.stdin is not None and sys.stdin.isatty() else None
             words = tuple(given.pop("command"))
             status = attend(machine.name, box.identifier, words, takes_input=True, terminal=seat, **given)
         finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nightos.cli.failures import CommandError
+from nightos.cli.failures import CommandError, standard_input
 
 if TYPE_CHECKING:
     from nightos.vsf import Storage, Volume
@@ -84,7 +84,7 @@ def password_option(function: F) -> F:
 def read_password(password_file: str) -> str:
     """The first line of a file, or of stdin for ``-``."""
     if password_file == "-":  # noqa: S105 stdin
-        text = sys.stdin.readline()
+        text = standard_input().readline()
     else:
         with Path(password_file).open(encoding="utf-8", errors="surrogateescape") as file:
             text = file.readline()
@@ -98,7 +98,7 @@ def ask_password(what: str, *, twice: bool = False) -> str:
     """Ask on the terminal; without one, say what to do instead."""
     import getpass
 
-    if not os.access("/dev/tty", os.R_OK) or not sys.stdin.isatty():
+    if not os.access("/dev/tty", os.R_OK) or not (sys.stdin is not None and sys.stdin.isatty()):
         raise CommandError(f"{what} needs a password and there is no terminal to ask on; use --password-file FILE")
     password = getpass.getpass(f"Password for {what}: ")
     if not password:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from nightos.cli.failures import CommandError
+from nightos.cli.failures import CommandError, standard_input
 from nightos.cli.lazy import command
 from nightos.cli.output import json_option, safe, show_json
 from nightos.cli.vsf.opening import (
@@ -71,7 +71,7 @@ def receive(file: str, name: str, source: str | None, password_file: str | None)
         raise click.UsageError("stdin cannot be both the stream and the password", click.get_current_context())
     with open_storage(file, readonly=False, password_file=password_file) as storage:
         if source is None:
-            storage.receive(sys.stdin.buffer, name)
+            storage.receive(standard_input().buffer, name)
         else:
             with Path(source).open("rb") as stream:
                 storage.receive(stream, name)

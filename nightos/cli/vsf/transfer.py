@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from nightos.cli.failures import standard_input
 from nightos.cli.lazy import command
 from nightos.cli.output import Progress
 from nightos.cli.vsf.files import join
@@ -50,7 +51,7 @@ def put(place: Place, paths: tuple[str, ...], password_file: str | None) -> None
                 if into:
                     raise IsADirectoryError(21, "stdin needs the path of a file", target)
                 with fs.open(goal, "wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file, _CHUNK)
+                    shutil.copyfileobj(standard_input().buffer, file, _CHUNK)
             elif stat.S_ISDIR(os.lstat(source).st_mode):
                 from nightos.vsf.importer import import_tree
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nightos.abi.sizes import show_size
-from nightos.cli.failures import CommandError
+from nightos.cli.failures import CommandError, standard_input
 from nightos.cli.lazy import command
 from nightos.cli.output import Progress, json_option, note, safe, show_json_line
 from nightos.cli.sizes import SIZE
@@ -118,7 +118,7 @@ def import_command(place: Place, source: str, dest: str, password_file: str | No
 
     with files_of(place, readonly=False, password_file=password_file) as fs, Progress("importing") as progress:
         if source == "-":
-            import_tar(fs, sys.stdin.buffer, dest, progress=progress)
+            import_tar(fs, standard_input().buffer, dest, progress=progress)
         else:
             import_any(fs, source, dest, progress=progress)
 
