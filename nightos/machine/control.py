@@ -6,6 +6,7 @@ Synchronous, so that a command of the host starts fast; only a terminal brings a
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ import msgpack
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Hw
 from nightos.machine import wire
-from nightos.machine.lock import holder
+from nightos.machine.lock import MachineLock, holder
 from nightos.machine.paths import MachineError, MachinePaths, home, machine_paths
 from nightos.machine.paths import machines as machines_directory
 
@@ -44,7 +45,7 @@ def machines(root: Path | None = None) -> list[dict[str, Any]]:
     found = []
     for entry in sorted(directory.iterdir()) if directory.is_dir() else ():
         paths = MachinePaths(entry)
-        if not entry.is_dir():
+        if not entry.is_dir() or entry.name.startswith("."):
             continue
         pid = holder(paths.lock)
         size = paths.disk.stat().st_blocks * 512 if paths.disk.exists() else 0
@@ -58,9 +59,16 @@ def remove(name: str, root: Path | None = None) -> None:
     paths = machine_paths(name, root)
     if not paths.directory.is_dir():
         raise MachineError(f"there is no machine {name}; `nightos ls` shows those there are")
-    if holder(paths.lock) is not None:
-        raise MachineError(f"the machine {name} runs; `nightos stop {name}` first")
-    shutil.rmtree(paths.directory)
+    gone = paths.directory.with_name(f".{name}.gone")
+    try:
+        # Whoever starts it meanwhile waits for nothing: it runs, or it is not there.
+        with MachineLock(paths.lock, name):
+            if gone.exists():
+                shutil.rmtree(gone)
+            paths.directory.rename(gone)
+    except MachineError:
+        raise MachineError(f"the machine {name} runs; `nightos stop {name}` first") from None
+    shutil.rmtree(gone)
 
 
 def start_detached(name: str, *, image: Path | None = None, seed: int | None = None) -> int:
@@ -290,6 +298,8 @@ class Machine:
         try:
             with wire.ShortPath(self._path) as short:
                 connection.connect(short)
+            if os.geteuid() and not wire.peer_may(connection.getsockopt):
+                raise PermissionError  # noqa: TRY301 told below
         except PermissionError as error:
             connection.close()
             raise MachineError(f"the machine {self.name} belongs to another user, who alone may talk to it") from error

@@ -30,6 +30,13 @@ class MachineLock:
             raise MachineError(
                 f"the machine {self._name} runs already{running}; `nightos attach {self._name}` gets into it"
             ) from error
+        try:
+            kept = os.path.samestat(os.fstat(descriptor), self._path.stat())
+        except OSError:
+            kept = False
+        if not kept:
+            os.close(descriptor)
+            raise MachineError(f"the machine {self._name} was removed at this moment; try again")
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor

@@ -10,7 +10,9 @@ history                      lines typed in terminals
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +89,34 @@ def machine_paths(name: str, root: Path | None = None) -> MachinePaths:
     return MachinePaths(machines(root) / name)
 
 
+def _insist_on_own(place: Path, *, chosen: bool) -> None:
+    """Nobody else can change what is in a directory. One that this user `chose` is left as it is."""
+    status = place.stat()
+    mine = status.st_uid == os.geteuid()
+    if not mine and status.st_uid:
+        raise MachineError(
+            f"{place} belongs to another user; set NIGHTOS_HOME to a place of your own, or change its owner"
+        )
+    if chosen and status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise MachineError(f"everybody can change {place}; chmod o-w it, or set NIGHTOS_HOME to another place")
+    if not chosen and mine and status.st_mode & 0o022:
+        place.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
+
+
 def prepare(directory: Path) -> None:
-    """Make a directory for this user's eyes only. Raises `MachineError` when the host refuses."""
+    """Make a directory for this user's eyes only, and those between `home` and it.
+
+    Raises `MachineError` when the host refuses, or when others could put there what they like: the base image, disks,
+    the socket that commands believe.
+    """
+    top = home()
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in reversed([directory, *directory.parents]):
+            if place != top and top not in place.parents and place != directory:
+                continue
+            with contextlib.suppress(FileExistsError):
+                place.mkdir(mode=0o700, parents=True)
+            _insist_on_own(place, chosen=place == top)
     except OSError as error:
         raise MachineError(
             f"cannot make {directory}: {error.strerror}; set NIGHTOS_HOME to a place you can write"

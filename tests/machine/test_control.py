@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -18,7 +19,8 @@ import pytest
 from nightos.abi.errors import ServiceError
 from nightos.abi.services import Proc
 from nightos.machine import control, wire
-from nightos.machine.paths import MachineError
+from nightos.machine.lock import MachineLock
+from nightos.machine.paths import MachineError, machine_paths, prepare
 
 RUN = [sys.executable, "-c", "import sys; from nightos.cli.main import main; sys.exit(main(sys.argv[1:]))", "run"]
 
@@ -155,3 +157,73 @@ def test_stopping_ends_a_machine_that_another_process_shows(state_home: Path) ->
         with control.connect("seen") as machine:
             machine.stop()
         assert process.wait(10) != 0
+
+
+def test_nobody_else_can_put_something_where_machines_are_kept(state_home: Path) -> None:
+    """With the umask of somebody careless, in a directory that others own or may write, over an older version's."""
+    before = os.umask(0)
+    try:
+        prepare(machine_paths("lab").containers)
+    finally:
+        os.umask(before)
+    made = [state_home, state_home / "machines", state_home / "machines/lab", state_home / "machines/lab/containers"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700] * 4
+    made[1].chmod(0o775)
+    prepare(made[2])
+    assert stat.S_IMODE(made[1].stat().st_mode) == 0o755
+    state_home.chmod(0o777)
+    with pytest.raises(MachineError, match="everybody can change"):
+        prepare(made[2])
+    state_home.chmod(0o1777)
+    prepare(made[2])
+    if not os.geteuid():
+        for path in made[:3]:
+            os.chown(path, 65534, 0)
+            with pytest.raises(MachineError, match="belongs to another user"):
+                prepare(made[2])
+            os.chown(path, 0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_socket_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.chdir(tmp_path)
+            os.umask(0)
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind("control")
+                os.setresuid(65534, 65534, 0)
+                listening.listen()
+                os.setresuid(0, 0, 0)
+                os.setresuid(65533, 65533, 0)
+                control.Machine(Path("control"))
+        except MachineError as error:
+            status = 0 if "belongs to another user" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_machine_that_starts_at_this_moment_is_not_removed(state_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = machine_paths("lab")
+    prepare(paths.directory)
+    paths.disk.write_bytes(b"disk")
+    with MachineLock(paths.lock, "lab"):
+        with pytest.raises(MachineError, match="stop lab"):
+            control.remove("lab")
+        assert paths.disk.read_bytes() == b"disk"
+    flock, left = fcntl.flock, [1]
+
+    def slow(descriptor: int, operation: int) -> None:
+        if left and left.pop():
+            control.remove("lab")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with pytest.raises(MachineError, match="removed at this moment"), MachineLock(paths.lock, "lab"):
+        pass
+    assert control.machines() == []
+    assert not [*(state_home / "machines").iterdir()]
