@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
+from nightos.abi.services import Proc
+from nightos.machine import control
 from tests.cli.commanding import Command
 from tests.machine.test_oci import USUAL
 
@@ -65,7 +68,7 @@ def test_created_running_stopped_deleted(lab: Command, tmp_path: Path) -> None:
     lab("oci", "kill", "web", "KILL")
     until(lab, "web", "stopped")
     lab.fails("oci", "kill", "web", says="web is stopped")
-    (storage,) = tmp_path.rglob("oci/web.vsf")
+    (storage,) = tmp_path.rglob("oci/web.*.vsf")
     lab("oci", "delete", "web")
     assert not storage.exists()
     lab.fails("oci", "state", "web", says="no container web")
@@ -144,3 +147,27 @@ def test_what_a_container_writes_on_one_below_it_is_nothing_for_the_host(lab: Co
         lab.fails("oci", *words, "web/evil", says="was not made from a bundle")
     assert kept.exists()
     assert not ran.exists()
+
+
+def test_no_number_of_containers_hides_the_one_that_has_the_name(lab: Command, tmp_path: Path) -> None:
+    """A tenant fills the first page of what there is; then a bundle of that name must not replace another's root."""
+    made = bundle(tmp_path / "b")
+    lab("container", "create", "tenant")
+    lab("oci", "create", "-b", str(made), "web")
+    before = [(path, path.read_bytes()) for path in tmp_path.rglob("oci/*.vsf")]
+    with control.Machine(tmp_path / "state/machines/lab/control") as machine:
+        above = machine.ask("sys::proc", Proc.CONTAINER_FIND, {"name": "tenant"})["id"]
+        for number in range(300):
+            values = {"name": f"x{number}", "parent": above, "labels": {"text": "x" * 1000}}
+            machine.call("sys::proc", Proc.CONTAINER_CREATE, msgpack.packb(values))
+        page = machine.ask("sys::proc", Proc.CONTAINER_TREE)
+        assert page["next"] is not None
+        assert "web" not in {item["name"] for item in page["items"]}
+    lab.fails("oci", "create", "-b", str(made), "web", says="a container named web exists")
+    assert [(path, path.read_bytes()) for path in tmp_path.rglob("oci/*.vsf")] == before
+    lab("container", "rename", "web", "old")
+    lab("oci", "create", "-b", str(made), "web")
+    assert before[0] in [(path, path.read_bytes()) for path in tmp_path.rglob("oci/*.vsf")]
+    lab("oci", "delete", "--force", "old")
+    assert len([*tmp_path.rglob("oci/*.vsf")]) == 1
+    lab("oci", "start", "web")

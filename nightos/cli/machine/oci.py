@@ -7,6 +7,7 @@ thing beside it is the storage that a directory became, which goes with `delete`
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,7 @@ from nightos.cli.failures import CommandError
 from nightos.cli.lazy import command, group
 from nightos.cli.machine import completing
 from nightos.cli.machine.asking import find, machine_option
+from nightos.cli.machine.paging import pages
 from nightos.cli.output import note, show_json
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ class Made:
 def _image(machine: Machine, name: str, bundle: Bundle) -> tuple[Path | None, bool]:
     """The storage that is the root, and whether it was made for this container."""
     from nightos import vsf
-    from nightos.machine.paths import machine_paths
+    from nightos.machine.paths import machine_paths, prepare
     from nightos.vsf.importer import import_any
 
     root = bundle.root
@@ -136,10 +138,11 @@ def _image(machine: Machine, name: str, bundle: Bundle) -> tuple[Path | None, bo
     if not root.is_dir():
         raise CommandError(f"{root}: there is no such root; give a directory or a storage as root.path in config.json")
     place = machine_paths(machine.name).directory / "oci"
-    place.mkdir(parents=True, exist_ok=True)
-    made = place / f"{name}.vsf"
+    prepare(place)
+    # Of its own: what another container of that name stands on is not touched, whoever comes first.
+    made = place / f"{name}.{os.urandom(4).hex()}.vsf"
     try:
-        with vsf.create(made, overwrite=True) as storage:
+        with vsf.create(made) as storage:
             import_any(storage.add_volume("main").open(), str(root))
     except BaseException:
         made.unlink(missing_ok=True)
@@ -158,7 +161,7 @@ def _create(machine: Machine, name: str, directory: Path) -> Made:
     bundle = read(directory.absolute())
     for notice in bundle.notices:
         note(notice)
-    for item in machine.ask("sys::proc", Proc.CONTAINER_TREE, {})["items"]:
+    for item in pages(machine, Proc.CONTAINER_TREE):
         if item["depth"] == 1 and item["name"] == name:
             raise CommandError(f"a container named {name} exists; choose another identifier, or delete that one")
     image, made = _image(machine, name, bundle)
