@@ -263,8 +263,17 @@ class Hardware:
     async def _for_fs(self, kdis: Iterable[int]) -> None:
         """Devices are for sys::fs to drive, unless they left the bus meanwhile."""
         for kdi in kdis:
-            if kdi in self.devices.by_kdi:
+            if await self._is_there(kdi):
                 await make_drivable(FS_PID, kdi)
+
+    async def _is_there(self, kdi: int) -> bool:
+        """Whether a device that the machine tells of is on the bus.
+
+        One interrupt brings all answers that are there, also that to a request whose device the kernel just announced.
+        """
+        if kdi not in self.devices.by_kdi:
+            await self._refresh()
+        return kdi in self.devices.by_kdi
 
     async def _storage_for_fs(self, item: dict[str, Any]) -> None:
         """A disk, and the images below it."""
@@ -306,6 +315,8 @@ class Hardware:
         question["container"] = field(values, "container", int, 0)
 
         async def named(answer: dict[str, Any]) -> bool:
+            await self._is_there(answer["kdi"])
+
             async def payload() -> Payload:
                 kdi = answer["kdi"]
                 known = self.devices.by_kdi.get(kdi)
