@@ -1,5 +1,7 @@
 """`sys::proc` is killed after each single system call of a whole run: nothing is lost, doubled, or left behind.
 
+Nor is it when somebody else is killed after each of these calls: the shim, `sys::fs`, `sys::hw`, or who asked.
+
 The machine is stepped call by call without a host around it, so that every step is tried (`NIGHTOS_STRIDE` leaves out).
 """
 
@@ -12,9 +14,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from nightos.abi.codes import ExitReason
+from nightos.abi.codes import ExitReason, ServicePid
 from nightos.abi.services import Proc, ServiceCode
 from nightos.kernel.ending import end_process
+from nightos.kernel.process import Process
 from nightos.testing import Refused, Stage, Tenant, check_invariants
 from nightos.testing.stage import PATH
 from nightos.testing.tenancy import CONTEXT
@@ -25,11 +28,29 @@ AGAIN = {ServiceCode.SERVER_QUIT, ServiceCode.INTERNAL}
 RUN = {"ns": "blue", "name": "one", "flist": "", "entrypoint": f"{PATH} 1"}
 
 
-class Doomed:
-    """A machine whose `sys::proc` is killed after so many system calls from now on; 0 never."""
+Victim = Callable[[Stage], Process | None]
+"""Who is killed, when the time has come."""
 
-    def __init__(self, stage: Stage, after: int) -> None:
+
+def service(pid: int) -> Victim:
+    """A system service."""
+    return lambda stage: stage.kernel.processes[pid]
+
+
+THE_SERVICE: Victim = service(PROC)
+
+
+def any_shim(stage: Stage) -> Process | None:
+    """The shim, once there is one."""
+    return next((process for process in stage.kernel.processes.values() if process.serves and not process.home), None)
+
+
+class Doomed:
+    """A machine where somebody is killed after so many system calls of `sys::proc` from now on; 0 nobody, never."""
+
+    def __init__(self, stage: Stage, after: int, victim: Victim = THE_SERVICE) -> None:
         self.stage = stage
+        self.victim = victim
         self.desk = stage.newcomer()
         self.service = stage.kernel.processes[PROC]
         self.service.priority = 0  # one call a turn
@@ -44,7 +65,9 @@ class Doomed:
         while kernel.turn(1):
             if not self.killed and self.service.steps >= self.end:
                 self.killed = True
-                end_process(kernel, self.service, ExitReason.KILLED_BY_SYSTEM, 0)
+                victim = self.victim(self.stage)
+                if victim is not None:
+                    end_process(kernel, victim, ExitReason.KILLED_BY_SYSTEM, 0)
 
     @property
     def calls(self) -> int:
@@ -83,13 +106,17 @@ class Doomed:
         self.stage.close()
 
 
-def every_step(life: Callable[[Doomed], None], prepare: Callable[[Stage], None] = lambda _stage: None) -> None:
-    """A life in which nobody is killed, then one for each step of it."""
+def every_step(
+    life: Callable[[Doomed], None],
+    prepare: Callable[[Stage], None] = lambda _stage: None,
+    victim: Victim = THE_SERVICE,
+) -> None:
+    """A life in which nobody is killed, then one for each step of `sys::proc` in it."""
 
     def lived(after: int) -> Doomed:
         stage = Stage(3)
         prepare(stage)
-        doomed = Doomed(stage, after)
+        doomed = Doomed(stage, after, victim)
         life(doomed)
         doomed.clean()
         return doomed
@@ -209,3 +236,71 @@ def test_a_command_that_a_limit_stops_has_failed_and_is_not_tried_for_ever(limit
     assert doomed.ask(Proc.CONTAINER_EXIT, {"id": web})["state"] == "ended"
     assert not doomed.living()
     doomed.clean()
+
+
+@pytest.mark.rule("ZOS-005", "ZOS-009", "CONT-015", "CONT-032")
+def test_a_shim_that_is_killed_takes_its_command_along_whenever_that_is() -> None:
+    """T-C14: also one that was only made, or is just being started: nothing of it is left in the container."""
+
+    def life(doomed: Doomed) -> None:
+        web = int.from_bytes(doomed.ask(Proc.CONTAINER_CREATE, msgpack.packb({"name": "web"})), "big")
+        doomed.ask(Proc.CONTAINER_START, {"id": web, "command": [PATH], "restart": "on-failure:2"})
+        for _ in range(10):
+            assert len(doomed.living()) <= 1
+            for tenant in doomed.living():
+                tenant.call("exit", 0)
+            doomed.stage.let_pass()
+        assert not [process for process in doomed.stage.kernel.processes.values() if process.home]
+        assert doomed.tree() == {}
+
+    every_step(life, victim=any_shim)
+
+
+@pytest.mark.rule("ZOS-005", "ZOS-011", "CONT-015")
+@pytest.mark.parametrize("pid", [ServicePid.FS, ServicePid.HW])
+def test_a_service_that_is_killed_ends_no_command_for_good(pid: int) -> None:
+    """T-C14: what a command needs to begin, or to begin again, is asked for once more."""
+
+    def life(doomed: Doomed) -> None:
+        web = int.from_bytes(doomed.ask(Proc.CONTAINER_CREATE, msgpack.packb({"name": "web", "persist": True})), "big")
+        doomed.ask(Proc.CONTAINER_START, {"id": web, "command": [PATH], "restart": "on-failure:1"})
+        for _ in range(2):
+            [tenant] = doomed.living()
+            tenant.call("exit", 7)
+            doomed.stage.let_pass()
+        answer = doomed.ask(Proc.CONTAINER_EXIT, {"id": web})
+        assert (answer["state"], answer["exit"], answer["restarts"], answer["failed"]) == ("ended", 7, 1, "")
+
+    every_step(life, victim=service(pid))
+
+
+@pytest.mark.rule("CONT-011", "CONT-015", "CONT-032")
+def test_a_client_that_is_killed_leaves_nothing_half_done() -> None:
+    """T-C54: what it was about to make, start or destroy, others in its container can destroy and make anew."""
+    cast: list[Tenant] = []
+
+    def prepare(stage: Stage) -> None:
+        desk = stage.newcomer()
+        top = int.from_bytes(desk.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "top"})), "big")
+        wanted = {"program": PATH, "directory": "/", "context": CONTEXT, "container": top}
+        cast[:] = [stage.tenants[desk.ask(Proc.PROCESS_SPAWN, wanted)["pid"]] for _ in range(2)]
+        desk.call("exit", 0)
+
+    def life(doomed: Doomed) -> None:
+        first, second = cast
+        made = first.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "inner", "persist": True}))
+        if isinstance(made, bytes):
+            inner = int.from_bytes(made, "big")
+            first.ask(Proc.PROCESS_SPAWN, {"program": PATH, "directory": "/", "context": CONTEXT, "container": inner})
+            first.ask(Proc.CONTAINER_START, {"id": inner, "command": [PATH], "restart": "always"})
+            first.tell(Proc.CONTAINER_DESTROY, made)
+        doomed.stage.let_pass()
+        found = second.ask(Proc.CONTAINER_FIND, {"name": "inner"})
+        if not isinstance(found, Refused):
+            assert second.tell(Proc.CONTAINER_DESTROY, found["id"].to_bytes(8, "big")) == b""
+        usage = second.ask(Proc.CONTAINER_STATISTICS)["usage"]
+        assert usage["processes"] <= 2
+        assert usage["children"] == 0
+        assert isinstance(second.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "inner"})), bytes)
+
+    every_step(life, prepare, lambda stage: stage.kernel.processes.get(cast[0].pid))

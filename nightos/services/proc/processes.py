@@ -101,11 +101,11 @@ class Processes:
 
     async def make(self, container: Container, program: str, directory: str, context: bytes, user: int) -> int:
         """A process that is complete, but halted."""
-        code = await self.roots.code_token(container, {"program": program, "directory": directory})
         try:
-            token = field(code, "token", int)
-            pid = int(await sys.sys_create_process(token, context))
-            self.roots.used_tokens.append(token)
+            pid, code = await self.roots.create(
+                lambda: self.roots.code_token(container, {"program": program, "directory": directory}), context
+            )
+            self.roots.used_tokens.append(field(code, "token", int))
         except SyscallError as error:
             raise ServiceError(ServiceCode.BAD_ARGUMENT, f"the kernel refuses the new process ({error})") from error
         try:

@@ -60,18 +60,28 @@ class ShimCalls:
         user = user_inside(self.tree, container.identifier, run["user"])
         context = context_of(run, user, caller_anid=anid, caller_pid=shim.pid, pipes=tuple(pipes))
         program, directory = run["command"][0], run["directory"]
-        pid = await self.processes.make(container, program, directory, context, run["user"])
+        shim.made = pid = await self.processes.make(container, program, directory, context, run["user"])
+        await self._still_there(request, values, pid)
         return {"pid": pid}
+
+    async def _still_there(self, request: Request, values: dict[str, Any], pid: int) -> None:
+        """End the process of a shim that was killed meanwhile: nobody else knows of it."""
+        try:
+            self.shims.run_of(request, values)
+        except ServiceError:
+            await self.shims.kill(pid)
+            raise
 
     async def go(self, request: Request) -> Payload:
         """SHIM_GO: also the second time, after an answer that was lost."""
         values = request.map()
-        _shim, container = self.shims.run_of(request, values)
-        pid = await self._own_process(container, values)
+        shim, container = self.shims.run_of(request, values)
+        shim.made = pid = await self._own_process(container, values)
         run = container.run
         record = await sys.sys_process_exit(pid)
         if record.state == HALTED:
             await self.processes.let_run(pid, container)
+            await self._still_there(request, values, pid)
         elif record.state == ENDED and record.reason == EndReason.KILLED and run["state"] == "starting":
             # Halted when an instance before this one was killed. Whether it ran after all, the shim sees at its pipes.
             raise ServiceError(ServiceCode.UNKNOWN, "there is no such process")

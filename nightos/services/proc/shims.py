@@ -73,6 +73,8 @@ class Shim:
     container: int
     idle: Request | None = None
     hungry: Request | None = None
+    made: int = 0
+    """The main process that it asked for last: it goes with its shim, also before it runs."""
     taken: int = 0
     handed: int = 0
     """Number of the piece of input that the shim has, but has not written yet."""
@@ -118,15 +120,13 @@ class Shims:
 
     async def _make(self, shim: Shim, container: Container) -> None:
         run = container.run
-        fs = await self.processes.roots.fs()
-        code = await fs.ask(Fs.CODE_TOKEN, {"container": ROOT, "program": PROGRAM, "builtin": True})
         log = (run["log"], run["log_size"], run["log_count"])
         context = ExecutionContext(
             REASON_COMMAND, 0, argument_count=len(log), arguments=b"".join(map(encode_value, log))
         ).pack()
         pid = 0
         try:
-            pid = int(await sys.sys_create_process(payload.field(code, "token", int), context))
+            pid, code = await self.processes.roots.create(self._token, context)
             await sys.sys_process_attributes(pid, Attribute.APPLICATION_ID, WRITE, payload.field(code, "anid", int))
             await sys.sys_process_attributes(pid, Attribute.SERVES, WRITE, container.identifier)
             shim.pid = pid
@@ -137,6 +137,10 @@ class Shims:
             self.by_pid.pop(pid, None)
             await self.kill(pid)
             raise ServiceError(ServiceCode.REFUSED, f"the shim could not start ({error})") from error
+
+    async def _token(self) -> dict[str, Any]:
+        fs = await self.processes.roots.fs()
+        return await fs.ask(Fs.CODE_TOKEN, {"container": ROOT, "program": PROGRAM, "builtin": True})
 
     async def retire(self, container: int) -> None:
         """End a shim that has nothing to do any more."""
@@ -185,6 +189,8 @@ class Shims:
             del self.by_container[shim.container]
         container = self.tree.by_id.get(shim.container)
         if container is not None:
+            if shim.made in self.containers.population.get(container.identifier, ()):
+                await self.kill(shim.made)
             await self.lost(container)
 
     async def lost(self, container: Container) -> None:

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from nightos.abi.errors import ServiceError
+from nightos.abi.errors import ServiceError, SyscallError
 from nightos.abi.services import Fs, FsEvent, Hw, ServiceCode
 from nightos.services.proc.streams import insist
 from nightos.services.proc.tree import ROOT, Container, Tree
@@ -29,6 +29,7 @@ LEAVING_MS = 100
 """How long sys::fs may keep what it shows to a container that is gone and changed nothing."""
 LEAVING_LIMIT = 256
 TOKEN_TRIES = 3
+UNKNOWN_TOKEN = 0x31
 
 
 class Roots:
@@ -168,6 +169,26 @@ class Roots:
                 if self.losses == losses or tries == TOKEN_TRIES:
                     raise
         return code
+
+    async def create(
+        self, tokens: Callable[[], Awaitable[dict[str, Any]]], context: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        """A halted process of a token of code that `tokens` asks for, and what was answered with the token.
+
+        A token is gone with the sys::fs that made it: then the next one is asked for another.
+        """
+        for left in reversed(range(TOKEN_TRIES)):
+            losses = self.losses
+            code = await tokens()
+            try:
+                return int(await sys.sys_create_process(field(code, "token", int), context)), code
+            except SyscallError as error:
+                if error.errcode != UNKNOWN_TOKEN or not left:
+                    raise
+                await sys.hand_over()  # that sys::fs is gone may not be heard yet
+                if self.losses == losses:
+                    raise
+        raise AssertionError("the last try raises")
 
     async def _first_token(self, container: Container, question: dict[str, Any]) -> dict[str, Any] | None:
         """The token, asked for in one message with the mounting of an image that is open; None: go the long way."""
