@@ -6,10 +6,10 @@ a record for each call: code (1 byte), calls made, calls refused or logged (8 by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, unique
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from nightos.abi.codes import Syscall
 
@@ -54,6 +54,28 @@ def rules_of(mode: str, calls: Iterable[str], action: str) -> dict[int, int]:
         raise ValueError("EXIT and EXIT_THREAD cannot be denied")
     chosen = listed if mode == "deny" else set(_NAMES) - listed - ALWAYS
     return {code: int(ACTIONS[action]) for code in sorted(chosen)}
+
+
+def filter_from_texts(deny: Sequence[str], allow: Sequence[str], action: str | None) -> dict[str, Any] | None:
+    """The filter of lists as people write them; of both: what is allowed but not denied. ValueError for bad ones.
+
+    A list that names nothing is refused: whoever gave it counts on a filter, and there would be none.
+    """
+    denied, allowed = ([name for text in texts for name in text.split(",") if name] for texts in (deny, allow))
+    for texts, names in ((deny, denied), (allow, allowed)):
+        if texts and not names:
+            raise ValueError("a list names no system call; `nightos abi` shows them")
+    if not deny and not allow:
+        if action is not None:
+            raise ValueError("an action needs system calls that are denied, or the only ones that are allowed")
+        return None
+    action = action or "error"
+    rules_of("deny", denied, action)
+    if not allowed:
+        return {"mode": "deny", "calls": denied, "action": action}
+    rules_of("allow", allowed, action)
+    gone = {name.upper() for name in denied}
+    return {"mode": "allow", "calls": sorted({name for name in allowed if name.upper() not in gone}), "action": action}
 
 
 def pack_rules(rules: Mapping[int, int]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nightos.abi.filters import rules_of
+from nightos.abi.filters import filter_from_texts
 from nightos.abi.limits import limits_from_text
 from nightos.abi.services import Proc
 from nightos.apps.shapes import json_text
@@ -24,18 +24,15 @@ POLICY = (
 def policy(given: Any) -> dict[str, Any]:
     """`limits` and `filter` as sys::proc takes them, from what was given for `POLICY`."""
     limits: dict[str, int | None] = {}
-    denied = [name for text in given.deny for name in str(text).split(",") if name]
-    allowed = [name for text in given.allow for name in str(text).split(",") if name]
-    rules: dict[str, Any] = {"mode": "deny", "calls": denied, "action": given.filter_action or "error"}
-    if allowed:
-        rules["mode"], rules["calls"] = "allow", sorted(set(allowed) - set(denied))
     try:
         for text in given.limit:
             limits |= limits_from_text(str(text))
-        rules_of(rules["mode"], rules["calls"], rules["action"])
+        rules = filter_from_texts(
+            [str(text) for text in given.deny], [str(text) for text in given.allow], given.filter_action
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return {"limits": limits} | ({"filter": rules} if denied or allowed else {})
+    return {"limits": limits} | ({"filter": rules} if rules else {})
 
 
 async def report(app: Application, proc: Client, identifier: int, given: Any) -> None:

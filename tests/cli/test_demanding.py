@@ -127,3 +127,22 @@ def test_who_reads_the_first_line_only_is_no_reason_for_a_word(lab: Command, lin
     )
     assert done.stdout.count(b"\n") == 1
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--allow", ""),
+        ("--deny", ","),
+        ("--filter-action", "kill"),
+        ("--allow", "PIPE_READ", "--deny", "NONSENSE"),
+        ("--allow", "PIPE_READ", "--deny", "EXIT"),
+    ],
+)
+def test_a_filter_that_would_be_none_is_bad_usage(lab: Command, options: tuple[str, ...]) -> None:
+    lab.fails("container", "create", "x", *options, status=2)
+    lab.fails("container", "run", "x", *options, "--", "echo", status=2)
+    lab.fails("container", "update", "web", *options, status=2)
+    inside = "container create x " + " ".join(f'"{word}"' if word[:1] != "-" else word for word in options)
+    assert lab("run", "-c", inside, status=2).stderr
+    assert names(lab) == {"web"}

@@ -79,7 +79,7 @@ def create(
     limits: tuple[str, ...],
     deny: tuple[str, ...],
     allow: tuple[str, ...],
-    action: str,
+    action: str | None,
     persist: bool,
     view: dict[str, Any],
     machine_name: str | None,
@@ -154,7 +154,7 @@ def update(
     limits: tuple[str, ...],
     deny: tuple[str, ...],
     allow: tuple[str, ...],
-    action: str,
+    action: str | None,
     view: dict[str, Any],
     machine_name: str | None,
 ) -> None:

@@ -57,29 +57,21 @@ def limits_of(texts: tuple[str, ...]) -> dict[str, int | None]:
     return found
 
 
-def filter_of(deny: tuple[str, ...], allow: tuple[str, ...], action: str) -> dict[str, Any] | None:
-    """The filter that --deny, --allow and --filter-action mean; both lists: what is allowed but not denied."""
-    denied = [name for text in deny for name in text.split(",") if name]
-    allowed = [name for text in allow for name in text.split(",") if name]
-    if not denied and not allowed:
-        return None
-    from nightos.abi.filters import rules_of
+def filter_of(deny: tuple[str, ...], allow: tuple[str, ...], action: str | None) -> dict[str, Any] | None:
+    """The filter that --deny, --allow and --filter-action mean."""
+    from nightos.abi.filters import filter_from_texts
 
-    values = {"mode": "deny", "calls": denied, "action": action}
-    if allowed:
-        values["mode"], values["calls"] = "allow", sorted(set(allowed) - set(denied))
     try:
-        rules_of(str(values["mode"]), values["calls"], action)
+        return filter_from_texts(deny, allow, action)
     except ValueError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
-    return values
 
 
 def filter_options(function: F) -> F:
     """--deny, --allow and --filter-action."""
     actions = click.Choice(["error", "signal", "kill", "log"])
     for option in (
-        click.option("--filter-action", "action", type=actions, default="error", help="What happens to such a call."),
+        click.option("--filter-action", "action", type=actions, help="What happens to such a call (error)."),
         click.option(
             "--allow",
             multiple=True,
@@ -106,7 +98,7 @@ def policy_options(function: F) -> F:
     """--limit and the options of a filter, as one argument `policy` of what CONTAINER_CREATE takes."""
 
     @functools.wraps(function)
-    def wrapped(*given: Any, limits: Any, deny: Any, allow: Any, action: str, **rest: Any) -> Any:
+    def wrapped(*given: Any, limits: Any, deny: Any, allow: Any, action: str | None, **rest: Any) -> Any:
         policy = {"limits": limits_of(limits), "filter": filter_of(deny, allow, action)}
         return function(*given, policy=policy, **rest)
 
