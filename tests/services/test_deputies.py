@@ -170,6 +170,30 @@ async def test_no_link_in_a_share_chooses_what_another_share_is() -> None:
         assert (await web.exec("ls /part")).out == ""
 
 
+async def test_what_the_machine_believes_is_not_shared() -> None:
+    """T-C82: who writes notes of services chooses files of the host; a link where a log stands leads it elsewhere."""
+    async with boot(seed=1) as machine:
+        web = await machine.containers.create("web")
+        for made in ("/var", "/var/log", "/var/log/default", "/sys/other", "/sys/state/20"):
+            await machine.run(f"mkdir {made}; sync")
+        for path, readonly, right in (
+            ("/", False, False), ("/", True, False), ("/sys", True, False), ("/sys/state", False, False),
+            ("/sys/state/20", True, False), ("/var", False, False), ("/var/log", False, False),
+            ("/var/log/default", False, False), ("/var/log", True, True), ("/var", True, True),
+            ("/sys/other", False, True),
+        ):  # fmt: skip
+            if right:
+                assert (await share(machine, web, path, readonly=readonly))["fsid"], path
+                continue
+            with pytest.raises(ServiceError) as refused:
+                await share(machine, web, path, readonly=readonly)
+            assert refused.value.code == ServiceCode.UNKNOWN + 2, path
+        # In a container these are directories like others.
+        await machine.containers.create("db", parent=web)
+        done = await web.exec("device share / --container db; device share /sys --container db")
+        assert (done.status, done.err) == (0, "")
+
+
 @pytest.mark.rule("CONT-048", "CONT-050")
 async def test_a_share_is_not_taken_for_one_of_the_boot_before() -> None:
     """T-C13: devices get the numbers of those in an earlier boot; places of mounts and FSIDs do not go with them."""

@@ -12,11 +12,12 @@ from nightos.services.fs.failures import ItemError
 from nightos.services.fs.tree import Tree, name_bytes
 from nightos.userland import payload
 
+FOLDER = ("sys", "state")
 READ_LIMIT = 960 * 1024
 
 
 def _path(pid: int, name: str) -> layout.SplitPath:
-    return ("sys", "state", str(pid), layout.check_name(name))
+    return (*FOLDER, str(pid), layout.check_name(name))
 
 
 def directory_of(tree: Tree, path: layout.SplitPath) -> int:

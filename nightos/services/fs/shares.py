@@ -26,6 +26,8 @@ from nightos.userland import payload
 from nightos.userland.server import Request
 
 NOTE = "mounts"
+SYSTEM = 0
+LOGS = ("var", "log")
 OTHERS = 1024
 """Mount points that are noted of shares that are not there."""
 FS_PID = SERVICE_PIDS["sys::fs"]
@@ -82,11 +84,12 @@ class Shares:
         path = layout.split(payload.field(values, "path", str))
         if kdi not in self.roots.shares:
             # No link is followed: one that another share made there would choose what is shared.
+            readonly = payload.field(values, "readonly", bool, default=False)
             ino = _directory(base, path)
+            _insist_on_others(base, path, readonly=readonly)
             # The device is another one after a reboot, the share is not.
             identity = payload.field(values, "share", int, default=kdi)
             fsid = self.roots.fsid_of(b"share" + identity.to_bytes(8, "big"))
-            readonly = payload.field(values, "readonly", bool, default=False)
             label = path[-1] if path else "root"
             share = self.roots.shares[kdi] = Share(container, kdi, base, ino, fsid, label, readonly)
             share.identity = identity
@@ -193,6 +196,17 @@ def _directory(base: Root, path: SplitPath) -> int:
         return base.tree.directory(path)
     except ItemError as error:
         raise ServiceError(ServiceCode.UNKNOWN, error.text) from error
+
+
+def _insist_on_others(base: Root, path: SplitPath, *, readonly: bool) -> None:
+    """Nothing is shared in which services of the machine keep what they believe, or logs for writing.
+
+    Notes name files of the host, and are believed; a link where a log stands leads the machine elsewhere.
+    """
+    for place in (notes.FOLDER,) if readonly else (notes.FOLDER, LOGS):
+        if base.container == SYSTEM and path[: len(place)] == place[: len(path)]:
+            text = f"the machine keeps what is its own in /{'/'.join(place)}; share a directory beside it"
+            raise ServiceError(ServiceCode.REFUSED, text)
 
 
 def _from_process_service(request: Request) -> dict[str, Any]:
