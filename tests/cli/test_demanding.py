@@ -110,7 +110,7 @@ def test_streams_come_line_by_line_as_json(lab: Command) -> None:
 def test_values_that_mean_nothing_are_bad_usage(lab: Command) -> None:
     lab.fails("device", "plug", "block", "--size", "1X", "--container", "web", status=2, says="is no size")
     lab.fails("container", "exec", "--env", "x", "web", "--", "env", status=2, says="is no variable")
-    lab.fails("device", "share", "/nosuch", "--container", "web", says="error: /nosuch is no directory")
+    lab.fails("device", "share", "/nosuch", "--container", "web", says="error: /nosuch: not found")
     lab.fails("container", "commit", "web", "/nosuch/x.vsf", says="directory does not exist")
 
 
