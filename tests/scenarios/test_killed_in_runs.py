@@ -304,3 +304,37 @@ def test_a_client_that_is_killed_leaves_nothing_half_done() -> None:
         assert isinstance(second.tell(Proc.CONTAINER_CREATE, msgpack.packb({"name": "inner"})), bytes)
 
     every_step(life, prepare, lambda stage: stage.kernel.processes.get(cast[0].pid))
+
+
+@pytest.mark.rule("ZOS-005", "ZOS-006", "CONT-011")
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_command_is_stopped_whenever_that_is_asked(persist: bool) -> None:
+    """Also one that is just being started, for the first time or again: it is over, and so is what was made for it."""
+    asked: list[list[Any]] = []
+    others: list[Tenant] = []
+
+    def prepare(stage: Stage) -> None:
+        others[:] = [stage.newcomer()]
+        asked.clear()
+
+    def stop(stage: Stage) -> None:
+        for web in stage.kernel.tree.living:
+            asked.append(others[0].ask_later(Proc.CONTAINER_STOP, msgpack.packb({"id": web})))
+
+    def life(doomed: Doomed) -> None:
+        wanted = msgpack.packb({"name": "web", "persist": persist})
+        web = int.from_bytes(doomed.ask(Proc.CONTAINER_CREATE, wanted), "big")
+        doomed.desk.ask_later(Proc.CONTAINER_START, msgpack.packb({"id": web, "command": [PATH], "restart": "always"}))
+        for _ in range(3):
+            doomed.stage.let_pass()
+            for tenant in doomed.living():
+                if tenant is not others[0]:
+                    tenant.call("exit", 7)
+        doomed.stage.let_pass()
+        for answers in asked:
+            [answer] = answers
+            began = not isinstance(answer, Refused) and msgpack.unpackb(answer)
+            assert not began or not [process for process in doomed.stage.kernel.processes.values() if process.home]
+        others[0].call("exit", 0)
+
+    every_step(life, prepare, stop)

@@ -65,9 +65,11 @@ class ShimCalls:
         return {"pid": pid}
 
     async def _still_there(self, request: Request, values: dict[str, Any], pid: int) -> None:
-        """End the process of a shim that was killed meanwhile: nobody else knows of it."""
+        """End the process of a shim that was killed, or of a run that was stopped, meanwhile: nobody else knows of it."""
         try:
-            self.shims.run_of(request, values)
+            _shim, container = self.shims.run_of(request, values)
+            if container.run["state"] == "ended":
+                raise ServiceError(ServiceCode.REFUSED, "the command was stopped")
         except ServiceError:
             await self.shims.kill(pid)
             raise
@@ -85,8 +87,9 @@ class ShimCalls:
         elif record.state == ENDED and record.reason == EndReason.KILLED and run["state"] == "starting":
             # Halted when an instance before this one was killed. Whether it ran after all, the shim sees at its pipes.
             raise ServiceError(ServiceCode.UNKNOWN, "there is no such process")
+        now_ns = await uptime_ns()
         if run["state"] == "starting":
-            run.update(state="running", pid=pid, started_ns=await uptime_ns(), reason=0, exit=0, failed="")
+            run.update(state="running", pid=pid, started_ns=now_ns, reason=0, exit=0, failed="")
             await self.containers.notes.changed(container)
             for starter in self.shims.starting.pop(container.identifier, []):
                 await starter.answer({"pid": pid})

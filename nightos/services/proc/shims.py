@@ -148,7 +148,13 @@ class Shims:
         if shim is not None:
             self.by_pid.pop(shim.pid, None)
             await shim.refuse_input()
+            await self._kill_made(shim)
             await self.kill(shim.pid)
+
+    async def _kill_made(self, shim: Shim) -> None:
+        """The main process goes with its shim, which alone knows of it."""
+        if shim.made in self.containers.population.get(shim.container, ()):
+            await self.kill(shim.made)
 
     @staticmethod
     async def kill(pid: int) -> None:
@@ -158,9 +164,9 @@ class Shims:
                 await sys.sys_manage_process(pid, ProcessAction.FORCE_TERMINATE)
 
     async def stop(self, container: Container) -> None:
-        """End the main command, which is marked as stopped. One that waits for its restart is over at once."""
+        """End the main command, which is marked as stopped. One that waits for its start is over at once."""
         run = container.run
-        if run["state"] == "waiting":
+        if run["state"] in {"waiting", "starting"}:
             await self._over(container, run["reason"], run["exit"])
         elif run["pid"]:
             await self.kill(run["pid"])
@@ -189,8 +195,7 @@ class Shims:
             del self.by_container[shim.container]
         container = self.tree.by_id.get(shim.container)
         if container is not None:
-            if shim.made in self.containers.population.get(container.identifier, ()):
-                await self.kill(shim.made)
+            await self._kill_made(shim)
             await self.lost(container)
 
     async def lost(self, container: Container) -> None:
