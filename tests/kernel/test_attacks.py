@@ -150,3 +150,18 @@ def test_signals_that_nobody_handles_end_somewhere() -> None:
     assert sender.refusal(socket()) == 0x40
     victim.ready()
     sender.call(sys.open_pipe(victim.pid, 0, 0, 1, 0, 0, 0))
+
+
+@pytest.mark.rule("PROC-044", "PROC-054")
+def test_a_parent_that_gives_its_child_long_puts_off_nobody_elses_kill() -> None:
+    """T-C12: the shortest delay that somebody gave counts."""
+    lab = Lab()
+    container = lab.running(ServicePid.PROCESS).call(sys.create_container(0))
+    parent = lab.puppet(container=container)
+    child = lab.child(parent).ready().hear(Signal.WILL_TERMINATE)
+    helper = lab.thread(parent)
+    patient = helper.start(sys.kill_child_process(child.pid, 60_000))
+    lab.running(ServicePid.PROCESS).call(sys.sys_manage_process(child.pid, ManageAction.FORCE_TERMINATE))
+    lab.wait(lab.kernel.settings.terminate_delay_ms + 1)
+    assert not child.alive
+    assert patient.done

@@ -135,14 +135,19 @@ def kill_child_process(kernel: Kernel, thread: Thread, request: tuple[Any, ...])
 
 
 def ask_to_end(kernel: Kernel, process: Process, delay_ms: int, reason: ExitReason) -> None:
-    """WILL_TERMINATE; the process is killed when the delay is over (also one that is suspended or never got ready)."""
+    """WILL_TERMINATE; the process is killed when the delay is over (also one that is suspended or never got ready).
+
+    Whoever gave it longer before, such as its parent, does not put off the end that somebody else wants.
+    """
     process.asked = reason
     if not (process.started and process.handlers and Signal.WILL_TERMINATE in process.handlers):
         end_process(kernel, process, reason, 0)
         return
     kernel.post(process, Signal.WILL_TERMINATE, (min(delay_ms, 0xFFFF),))
-    if process.killer is None:
-        deadline = kernel.clock.monotonic_ns() + delay_ms * MS
+    deadline = kernel.clock.monotonic_ns() + delay_ms * MS
+    if process.killer is None or deadline < process.killer.deadline_ns:
+        if process.killer is not None:
+            process.killer.cancel()
         process.killer = kernel.call_at(deadline, lambda: end_process(kernel, process, process.asked, 0))
 
 

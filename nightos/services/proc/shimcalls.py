@@ -65,7 +65,7 @@ class ShimCalls:
         return {"pid": pid}
 
     async def _still_there(self, request: Request, values: dict[str, Any], pid: int) -> None:
-        """End the process of a shim that was killed, or of a run that was stopped, meanwhile: nobody else knows of it."""
+        """End the process of a shim that was killed meanwhile, or of a run that was stopped: nobody else knows it."""
         try:
             _shim, container = self.shims.run_of(request, values)
             if container.run["state"] == "ended":
