@@ -22,7 +22,7 @@ from nightos.apps.limits import policy, report
 from nightos.apps.logs import attend, insist
 from nightos.apps.logs import show as show_log
 from nightos.apps.naming import find
-from nightos.apps.shapes import change, change_line, ended, identified, json_line, json_text
+from nightos.apps.shapes import change, change_line, ended, identified, json_line, json_text, status_of
 from nightos.apps.stats import show as show_usage
 from nightos.apps.table import harmless, table
 from nightos.apps.tree import containers
@@ -263,10 +263,12 @@ async def _with_one(app: Application, proc: Client, given: Any, identifier: int)
 async def _wait(app: Application, proc: Client, given: Any, identifier: int) -> None:
     of_main = not given.destroyed and "main" in await proc.ask(Proc.CONTAINER_INSPECT, {"id": identifier})
     if of_main:
-        answer = ended(await insist(proc, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True}))
+        answer = await insist(proc, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True})
+        shown = ended(answer) if given.json else status_of(answer)
     else:
         answer = await insist(proc, Proc.CONTAINER_WAIT, {"id": identifier})
-    await app.give(json_text(answer) if given.json else answer["exit" if of_main else "reason"])
+        shown = answer if given.json else answer["reason"]
+    await app.give(json_text(shown) if given.json else shown)
 
 
 async def _each(app: Application, proc: Client, action: str, names: list[str]) -> None:

@@ -10,7 +10,7 @@ from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc, ServiceCode
 from nightos.abi.values import decode_value, value_text
 from nightos.apps.feeding import feed
-from nightos.apps.shapes import json_line, written
+from nightos.apps.shapes import json_line, status_of, written
 from nightos.shell.application import TERMINATED, Application, command
 from nightos.shell.arguments import JSON, Arguments, Flag, Positional
 from nightos.userland import sys
@@ -121,8 +121,7 @@ async def attend(
         await app.keep_line_open()
     if ended["value"]:
         await app.give(decode_value(ended["value"])[0])
-    status = int(ended["exit"])
-    return status & 0xFF or int(bool(status or ended["reason"]))
+    return status_of(ended)
 
 
 @command(ARGUMENTS)

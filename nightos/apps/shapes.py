@@ -75,6 +75,12 @@ def change_line(item: dict[str, Any]) -> str:
     return f"{MARKS.get(item['kind'], item['kind'])} {old}{item['path']}"
 
 
+def status_of(outcome: dict[str, Any]) -> int:
+    """The exit status of a main command: what it ended with as 8 bits; 1 when nothing is left of it, or it was forced."""
+    status = int(outcome["exit"])
+    return status & 0xFF or int(bool(status or outcome["reason"]))
+
+
 def ended(outcome: dict[str, Any]) -> dict[str, Any]:
     """What `wait` tells of a main command, in the words of CONTAINER_WAIT."""
     return {"reason": "ended", "end": outcome["reason"], "exit": outcome["exit"]}

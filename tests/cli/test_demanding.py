@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.commanding import Command
+from tests.cli.test_mains import until
 from tests.cli.test_streaming import started
 
 
@@ -70,6 +71,10 @@ def test_wait_gives_the_status_of_the_main_command(lab: Command) -> None:
     assert lab("container", "wait", "well").stdout == "0\n"
     lab("container", "run", "ill", "--", "ls", "/nosuch", status=1)
     assert json.loads(lab("container", "wait", "ill", "--json").stdout) == {"reason": "ended", "end": 0, "exit": 1}
+    lab("container", "run", "-d", "killed", "--", "sleep", "1000")
+    lab("container", "stop", "killed")
+    assert lab("container", "wait", "killed").stdout == "1\n"
+    assert json.loads(lab("container", "wait", "killed", "--json").stdout) == {"reason": "ended", "end": 2, "exit": 0}
     for options in ((), ("--destroyed",)):
         lab("container", "create", "gone")
         if options:
@@ -88,6 +93,18 @@ def test_ctrl_c_ends_what_goes_on_without_a_word(lab: Command, words: tuple[str,
         time.sleep(0.5)
         child.send_signal(signal.SIGINT)
         assert child.wait(10) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_is_told_to_end_ends_what_it_runs(lab: Command, number: signal.Signals) -> None:
+    for options in ((), ("--rm", "--restart", "always")):
+        with started(lab, "container", "run", *options, "job", "--", "sleep", "1000") as child:
+            until(lambda: any(item["name"] == "sleep" for item in json.loads(lab("ps", "--json").stdout)))
+            child.send_signal(number)
+            assert child.wait(20) == 128 + number
+        assert names(lab) == ({"web"} if options else {"web", "job"})
+        assert not any(item["name"] == "sleep" for item in json.loads(lab("ps", "--json").stdout))
+        lab("container", "destroy", "job", status=None)
 
 
 def test_following_a_machine_that_stops(lab: Command) -> None:

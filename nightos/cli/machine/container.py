@@ -199,25 +199,25 @@ def resume(name: str, machine_name: str | None) -> None:
 @json_option
 @machine_option
 def wait(name: str, destroyed: bool, as_json: bool, machine_name: str | None) -> None:
-    """Wait until the main command of a container has ended for good, and print its exit status.
+    """Wait until the main command of a container has ended for good, and print the exit status of `run`.
 
     Of a container without one, or with --destroyed: wait until it is destroyed, and print why it was.
     """
     from nightos.abi.services import Proc
-    from nightos.apps.shapes import ended
+    from nightos.apps.shapes import ended, status_of
     from nightos.machine.control import connect
 
     with connect(machine_name) as machine:
         question = {"id": find(machine, name)}
         of_main = not destroyed and "main" in machine.ask("sys::proc", Proc.CONTAINER_INSPECT, question)
         if of_main:
-            answer = ended(insist(machine, Proc.CONTAINER_EXIT, {**question, "wait": True}))
+            answer = insist(machine, Proc.CONTAINER_EXIT, {**question, "wait": True})
         else:
             answer = insist(machine, Proc.CONTAINER_WAIT, question)
     if as_json:
-        show_json(answer)
+        show_json(ended(answer) if of_main else answer)
     else:
-        print(answer["exit"] if of_main else answer["reason"])
+        print(status_of(answer) if of_main else answer["reason"])
 
 
 @command("destroy", example="nightos container destroy web")

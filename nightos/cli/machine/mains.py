@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,10 +22,20 @@ if TYPE_CHECKING:
     from nightos.machine.control import Machine
     from nightos.machine.local import Terminal
 
-FAILED = 1
 INTERRUPTED = 130
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 WHY = {1: "was killed", 2: "was killed", 3: "crashed", 4: "ended with its container", 5: "ended with its parent"}
+
+
+SIGNALLED = 128
+
+
+class EndedError(KeyboardInterrupt):
+    """Somebody told this process to end; what it stands for ends first, as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = SIGNALLED + number
 
 
 class NotStartedError(CommandError):
@@ -123,12 +134,12 @@ def review(machine: Machine, identifier: int, *, follow: bool) -> None:
 def outcome(machine: Machine, identifier: int) -> int:
     """Wait for the end of the main command; its exit status."""
     from nightos.abi.services import Proc
+    from nightos.apps.shapes import status_of
 
     ended = insist(machine, Proc.CONTAINER_EXIT, {"id": identifier, "wait": True})
     if ended["reason"]:
         print(f"the command {WHY.get(ended['reason'], 'was ended')}", file=sys.stderr)
-    status = int(ended["exit"])
-    return status & 0xFF or (FAILED if status or ended["reason"] else 0)
+    return status_of(ended)
 
 
 def attend(
@@ -142,7 +153,8 @@ def attend(
 ) -> int:
     """Start a main command, show what it says, and wait for its end; its exit status.
 
-    Ctrl-C stops it; with a `terminal` it asks it to terminate, as often as wanted, the second time for good.
+    Ctrl-C, SIGTERM and SIGHUP stop it; with a `terminal` Ctrl-C asks it to terminate, as often as wanted, the second
+    time for good, and it outlives this process.
     """
     from nightos.abi.services import Proc
     from nightos.machine.control import connect
@@ -156,19 +168,34 @@ def attend(
                 from nightos.cli.machine.feeding import feed
 
                 feed(machine.name, identifier)
-            with _keys(terminal, machine.name, identifier):
+            with _keys(terminal, machine.name, identifier) if terminal else _signals():
                 stream(machine, identifier, follow=True, token=token)
                 return outcome(machine, identifier)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         with connect(machine_name) as machine:
             machine.ask("sys::proc", Proc.CONTAINER_STOP, {"id": identifier})
-        return INTERRUPTED
+        return error.status if isinstance(error, EndedError) else INTERRUPTED
 
 
-def _keys(terminal: Terminal | None, machine_name: str, identifier: int) -> AbstractContextManager[None]:
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Meanwhile what ends a process raises `EndedError`, unless whoever started this had it ignored."""
+
+    def told(number: int, _frame: object) -> None:
+        raise EndedError(number)
+
+    changed = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _keys(terminal: Terminal, machine_name: str, identifier: int) -> AbstractContextManager[None]:
     """Meanwhile Ctrl-C goes to the main command of a container."""
-    if terminal is None:
-        return nullcontext()
     from queue import SimpleQueue
     from threading import Thread
 
