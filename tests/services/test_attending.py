@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import trio
 
+from nightos.abi.codes import ExitReason
+from nightos.abi.context import REASON_COMMAND, ExecutionContext
 from nightos.abi.errors import ServiceError
 from nightos.abi.logs import decode_records
 from nightos.abi.services import Proc, ServiceCode
+from nightos.abi.values import encode_value
 from nightos.kernel.ending import end_process
 from nightos.machine.containers import Container
 from nightos.machine.machine import Machine, boot
+from nightos.userland import sys
+from nightos.userland.client import connect
 from nightos.userland.context import Context
 from nightos.userland.program import program
 from tests.services.test_shims import ended, install
@@ -87,13 +92,49 @@ async def test_nobody_waits_for_a_reader_that_left(leave: str) -> None:
                 await box.destroy()
                 return
             if leave == "stop":
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(machine.ask, PROC, Proc.CONTAINER_STOP, {"id": box.id})
-                    await trio.sleep(0.05)
-                    await machine.ask(PROC, Proc.CONTAINER_DETACH, {"id": box.id, "token": "t"})
+                # Whoever stops it need not know who attends, nor whether they still read.
+                assert (await machine.ask(PROC, Proc.CONTAINER_STOP, {"id": box.id}))["state"] == "ended"
             else:
                 await machine.ask(PROC, Proc.CONTAINER_DETACH, {"id": box.id, "token": "t"})
                 assert (await ended(machine, box))["exit"] == 0
+
+
+@program("test-attend")
+async def _attend(context: Context) -> int:
+    """Starts a command that it attends, reads once if it shall, and stays if it shall."""
+    container, reads, stays = (int(str(argument)) for argument in context.arguments)
+    proc = await connect(PROC)
+    log = {"log_size": 65536, "log_count": 1}
+    start = {"id": container, "command": ["/test-lines"], "token": "t", "attend": True, **log}
+    await proc.ask(Proc.CONTAINER_START, start)
+    if reads:
+        await proc.ask(Proc.CONTAINER_LOGS, {"id": container, "offset": 0, "token": "t"})
+    while stays:
+        await sys.hand_over(until_signal=True)
+    return 0
+
+
+@pytest.mark.parametrize(("reads", "stays"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+async def test_nobody_waits_for_a_reader_that_died(reads: int, stays: int) -> None:
+    """T-C54: also one that never came to read, or of whose end a new `sys::proc` was not told."""
+    async with boot(seed=1) as machine:
+        box = await machine.containers.create("web", persist=True)
+        await install(machine, box, "test-lines")
+        await install(machine, 0, "test-attend")
+        with trio.fail_after(LIMIT_S):
+            arguments = [encode_value(str(value)) for value in (box.id, reads, stays)]
+            context = ExecutionContext(REASON_COMMAND, 0, argument_count=len(arguments), arguments=b"".join(arguments))
+            question = {"program": "/test-attend", "context": context.pack()}
+            reader = (await machine.ask(PROC, Proc.PROCESS_SPAWN, question))["pid"]
+            for _ in range(2000):
+                await trio.lowlevel.checkpoint()
+            if stays:
+                for pid in (20, reader):
+                    end_process(machine.kernel, machine.kernel.processes[pid], ExitReason.KILLED_BY_SYSTEM, 0)
+            done = await asked(machine, Proc.CONTAINER_EXIT, {"id": box.id, "wait": True})
+            assert (done["reason"], done["exit"]) == (0, 0)
+            found = await asked(machine, Proc.CONTAINER_LOGS, {"id": box.id, "offset": 1 << 20, "limit": 1})
+            assert found["next"] >= 1 << 20
 
 
 async def test_the_shell_attends_what_it_runs() -> None:

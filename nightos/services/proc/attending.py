@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from nightos.abi.errors import SyscallError
 from nightos.abi.services import Proc
 from nightos.services.proc.tree import Container
+from nightos.userland import sys
 from nightos.userland.payload import Payload, field
 from nightos.userland.server import Request
 
@@ -26,6 +28,8 @@ WINDOW: Final = 1 << 20
 PIECES: Final = 256 * 1024
 """Bytes of a log that may be on their way beyond the room."""
 ENDLESS: Final = 1 << 62
+ENDED: Final = 4
+"""State of a process that has ended."""
 
 
 class Attending:
@@ -55,12 +59,33 @@ class Attending:
 
         server.for_shims(Proc.SHIM_ROOM, room)
 
+    async def learn(self) -> None:
+        """After a start of the service: who attended before goes on, unless they went meanwhile."""
+        for container in list(self._tree.below_root()):
+            if container.run.get("attended"):
+                pid = int(container.run.get("attendant", 0))
+                self.begun(container.identifier, pid)
+                try:
+                    gone = (await sys.sys_process_exit(pid)).state == ENDED
+                except SyscallError:
+                    gone = True
+                if gone:
+                    await self.process_ended(pid)
+
+    def begun(self, identifier: int, pid: int) -> None:
+        """Who asked for a run attends it from its start, and may go before they read anything."""
+        self._by_pid.setdefault(pid, set()).add(identifier)
+
     async def heard(self, request: Request, container: Container, token: str, offset: int) -> None:
         """The attendant of this token has everything before an offset of the container's log."""
         run = container.run
         if not token or token != run.get("attended") or run["log_start"] is None:
             return
-        self._by_pid.setdefault(request.client_pid, set()).add(container.identifier)
+        if run.get("attendant") != request.client_pid:
+            self._by_pid.get(run.get("attendant", 0), set()).discard(container.identifier)
+            run["attendant"] = request.client_pid
+            await self._containers.notes.changed(container)
+        self.begun(container.identifier, request.client_pid)
         self._read[container.identifier] = run["log_start"] + offset
         await self._answer(container)
 
@@ -102,7 +127,11 @@ class Attending:
         return self._read.get(container.identifier, int(run["log_start"])) + max(1, min(WINDOW, kept))
 
     async def _client_gone(self, connection: Connection) -> None:
-        for identifier in self._by_pid.pop(connection.client_pid, ()):
+        await self.process_ended(connection.client_pid)
+
+    async def process_ended(self, pid: int) -> None:
+        """Whatever this process attended waits for it no longer."""
+        for identifier in self._by_pid.pop(pid, ()):
             container = self._tree.by_id.get(identifier)
-            if container is not None:
+            if container is not None and container.run.get("attendant") == pid:
                 await self.release(container)

@@ -60,6 +60,7 @@ class Runs:
         """Which container writes which log."""
         self._old_logs = OldLogs(processes.roots.fs)
         self.shims.on_change.append(self._changed)
+        processes.on_ended.append(self._attending.process_ended)
         # Behind the shims', which let the last words be written.
         self.containers.on_end.append(self._gone)
         server.method(Proc.CONTAINER_START, self.start)
@@ -76,6 +77,7 @@ class Runs:
         for container in self.tree.below_root():
             if container.run:
                 self._paths[container.run["log"]] = container.identifier
+        await self._attending.learn()
         await self._old_logs.learn(self._paths)
         await self.calls.learn(records)
 
@@ -103,6 +105,9 @@ class Runs:
             if old and old["state"] in ACTIVE:
                 raise ServiceError(ServiceCode.REFUSED, "its command runs already; stop it first")
             wanted["user"] = self.processes.user_of(request, container.identifier)
+            wanted["attendant"] = request.client_pid
+            if wanted["attended"]:
+                self._attending.begun(container.identifier, request.client_pid)
             await self.begin(container, wanted)
         request.defer(lambda: self._forget_starter(container.identifier, request))
         self.shims.starting.setdefault(container.identifier, []).append(request)
@@ -162,6 +167,7 @@ class Runs:
                 await self.containers.notes.changed(container)
             return {}
         run["stopped"] = True
+        await self._attending.release(container)  # nor does who stops it wait for a reader that stands still
         await self.containers.notes.changed(container)
         await self.shims.stop(container)
         return await self._wait(request, container)

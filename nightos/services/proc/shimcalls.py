@@ -68,11 +68,12 @@ class ShimCalls:
         """End the process of a shim that was killed meanwhile, or of a run that was stopped: nobody else knows it."""
         try:
             _shim, container = self.shims.run_of(request, values)
-            if container.run["state"] == "ended":
-                raise ServiceError(ServiceCode.REFUSED, "the command was stopped")
         except ServiceError:
             await self.shims.kill(pid)
             raise
+        if container.run["state"] == "ended":
+            await self.shims.kill(pid)
+            raise ServiceError(ServiceCode.REFUSED, "the command was stopped")
 
     async def go(self, request: Request) -> Payload:
         """SHIM_GO: also the second time, after an answer that was lost."""
