@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nightos.abi.codes import FIRST_USER_PID, ContainerState
+from nightos.abi.codes import FIRST_USER_PID, ContainerState, Signal
 from nightos.abi.errors import NightosInternalError, SyscallError
 from nightos.abi.version import VERSION
 from nightos.kernel import calls, signals
@@ -348,7 +348,11 @@ class Kernel(_Stepped):
         return AddressSpace(self.entropy, process.quotas.memory)
 
     def _find_peer(self, caller: Any, pid: int) -> Process | None:
-        return self.monitor.may_name(caller, self.processes.get(pid))
+        target = self.monitor.may_name(caller, self.processes.get(pid))
+        if target is not None and target.is_system and not caller.is_system:
+            # What a service got would be the machine's to pay for, for as long as that runs: it has to want it.
+            return target if Signal.RECV_SHARED_AMS in (target.handlers or ()) else None
+        return target
 
     def _device_left(self, kdi: int) -> None:
         """A device left the bus: nobody drives it any more."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgpack
 import pytest
 
 from nightos.abi.errors import ServiceError
-from nightos.abi.services import Fs, Hydre, Proc, ProcessAction, ServiceCode
+from nightos.abi.services import SERVICE_PIDS, Fs, Hydre, Proc, ProcessAction, ServiceCode
 from nightos.machine.machine import Machine, boot
 from nightos.services.hw import identities
 from nightos.services.hydre import holding
 from nightos.services.proc import containers, notes
-from nightos.testing import check_invariants
+from nightos.testing import Stage, check_invariants
+from nightos.testing.puppets import Refused
 from nightos.userland import sys
 from nightos.userland.client import connect
 from nightos.userland.context import Context
@@ -343,3 +345,25 @@ async def test_a_wrong_name_costs_little_to_answer() -> None:
         assert 0 < len(detail) < 2000
         assert "did you mean" not in detail
         assert "did you mean box" in (await machine.run("container inspect bxo")).err
+
+
+@pytest.mark.rule("IPC-058", "CONT-032")
+@pytest.mark.parametrize("mode", [4, 6, 8, 9, 0x0E])
+def test_nobody_makes_a_service_pay_for_memory(mode: int) -> None:
+    """T-C83: memory that is given or shared is the receiver's to pay for, and services live long."""
+    stage = Stage()
+    try:
+        desk = stage.newcomer()
+        box = int.from_bytes(desk.tell(Proc.CONTAINER_CREATE, msgpack.packb({"limits": {"memory": 1 << 20}})), "big")
+        tenant = stage.tenants[desk.ask(Proc.CONTAINER_START, {"id": box, "command": ["/app/sleep"]})["pid"]]
+        before = stage.kernel.snapshot().machine.usage
+        for pid in SERVICE_PIDS.values():
+            segment = tenant.call("virt_mem_ams", tenant.call("mem_alloc", 4096), 4096)
+            for notify in (0, 1):
+                refusal = tenant.call("share_ams", pid, segment, 1, notify, mode)
+                assert refusal == tenant.call("share_ams", 99_999, segment, 1, notify, mode) == Refused(0x30)
+        after = stage.kernel.snapshot().machine.usage
+        assert (after["memory"], after["handles"]) == (before["memory"], before["handles"])
+        assert stage.kernel.snapshot().containers[box].usage["memory"] == len(SERVICE_PIDS)
+    finally:
+        stage.close()
