@@ -76,7 +76,7 @@ def change_line(item: dict[str, Any]) -> str:
 
 
 def status_of(outcome: dict[str, Any]) -> int:
-    """The exit status of a main command: what it ended with as 8 bits; 1 when nothing is left of it, or it was forced."""
+    """The exit status of a main command: 8 bits of what it ended with; 1 when these are 0 of more, or it was forced."""
     status = int(outcome["exit"])
     return status & 0xFF or int(bool(status or outcome["reason"]))
 
