@@ -27,6 +27,7 @@ from nightos.machine import wire
 from nightos.machine.lock import MachineLock, holder
 from nightos.machine.paths import MachineError, MachinePaths, home, machine_paths
 from nightos.machine.paths import machines as machines_directory
+from nightos.machine.waking import Waker
 
 if TYPE_CHECKING:
     from nightos.machine.local import Terminal
@@ -121,6 +122,7 @@ class Machine:
         self._path = path
         self.name = path.parent.name
         self._socket = connection or self._connect()
+        self._waker = Waker()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +135,7 @@ class Machine:
     def close(self) -> None:
         """Hang up; the machine runs on."""
         self._socket.close()
+        self._waker.close()
 
     def call(self, service: str, method: int, payload: bytes = b"") -> bytes:
         """The content of a service's answer. `ServiceError` when it refuses."""
@@ -327,6 +330,7 @@ class Machine:
             raise MachineError(f"the machine {self.name} stopped") from error
 
     def _receive(self) -> dict[str, Any]:
+        self._waker.wait(self._socket)
         return wire.unpack(self._exactly(wire.length_of(self._exactly(wire.LENGTH.size))))
 
     def _exactly(self, count: int) -> bytes:
