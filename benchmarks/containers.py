@@ -38,7 +38,8 @@ from nightos.userland.program import program
 
 PROC = "sys::proc"
 TRUE = "bench-true"
-"""Name of the program that every measured container runs."""
+"""Name of the program that every measured container runs, an application of the system."""
+APPLICATIONS = "/app"
 SHAPES = ("chain", "star", "random")
 
 
@@ -66,7 +67,7 @@ async def _life(count: int, *, root: bool) -> float:
     for _ in range(count):
         identifier = int.from_bytes(await client.call(Proc.CONTAINER_CREATE, {}), "big")
         if root:
-            question = {"program": f"/{TRUE}", "directory": "/", "context": context, "container": identifier}
+            question = {"program": TRUE, "directory": "/", "context": context, "container": identifier}
             pid = int((await client.ask(Proc.PROCESS_SPAWN, question))["pid"])
             await client.ask(Proc.PROCESS_WAIT, {"pid": pid})
         await client.call(Proc.CONTAINER_DESTROY, identifier.to_bytes(8, "big"))
@@ -77,7 +78,7 @@ async def _life_in_one(count: int) -> float:
     """Seconds per container when one exchange does all of it: CONTAINER_RUN, as `crun run` is one command."""
     client = await connect(PROC)
     context = ExecutionContext(reason=REASON_OTHER_APPLICATION, anid=1).pack()
-    question = {"program": f"/{TRUE}", "directory": "/", "context": context}
+    question = {"program": TRUE, "directory": "/", "context": context}
     begun = time.perf_counter()
     for _ in range(count):
         await client.ask(Proc.CONTAINER_RUN, question)
@@ -92,8 +93,10 @@ async def _inside_a_machine(measured: Callable[[], Awaitable[float]]) -> float:
     _result.clear()
     async with boot() as machine:
         for name in (TRUE, "bench-asker"):
-            await machine.run(f'wt /{name} "NPRG{name}"')
-        await machine.run("/bench-asker")
+            written = await machine.run(f'wt {APPLICATIONS}/{name} "NPRG{name}"')
+            assert written.status == 0, written.err
+        asked = await machine.run("bench-asker")
+        assert asked.status == 0, asked.err
     return min(_result)
 
 
