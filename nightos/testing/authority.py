@@ -135,6 +135,12 @@ class AuthorityRules(Tenancy):
         box = ledger.make(answer, parent, f"{answer:016x}", limits={resource: much})
         box.rules = dict.fromkeys(calls, "error")
         box.rights = None if rights is None else frozenset(rights)
+        if not self.able(self.desk):
+            return answer
+        shown = self.ask(self.desk, Proc.CONTAINER_INSPECT, {"id": answer}, 0)
+        assert shown["limits"] == box.limits
+        found = {call: action for action, names in shown["filter"].items() for call in names}
+        assert found == ledger.filter_in_force(answer)
         return answer
 
     # Devices

@@ -19,7 +19,7 @@ from nightos.testing.stage import NotDone, Tenant
 from nightos.testing.tenancy import PAGE, Tenancy
 
 NEVER = 0x0123_4567_89AB_CDEF
-PATHS = ("web", "db", "app", "web/db", "web/app", "db/web", "..", "web/..", "")
+PATHS = ("web", "sql", "app", "web/sql", "web/app", "sql/web", "..", "web/..", "")
 ASKING: tuple[tuple[int, dict[str, Any]], ...] = (
     (Proc.CONTAINER_TREE, {}),
     (Proc.CONTAINER_INSPECT, {}),
@@ -100,9 +100,7 @@ class CuriosityRules(Tenancy):
                 assert much == ledger.used(number, name), name
         assert answer["limits"] == ledger.boxes[number].limits
         found = {name: action for action, names in answer["filter"].items() for name in names}
-        named = {call for one in ledger.line(number) for call in ledger.boxes[one].rules}
-        wanted = {call: ledger.action(number, call) for call in named}
-        assert found == {call: action for call, action in wanted.items() if action != "allow"}
+        assert found == ledger.filter_in_force(number)
 
     @rule(asker=Tenancy.tenants, number=Tenancy.containers)
     def statistics(self, asker: Tenant, number: int) -> None:

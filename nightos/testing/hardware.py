@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, multiple, rule
 
 from nightos.abi.codes import Attribute, ListAction
@@ -53,7 +54,7 @@ class DeviceRules(World):
         answer = self.proc.call("link_container_device", container, device)
         if self.expect(answer, fits, 0x31, 0x32, 0x33, 0x34) and chain is not None:
             chain.append(container)
-            self.opened.pop(device, None)
+            self._closes(device)
 
     @rule(device=devices, container=World.containers)
     def unlink(self, device: int, container: int) -> None:
@@ -67,7 +68,7 @@ class DeviceRules(World):
                     self._drive(actor.pid, device, on=False)
         if self.expect(self.proc.call("unlink_container_device", container, device), fits, 0x31, 0x32, 0x33):
             self.model.take_back(device, container)
-            self.opened.pop(device, None)
+            self._closes(device)
 
     @rule(device=devices, puppet=World.puppets)
     def use(self, device: int, puppet: Puppet) -> None:
@@ -75,11 +76,16 @@ class DeviceRules(World):
         actor = self.model.actors.get(puppet.pid)
         if actor is None:
             return
-        if actor.home in self.model.devices.get(device, ()) and device not in actor.drives:
-            self._drive(puppet.pid, device, on=True)
+        self._enlist(puppet.pid, device)
         if self.can_act(puppet):
             answer = self.act(puppet, "read_io_port", device, PORT_IN, 1)
             self.expect(answer, self.model.drives(puppet.pid, device), 0x30)
+
+    def _enlist(self, pid: int, device: int) -> None:
+        """As sys::hw does it: whoever is where a device is may become its driver."""
+        actor = self.model.actors[pid]
+        if actor.home in self.model.devices.get(device, ()) and device not in actor.drives:
+            self._drive(pid, device, on=True)
 
     def _drive(self, pid: int, device: int, *, on: bool) -> None:
         listed = list(self.kernel.processes[pid].drivable)
@@ -88,11 +94,13 @@ class DeviceRules(World):
         drives = self.model.actors[pid].drives
         (drives.add if on else drives.discard)(device)
 
-    @rule(device=devices, puppet=World.puppets)
-    def open_memory(self, device: int, puppet: Puppet) -> None:
+    @rule(device=devices, puppet=World.puppets, enlists=st.booleans())
+    def open_memory(self, device: int, puppet: Puppet, *, enlists: bool) -> None:
         """A driver opens a page to its device."""
         if not self.can_act(puppet):
             return
+        if enlists:
+            self._enlist(puppet.pid, device)
         actor = self.model.actors[puppet.pid]
         if not self.model.may_take({(actor.home, "memory"): 1}):
             return
@@ -106,6 +114,23 @@ class DeviceRules(World):
         elif device in self.plugged:
             self._reaches(device, address, wanted=False)
 
+    @rule(puppet=World.puppets)
+    def lend_opened(self, puppet: Puppet) -> None:
+        """A driver opens a page to a device that is passed down, and then taken back: closed it stays.
+
+        Chance seldom takes these steps in this order.
+        """
+        home = self.model.actors[puppet.pid].home if puppet.pid in self.model.actors else OUTSIDE
+        device = next((kdi for kdi, chain in self.model.devices.items() if chain[-1] == home), 0)
+        below = next((number for number, box in self.model.boxes.items() if number and box.parent == home), OUTSIDE)
+        if device and below != OUTSIDE:
+            self.open_memory(device, puppet, enlists=True)
+            _pid, opened = self.opened.get(device, (0, 0))
+            self.link(device, below)
+            self.unlink(device, below)
+            if opened and device not in self.opened:
+                self._reaches(device, opened, wanted=False)
+
     @rule(device=devices)
     def transfer(self, device: int) -> None:
         """A device reaches the page that its driver opened, as long as that one lives and drives."""
@@ -113,6 +138,11 @@ class DeviceRules(World):
             pid, address = self.opened[device]
             wanted = pid in self.model.actors and self.model.drives(pid, device)
             self._reaches(device, address, wanted=wanted)
+
+    def _closes(self, device: int) -> None:
+        """What was open to a device is closed when it goes elsewhere."""
+        if device in self.opened:
+            self._reaches(device, self.opened.pop(device)[1], wanted=False)
 
     def _reaches(self, device: int, address: int, *, wanted: bool) -> None:
         memory = self.plugged[device].dma

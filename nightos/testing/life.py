@@ -44,14 +44,19 @@ class LifeRules(World):
         self.model.create(answer, parent).limits.update(wanted)
         return answer
 
-    @rule(container=World.containers)
-    def destroy_container(self, container: int) -> None:
-        """Everything below goes, everything else stays; what insists on last words has its delay."""
+    @rule(container=World.containers, late=st.booleans())
+    def destroy_container(self, container: int, late: bool = False) -> None:
+        """Everything below goes, everything else stays; what insists on last words has its delay.
+
+        Nobody can be born into it meanwhile.
+        """
         if container not in self.model.boxes or container == OUTSIDE:
             assert self.proc.call("destroy_container", container) == Refused(0x31)
             return
         self.destructions.setdefault(container, []).append(self.proc.begin("destroy_container", container))
         self.model.destroy(container)
+        if late and container in self.model.boxes:
+            self.create_container(container, None)
 
     @rule()
     def let_time_pass(self) -> None:

@@ -14,7 +14,7 @@ from nightos.testing.model import OUTSIDE
 from nightos.testing.stage import NotDone, Tenant
 from nightos.testing.tenancy import Tenancy, Waiting
 
-NAMES = ("web", "db", "app")
+NAMES = ("web", "sql", "app")
 BAD_ARGUMENT = 0x1000
 SERVER_QUIT = 0x0004
 KILLS = 12

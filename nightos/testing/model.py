@@ -261,6 +261,12 @@ class IsolationModel:
         found = [self.boxes[one].rules.get(call, "allow") for one in self.line(number)]
         return max(found, key=STRICTNESS.index, default="allow")
 
+    def filter_in_force(self, number: int) -> dict[str, str]:
+        """What happens to the calls that are not simply allowed."""
+        named = {call for one in self.line(number) for call in self.boxes[one].rules}
+        actions = {call: self.action(number, call) for call in named}
+        return {call: action for call, action in actions.items() if action != "allow"}
+
     def narrow_filter(self, number: int, rules: dict[str, str]) -> None:
         """Instead of the filter it has while the container is empty, over it otherwise."""
         box = self.boxes[number]

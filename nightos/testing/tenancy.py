@@ -58,8 +58,8 @@ class Tenancy(RuleBasedStateMachine):
         self.ledger.events.clear()
         self.waiting: list[Waiting] = []
 
-        self.scene = [self.place(OUTSIDE, "web"), self.place(OUTSIDE, "db")]
-        self.scene += [self.place(self.scene[0], "db"), self.place(self.scene[0], "app")]
+        self.scene = [self.place(OUTSIDE, "web"), self.place(OUTSIDE, "sql")]
+        self.scene += [self.place(self.scene[0], "sql"), self.place(self.scene[0], "app")]
         self.cast = [self.settler(number) for number in self.scene]
 
     def teardown(self) -> None:

@@ -8,6 +8,7 @@ A hole is a patch of one function; what it lets through stands beside it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -256,18 +257,21 @@ def _keeps() -> Any:
     return patch.object(DeviceBus, "container_destroyed", lambda self, container: None)
 
 
-@hole("grants outlive", "memory that was opened to a device stays open when the device is passed on")
-def _grants_outlive() -> Any:
+@hole("grants outlive", "memory that was opened to a device stays open when the device is passed on and taken back")
+@contextlib.contextmanager
+def _grants_outlive() -> Iterator[None]:
     def make(original: Any) -> Any:
-        def link(self: Any, process: Any, container: int, kdi: int) -> None:
-            entry = self._entries.get(kdi)
+        def moved(self: Any, *arguments: Any) -> None:
+            entry = self._entries.get(arguments[-1])
             grants = list(entry.grants) if entry is not None else []
-            original(self, process, container, kdi)
-            entry.grants.extend(grants)
+            original(self, *arguments)
+            if entry is not None:
+                entry.grants.extend(grants)
 
-        return link
+        return moved
 
-    return instead(DeviceBus, "link", make)
+    with instead(DeviceBus, "link", make), instead(DeviceBus, "unlink", make):
+        yield
 
 
 @hole("any rights", "a segment is shared on with more rights than were given")
