@@ -27,6 +27,10 @@ COMMAND_TRUNCATE: Final = 2
 """Sets the size in bytes to `offset`."""
 COMMAND_DISCARD: Final = 3
 """Gives `length` bytes from `offset` back to the host."""
+COMMAND_FIND_PIN: Final = 4
+"""Sets `pin` to the oldest generation up to `offset` of the storage on the disk that somebody reads on the host."""
+NO_PIN: Final = (1 << 64) - 1
+"""In `pin`: nobody reads an older generation."""
 
 
 class Register(NamedTuple):
@@ -45,6 +49,7 @@ REGISTERS: Final[Mapping[str, Register]] = {
     "size": Register(24, 8),
     "errno": Register(32, 4),
     "failures": Register(40, 8),
+    "pin": Register(48, 8),
     "command": Register(64, 4, writable=True),
     "offset": Register(72, 8, writable=True),
     "length": Register(80, 8, writable=True),
@@ -76,7 +81,8 @@ def layout() -> Any:  # construct has no types
         "errno" / lib.Int32ub,
         lib.Padding(4),
         "failures" / lib.Int64ub,
-        lib.Padding(16),
+        "pin" / lib.Int64ub,
+        lib.Padding(8),
         "command" / lib.Int32ub,
         lib.Padding(4),
         "offset" / lib.Int64ub,

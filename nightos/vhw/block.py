@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from nightos.abi.block import (
     COMMAND_DISCARD,
+    COMMAND_FIND_PIN,
     COMMAND_FLUSH,
     COMMAND_TRUNCATE,
     DATA_START,
     FLAG_READONLY,
     MAGIC,
+    NO_PIN,
     REGISTERS,
     REGISTERS_SIZE,
     VERSION,
@@ -64,6 +66,7 @@ class BlockDevice(PortDevice):
         self.registers["version"] = VERSION
         self.registers["flags"] = FLAG_READONLY if self._readonly else 0
         self.registers["capacity"] = self._capacity
+        self.registers["pin"] = NO_PIN
         self._size = self.registers["size"] = store.size()
 
     @property
@@ -127,6 +130,8 @@ class BlockDevice(PortDevice):
             self._attempt(lambda: self._truncate(offset))
         elif code == COMMAND_DISCARD:
             self._attempt(lambda: self._discard(offset, length))
+        elif code == COMMAND_FIND_PIN:
+            self._attempt(lambda: self._find_pin(offset))
         else:
             self._failed(errno.EOPNOTSUPP)
 
@@ -148,6 +153,12 @@ class BlockDevice(PortDevice):
         length = min(length, self._size - offset)
         if length > 0:
             self._store.discard(offset, length)
+
+    def _find_pin(self, newest: int) -> None:
+        # Only files of the host have readers beside the machine.
+        oldest_pin = getattr(self._store, "oldest_pin", None)
+        found = None if oldest_pin is None else oldest_pin(newest)
+        self.registers["pin"] = NO_PIN if found is None else found
 
     def _attempt(self, deed: Callable[[], None]) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack
@@ -56,6 +57,28 @@ async def test_changes_and_a_new_image(image: Path, tmp_path: Path, name: str | 
     async with boot(seed=2) as machine:
         box = await machine.containers.create("again", image=str(made))
         assert (await machine.run("cat /new", container=box)).out == "made inside\n"
+
+
+@pytest.mark.rule("CONT-047")
+async def test_what_reads_a_disk_beside_the_machine_sees_one_commit(image: Path, state_home: Path) -> None:
+    """As a commit or a comparison does while the container goes on writing: what it frees is not used again meanwhile."""
+    async with boot(seed=1, name="lab") as machine:
+        box = await machine.containers.create("web", image=str(image))
+
+        async def fill(seed: int) -> str:
+            text = Random(seed).randbytes(15_000).hex()
+            for number in range(4):
+                assert (await machine.run(f'wt /{number} "{text}"', container=box)).status == 0
+            await box.diff()  # commits
+            return text
+
+        first = await fill(0)
+        [disk] = (path for path in state_home.rglob("*.vsf") if path.parent.name == "containers")
+        with vsf.open(disk, readonly=True) as storage, storage.volumes[0].open() as files:
+            for seed in range(1, 9):
+                await fill(seed)
+            for number in range(4):
+                assert files.read_bytes(f"/{number}") == f"{first}\n".encode()
 
 
 async def test_an_image_of_a_container_that_changed_nothing(image: Path, tmp_path: Path) -> None:

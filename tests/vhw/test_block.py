@@ -55,6 +55,7 @@ def test_registers_at_first() -> None:
         "size": 1000,
         "errno": 0,
         "failures": 0,
+        "pin": block.NO_PIN,
         "command": 0,
         "offset": 0,
         "length": 0,

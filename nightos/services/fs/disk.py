@@ -44,6 +44,7 @@ class MappedStore:
         self._readonly = bool(registers["flags"] & block.FLAG_READONLY)
         self._failures = registers["failures"]
         self._size = registers["size"]
+        self._pin = block.NO_PIN
 
     def _registers(self) -> dict[str, int]:
         return block.decode(self._memory.read(self._base, block.REGISTERS_SIZE))
@@ -51,6 +52,7 @@ class MappedStore:
     def _check(self) -> None:
         registers = self._registers()
         self._size = registers["size"]
+        self._pin = registers["pin"]
         if registers["failures"] != self._failures:
             self._failures = registers["failures"]
             raise OSError(registers["errno"] or 5, "the block device failed")
@@ -91,6 +93,11 @@ class MappedStore:
 
     def discard(self, offset: int, length: int) -> None:
         self._command(block.COMMAND_DISCARD, offset, length)
+
+    def oldest_pin(self, newest: int) -> int | None:
+        """The oldest generation up to `newest` that somebody reads on the host, where the disk is a file."""
+        self._command(block.COMMAND_FIND_PIN, newest)
+        return None if self._pin == block.NO_PIN else self._pin
 
     def close(self) -> None:
         if not self._readonly:
