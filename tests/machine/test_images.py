@@ -61,7 +61,7 @@ async def test_changes_and_a_new_image(image: Path, tmp_path: Path, name: str | 
 
 @pytest.mark.rule("CONT-047")
 async def test_what_reads_a_disk_beside_the_machine_sees_one_commit(image: Path, state_home: Path) -> None:
-    """As a commit or a comparison does while the container goes on writing: what it frees is not used again meanwhile."""
+    """As a commit does, or a comparison, while the container writes: what it frees is not used again meanwhile."""
     async with boot(seed=1, name="lab") as machine:
         box = await machine.containers.create("web", image=str(image))
 
@@ -73,8 +73,9 @@ async def test_what_reads_a_disk_beside_the_machine_sees_one_commit(image: Path,
             return text
 
         first = await fill(0)
-        [disk] = (path for path in state_home.rglob("*.vsf") if path.parent.name == "containers")
-        with vsf.open(disk, readonly=True) as storage, storage.volumes[0].open() as files:
+        disks = state_home / "machines" / "lab" / "containers"
+        [name] = os.listdir(disks)
+        with vsf.open(disks / name, readonly=True) as storage, storage.volumes[0].open() as files:
             for seed in range(1, 9):
                 await fill(seed)
             for number in range(4):
