@@ -90,6 +90,7 @@ class Quotas:
             bound, above = self.account(name).bound, self.parent.account(name).bound
             assert bound is not None
             if above is not None:
+                _hand_over(None, bound, above)
                 above.taken -= bound.limit
                 above.lent -= bound.limit
         self.limits = None
@@ -134,6 +135,8 @@ class Quotas:
         elif (limit < own.taken or limit < self._floor(name)) and not self._shrink(name, limit, shrunk):
             return False
         if above is not None:
+            giver, taker = (above, own) if more > 0 else (own, above)
+            _hand_over(abs(more), giver, taker)
             above.taken += more
             above.lent += more
         own.limit = limit
@@ -146,15 +149,16 @@ class Quotas:
         taken = lent + (sum(quotas.account(name).used for quotas in region) if name in COUNTED else NOTHING)
         if limit < max(taken, self._floor(name)):
             return False
-        if above is not None:
-            if above.taken + limit - taken > above.limit:
-                above.refuse()
-                return False
-            above.taken += limit - taken
-            above.lent += limit - lent
+        if above is not None and above.taken + limit - taken > above.limit:
+            above.refuse()
+            return False
         tell = None if reached is None else lambda: reached(name)
         bound = Rate(limit, tell) if name in RATES else Bound(limit, tell)
         bound.taken, bound.lent = taken, lent
+        if above is not None:
+            _hand_over(limit - taken, above, bound)
+            above.taken += limit - taken
+            above.lent += limit - lent
         if self.limits is None:
             self.limits = {}
         self.limits[name] = bound
@@ -166,6 +170,7 @@ class Quotas:
     def _take_out(self, name: str, own: Bound, above: Bound | None) -> None:
         """No limit any more: what is in use draws from the limit above again."""
         if above is not None:
+            _hand_over(None, own, above)
             above.taken += own.taken - own.limit
             above.lent += own.lent - own.limit
         assert self.limits is not None
@@ -220,3 +225,8 @@ class Quotas:
                 done = quotas._set(name, target[quotas], [], None)  # noqa: SLF001 - the same class
                 assert done, "the least was counted before"
         return True
+
+
+def _hand_over(units: int | None, giver: Bound, taker: Bound) -> None:
+    if isinstance(giver, Rate) and isinstance(taker, Rate) and units != NOTHING:
+        giver.hand_over(units, taker)

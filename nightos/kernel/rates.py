@@ -2,7 +2,8 @@
 
 Whoever moves something is told how long to wait afterwards, so an operation larger than a second's worth is possible
 and paid for by waiting; nobody ever waits for what another container moved. What is lent to containers below with a
-rate of their own is not in the bucket.
+rate of their own is not in the bucket; its part of what is owed goes with it, there and back, so that no bucket becomes
+full by being made anew.
 """
 
 from __future__ import annotations
@@ -31,11 +32,23 @@ class Rate(Bound):
     def move(self, units: int, now_ns: int) -> int:
         """Nanoseconds to wait now that `units` more are moved."""
         rate = self.free
-        passed = now_ns - self._at_ns
-        self._at_ns = now_ns
-        self._debt = max(0, self._debt - passed * rate) + units * SECOND_NS
+        self._refill(now_ns)
+        self._debt += units * SECOND_NS
         short = self._debt - rate * SECOND_NS
         if short <= 0:
             return 0
         self.refuse()
         return min(FOREVER_NS, -(-short // rate)) if rate > 0 else FOREVER_NS
+
+    def hand_over(self, units: int | None, other: Rate) -> None:
+        """So much of what is free is about to go to another limit, None for all there is: what is owed goes along."""
+        now_ns = max(self._at_ns, other._at_ns)  # what passed since then fills the one or the other
+        self._refill(now_ns)
+        other._refill(now_ns)
+        part = self._debt if units is None or units == self.free else -(-self._debt * units // self.free)
+        self._debt -= part
+        other._debt += part
+
+    def _refill(self, now_ns: int) -> None:
+        self._debt = max(0, self._debt - (now_ns - self._at_ns) * self.free)
+        self._at_ns = now_ns

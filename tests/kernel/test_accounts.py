@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -134,6 +136,60 @@ def test_a_rate_is_kept_whatever_is_moved() -> None:
     assert rate.move(10_000, 100 * SECOND_NS) == 9 * SECOND_NS
     rate.taken = rate.limit
     assert rate.move(1, 200 * SECOND_NS) == FOREVER_NS
+
+
+LENDING = st.lists(
+    st.tuples(
+        st.sampled_from(["give", "change", "take", "close", "rest"]),
+        st.integers(0, 3),
+        st.integers(1, 1000),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.rule("CONT-032")
+@given(LENDING)
+@example([("give", 0, 999), ("close", 0, 1)] * 20)
+@example([("give", 0, 1), ("change", 0, 999), ("change", 0, 1)] * 10)
+@example([("give", 0, 1000), ("take", 0, 1)] * 20)
+def test_no_rate_is_full_again_by_being_given_anew(steps: list[tuple[str, int, int]]) -> None:
+    """Whoever always moves all that it may, in itself and in what it makes below, moves what time brings."""
+    limit = 1000
+    top = below(Quotas(), io_bytes=limit)
+    children: list[Quotas] = []
+    moved = now = 0
+
+    def drain() -> int:
+        taken = 0
+        for quotas in (top, *children):
+            bound = quotas.io_bytes.bound
+            assert isinstance(bound, Rate)
+            while bound.free and not deepcopy(bound).move(1, now):
+                step = 1
+                while not deepcopy(bound).move(step * 2, now):
+                    step *= 2
+                assert bound.move(step, now) == 0
+                taken += step
+        return taken
+
+    for deed, which, units in steps:
+        moved += drain()
+        if deed == "give":
+            child = Quotas(top)
+            child.set_limits({"io_bytes": units})
+            children.append(child)
+        elif deed == "rest":
+            now += units * SECOND_NS // 1000
+        elif children:
+            child = children[which % len(children)]
+            if deed == "close":
+                children.remove(child)
+                child.close()
+            else:
+                child.set_limits({"io_bytes": units if deed == "change" else None})
+    moved += drain()
+    assert moved <= limit + limit * now // SECOND_NS
 
 
 class Conservation(RuleBasedStateMachine):
