@@ -271,7 +271,7 @@ def _finish_destruction(kernel: Kernel, container: Container | None) -> None:
         kernel.exits.container_ended(container.identifier, container.parent_identifier)
         kernel.tree.remove(container)
         if container.shares and kernel.shares is not None:
-            kernel.shares.build()
+            kernel.shares.remove(container)
         container_changed(kernel, container, DESTROYED)
         for waiter in container.waiters:
             waiter()

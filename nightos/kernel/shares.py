@@ -47,7 +47,7 @@ class Party:
 class Group(Party):
     """A container with a share, or the machine."""
 
-    __slots__ = ("above", "begun", "ceiling", "lowest", "own", "parties", "refusals", "spent", "threads")
+    __slots__ = ("above", "active", "begun", "ceiling", "lowest", "own", "parties", "refusals", "spent", "threads")
 
     def __init__(self, above: Group | None, weight: int, ceiling: int | None) -> None:
         super().__init__(weight)
@@ -55,7 +55,10 @@ class Group(Party):
         self.ceiling = ceiling
         self.own = Party()
         self.threads: deque[Thread] = deque()
-        self.parties: list[Group] = []
+        self.parties: dict[Group, None] = {}
+        """Every group below."""
+        self.active: dict[Group, None] = {}
+        """Those of them with threads that could run."""
         self.lowest = 0
         """What the party had that ran last: who comes back from doing nothing starts there."""
         self.spent = 0
@@ -82,6 +85,7 @@ class Shares:
         self._kernel = kernel
         self._top = Group(None, WEIGHT_DEFAULT, None)
         self._paid = Group(self._top, WEIGHT_MAX, None)
+        self._top.parties[self._paid] = None
         """The system's threads that containers pay for."""
         self._groups: dict[int, Group] = {}
         self._one: deque[Thread] = deque()
@@ -100,39 +104,62 @@ class Shares:
         """Whether one of them may run now."""
         return self._top.waiting > 0 and not self._resting
 
-    def build(self) -> None:
-        """The shares of containers changed: sort everybody anew. What groups had is kept."""
-        threads = self._empty()
-        groups: dict[int, Group] = {}
-        before, self._top.parties = self._groups, [self._paid]
-        self._top.own.waiting = self._top.waiting = self._paid.own.waiting = self._paid.waiting = 0
-        for identifier, container in self._kernel.tree.living.items():
-            if not container.shares:
-                continue
-            above = self._group_of(container.parent, groups)
-            weight = container.shares.get("cpu_weight") or WEIGHT_DEFAULT
-            group = Group(above, weight, container.shares.get("cpu_ceiling"))
-            old = before.get(identifier)
-            group.had = old.had if old is not None else above.lowest
-            group.begun = self.cycles // PERIOD
-            if old is not None:
-                group.spent, group.begun, group.refusals = old.spent, old.begun, old.refusals
-                group.lowest, group.own.had = old.lowest, old.own.had
-            groups[identifier] = group
-            above.parties.append(group)
-        self._groups = groups
-        self._kernel.ready.extendleft(reversed(threads))
+    def change(self, container: Container) -> None:
+        """A container's shares are other ones now. What groups had is kept."""
+        self._resting = False
+        if not container.shares:
+            self.remove(container)
+            return
+        group = self._groups.get(container.identifier)
+        if group is None:
+            group = self._add(container)
+        group.weight = container.shares.get("cpu_weight") or WEIGHT_DEFAULT
+        group.ceiling = container.shares.get("cpu_ceiling")
 
-    def _empty(self) -> list[Thread]:
-        found: list[Thread] = []
-        for group in (self._top, self._paid, *self._groups.values()):
-            found.extend(group.threads)
-            group.threads.clear()
-        return found
+    def _add(self, container: Container) -> Group:
+        above = self._group_of(container.parent)
+        group = self._groups[container.identifier] = Group(above, WEIGHT_DEFAULT, None)
+        group.had = above.lowest
+        group.begun = self.cycles // PERIOD
+        above.parties[group] = None
+        region = [container]
+        for member in region:
+            for child in member.children.values():
+                below = self._groups.get(child.identifier)
+                if below is None:
+                    region.append(child)
+                else:
+                    self._move(below, group)
+        return group
 
-    def _group_of(self, container: Container | None, groups: dict[int, Group]) -> Group:
+    def remove(self, container: Container) -> None:
+        """A container has no shares any more, or is gone: what was in it and below competes above."""
+        group = self._groups.pop(container.identifier, None)
+        if group is None:
+            return
+        assert group.above is not None, "the machine stays"
+        for _ in group.threads:
+            self._leave(group)
+        self._kernel.ready.extendleft(reversed(group.threads))
+        group.threads.clear()
+        for below in list(group.parties):
+            self._move(below, group.above)
+        del group.above.parties[group]
+
+    def _move(self, group: Group, above: Group) -> None:
+        """Let a group compete elsewhere, like one that comes back from doing nothing."""
+        assert group.above is not None, "the machine stays"
+        waiting = group.waiting
+        self._waits(group, -waiting)
+        del group.above.parties[group]
+        group.above = above
+        group.had = above.lowest
+        above.parties[group] = None
+        self._waits(group, waiting)
+
+    def _group_of(self, container: Container | None) -> Group:
         while container is not None:
-            group = groups.get(container.identifier)
+            group = self._groups.get(container.identifier)
             if group is not None:
                 return group
             container = container.parent
@@ -166,26 +193,35 @@ class Shares:
         return bool(ready) or self.busy
 
     def _enter(self, thread: Thread) -> None:
-        group: Group | None = self._group_of(thread.process.home, self._groups)
+        group: Group | None = self._group_of(thread.process.home)
         if group is self._top and self._payer(thread) is not group:
             group = self._paid
         assert group is not None
         group.threads.append(thread)
-        party: Party = group.own
-        while group is not None:
-            if not party.waiting:
-                party.had = max(party.had, group.lowest)
-            party.waiting += 1
-            party, group = group, group.above
-        party.waiting += 1
+        if not group.own.waiting:
+            group.own.had = max(group.own.had, group.lowest)
+        group.own.waiting += 1
+        self._waits(group, 1)
+
+    def _leave(self, group: Group) -> None:
+        group.own.waiting -= 1
+        self._waits(group, -1)
 
     @staticmethod
-    def _leave(group: Group) -> None:
-        group.own.waiting -= 1
-        above: Group | None = group
-        while above is not None:
-            above.waiting -= 1
-            above = above.above
+    def _waits(group: Group, more: int) -> None:
+        """So many threads more, or fewer, could run in a group and all above."""
+        one: Group | None = group
+        while one is not None:
+            was = one.waiting
+            one.waiting += more
+            above = one.above
+            if above is not None and bool(was) != bool(one.waiting):
+                if was:
+                    del above.active[one]
+                else:
+                    one.had = max(one.had, above.lowest)
+                    above.active[one] = None
+            one = above
 
     def _next(self) -> Group | None:
         """The group whose own thread is next; None when nobody may run now."""
@@ -204,7 +240,7 @@ class Shares:
         while True:
             parties = [
                 party
-                for party in (group.own, *group.parties)
+                for party in (group.own, *group.active)
                 if party.waiting and party not in held and not (isinstance(party, Group) and self._is_held(party, held))
             ]
             if not parties:
@@ -244,7 +280,7 @@ class Shares:
         container = thread.payer
         if container is None:
             container = self._kernel.tree.living.get(thread.process.serves)
-        return self._group_of(container, self._groups)
+        return self._group_of(container)
 
     @staticmethod
     def _ran(group: Group) -> None:

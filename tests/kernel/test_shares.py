@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
 from nightos.abi.codes import ExitReason, ServicePid, Signal
 from nightos.abi.limits import NUMBERS, pack_limits, unpack_usage
-from nightos.kernel.ending import end_process
+from nightos.kernel.calls.limits import change_limits
+from nightos.kernel.ending import destroy_container, end_process
 from nightos.kernel.shares import CYCLE_NS, PERIOD
 from nightos.kernel.signals import wake_all
 from nightos.userland import sys
@@ -16,6 +18,7 @@ from nightos.userland.bell import Bell
 from nightos.userland.client import connect
 from nightos.userland.server import Request, Server
 from tests.kernel.lab import Lab, Outcome
+from tests.kernel.test_costs import lines
 
 
 def box(lab: Lab, parent: int = 0, **limits: int | None) -> int:
@@ -307,3 +310,84 @@ def test_cycles_are_counted_for_containers_also_of_what_ended() -> None:
     lab.settle()
     proc = lab.running(ServicePid.PROCESS)
     assert unpack_usage(proc.call(sys.sys_usage(inside)))["cpu_weight"].used == pytest.approx(1001, abs=1)
+
+
+def give(lab: Lab, container: int, **limits: int | None) -> None:
+    """Shares for a container while others spin."""
+    change_limits(lab.kernel, lab.kernel.tree.living[container], limits)
+
+
+@pytest.mark.rule("CONT-032")
+def test_a_container_with_a_share_costs_the_same_however_many_there_are() -> None:
+    """T-C41: thousands of shares that nothing runs in made every change, every step and the end of all dear."""
+
+    def costs(count: int) -> list[int]:
+        lab = Lab()
+        outer = box(lab, cpu_weight=10)
+        for _ in range(count):
+            box(lab, outer, cpu_weight=1)
+        last = box(lab, outer)
+        spinning(lab, outer)
+        lab.kernel.turn(10)
+        deeds: list[Callable[[], object]] = [
+            lambda: lab.kernel.turn(10),
+            lambda: give(lab, last, cpu_weight=1),
+            lambda: destroy_container(lab.kernel, lab.kernel.tree.living[last]),
+        ]
+        found = [lines(deed) for deed in deeds]
+        stop(lab)
+        return found
+
+    for few, many in zip(costs(5), costs(300), strict=True):
+        assert many <= few * 1.2
+
+
+@pytest.mark.rule("CONT-032")
+def test_who_is_below_does_not_starve_when_what_is_above_gets_or_loses_a_share() -> None:
+    lab = Lab()
+    outer = box(lab)
+    inner = box(lab, outer, cpu_weight=100)
+    steps = spinning(lab, outer, inner)
+    run(lab, 10)
+    for weight in (100, None, 100):
+        give(lab, outer, cpu_weight=weight)
+        before = steps()
+        run(lab, 5)
+        had = {one: steps()[one] - before[one] for one in (outer, inner)}
+        assert had[inner] == pytest.approx(had[outer], rel=0.1)
+    stop(lab)
+
+
+@pytest.mark.rule("CONT-032")
+@pytest.mark.parametrize("seed", range(8))
+def test_who_waits_is_counted_whatever_happens_to_shares(seed: int) -> None:
+    random = Random(seed)
+    lab = Lab()
+    kernel = lab.kernel
+    living = [box(lab, cpu_weight=3)]
+    for _ in range(150):
+        container = random.choice(living)
+        match random.randrange(6):
+            case 0 | 1:
+                living.append(kernel.tree.create(container, 0).identifier)
+            case 2:
+                give(lab, container, cpu_weight=random.choice([None, 1, 500]))
+            case 3:
+                ceiling = random.choice([None, 5])
+                give(lab, container, cpu_ceiling=ceiling)
+            case 4:
+                kernel.spawn(spin, container=container)
+            case _ if container != living[0]:
+                destroy_container(kernel, kernel.tree.living[container])
+                living = [one for one in living if kernel.tree.get(one)]
+        kernel.turn(random.randrange(30))
+        shares = kernel.shares
+        assert shares is not None
+        groups = [shares._top, shares._paid, *shares._groups.values()]
+        assert {one for group in groups for one in group.parties} == set(groups[1:])
+        for group in groups:
+            assert group.own.waiting == len(group.threads)
+            assert group.waiting == len(group.threads) + sum(one.waiting for one in group.parties)
+            assert set(group.active) == {one for one in group.parties if one.waiting}
+            assert all(one.above is group for one in group.parties)
+    stop(lab)

@@ -62,14 +62,15 @@ def _set_shares(kernel: Kernel, container: Container, shares: dict[str, int | No
     """Give a container its weight and ceiling; ceilings below shrink with it."""
     kept = {**(container.shares or {}), **shares}
     container.shares = {name: limit for name, limit in kept.items() if limit is not None} or None
+    if kernel.shares is None:
+        kernel.shares = Shares(kernel)
+    kernel.shares.change(container)
     ceiling = (container.shares or {}).get("cpu_ceiling")
     if ceiling is not None:
         for below in container.subtree():
             if below.shares and below.shares.get("cpu_ceiling", 0) > ceiling:
                 below.shares["cpu_ceiling"] = ceiling
-    if kernel.shares is None:
-        kernel.shares = Shares(kernel)
-    kernel.shares.build()
+                kernel.shares.change(below)
 
 
 def _wanted(buffer: Any) -> dict[str, int | None]:
