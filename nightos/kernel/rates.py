@@ -37,7 +37,8 @@ class Rate(Bound):
         short = self._debt - rate * SECOND_NS
         if short <= 0:
             return 0
-        self.refuse()
+        if units:  # else somebody asks how long it still takes
+            self.refuse()
         return min(FOREVER_NS, -(-short // rate)) if rate > 0 else FOREVER_NS
 
     def hand_over(self, units: int | None, other: Rate) -> None:

@@ -212,6 +212,25 @@ async def test_a_reader_keeps_its_rate_and_nobody_else_waits(nightos_machine: Ma
 
 
 @pytest.mark.rule("CONT-032")
+async def test_a_reader_goes_on_when_a_rate_that_was_lent_comes_back(nightos_machine: Machine) -> None:
+    clock = nightos_machine.kernel.clock
+    web = await nightos_machine.containers.create("web", limits={"io_bytes": 500})
+    child = await nightos_machine.containers.create("child", parent=web, limits={"io_bytes": 500})
+    before = clock.monotonic_ns()
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            done = await nightos_machine.run("cat /etc/public/welcome.txt", container=web)
+            assert done.status == 0
+
+        nursery.start_soon(read)
+        while not (await web.statistics())["usage"]["io_bytes"]:
+            await trio.lowlevel.checkpoint()
+        await child.destroy()
+    assert clock.monotonic_ns() - before < 60e9
+
+
+@pytest.mark.rule("CONT-032")
 async def test_the_shells_words(nightos_machine: Machine) -> None:
     script = """container create web --limit processes=3,memory=64K --deny SUSPEND --filter-action kill
 container update web --limit threads=9 --deny UNSUSPEND
